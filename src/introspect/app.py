@@ -1,0 +1,159 @@
+"""What the commands do, as a table of contents. What differs between tasks is in the `_target_`s of the config."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import instantiate
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
+from omegaconf import DictConfig
+
+from introspect.checkpoints import check_checkpoint
+from introspect.errors import InputError
+from introspect.tracking import wandb
+from introspect.tracking.hyperparameters import plain
+
+log = logging.getLogger(__name__)
+
+
+def train(cfg: DictConfig) -> dict[str, float]:
+    """Make the training data, train, test; as much of it as the config wants.
+
+    Args:
+        cfg: configs/train.yaml, composed and checked.
+
+    Returns:
+        Every metric that was logged, the last value of each.
+
+    Raises:
+        InputError: for a mistake in what the user gave.
+    """
+    introduce(cfg)
+    seed_everything(cfg.seed, workers=True, verbose=False)
+    if cfg.ckpt_path is not None:
+        check_checkpoint(cfg.ckpt_path)
+    metrics: dict[str, float] = {}
+    with closing_trackers():
+        datamodule: LightningDataModule = instantiate(cfg.datamodule)
+        module: LightningModule = instantiate(cfg.model)
+        loggers = build_loggers(cfg)
+        trainer: Trainer = instantiate(cfg.trainer, callbacks=build_callbacks(cfg, loggers), logger=loggers)
+        is_tested = cfg.test and (cfg.train or cfg.ckpt_path is not None)
+        if cfg.train or not is_tested:
+            prepare(datamodule)
+        if cfg.train:
+            trainer.fit(module, datamodule, ckpt_path=cfg.ckpt_path, weights_only=True)
+            metrics |= logged(trainer)
+        if is_tested:
+            weights = best_checkpoint(trainer) if cfg.train else cfg.ckpt_path
+            trainer.test(module, datamodule, ckpt_path=weights, weights_only=True, verbose=False)
+            metrics |= logged(trainer)
+    log.info("everything about this run is in %s", cfg.paths.output_dir)
+    return metrics
+
+
+def evaluate(cfg: DictConfig) -> dict[str, float]:
+    """Measure a model in the way that the config names.
+
+    Args:
+        cfg: configs/evaluate.yaml, composed and checked.
+
+    Returns:
+        Every metric.
+
+    Raises:
+        InputError: for a mistake in what the user gave.
+    """
+    introduce(cfg)
+    seed_everything(cfg.seed, workers=True, verbose=False)
+    with closing_trackers():
+        measure = instantiate(cfg.evaluation)
+        metrics: dict[str, float] = measure(loggers=build_loggers(cfg))
+    log.info("everything about this run is in %s", cfg.paths.output_dir)
+    return metrics
+
+
+def introduce(cfg: DictConfig) -> None:
+    """Show and save what is about to run, and set its manners; only the first of several processes does."""
+    if cfg.extras.ignore_warnings:
+        warnings.filterwarnings("ignore")
+        logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_advertisement)
+    if cfg.extras.enforce_tags and not cfg.tags:
+        raise InputError("extras.enforce_tags is true and there are no tags: give tags=[…]")
+    if rank_zero_only.rank != 0:
+        return
+    import rich
+
+    from introspect.tracking.tree import config_tree
+
+    folder = Path(cfg.paths.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    tree = config_tree(plain(cfg))
+    with (folder / "config_tree.log").open("w") as file:
+        rich.print(tree, file=file)
+    (folder / "tags.log").write_text(f"{', '.join(cfg.tags)}\n")
+    if cfg.extras.print_config:
+        rich.print(tree)
+
+
+def _is_no_advertisement(record: logging.LogRecord) -> bool:
+    return "Tip: For seamless" not in record.getMessage()
+
+
+@contextmanager
+def closing_trackers() -> Iterator[None]:
+    """Close the W&B run, whatever happens: the next run of a sweep would be written into it."""
+    try:
+        yield
+    except BaseException:
+        wandb.finish(failed=True)
+        raise
+    wandb.finish()
+
+
+def build_loggers(cfg: DictConfig) -> list[Logger]:
+    """The loggers of the config, each told what the run is made of."""
+    loggers: list[Logger] = _build_all(cfg.get("logger"))
+    if rank_zero_only.rank == 0:
+        for logger in loggers:
+            logger.log_hyperparams(plain(cfg))
+    return loggers
+
+
+def build_callbacks(cfg: DictConfig, loggers: Sequence[Logger]) -> list[Callback]:
+    """The callbacks of the config. Without loggers, the one that refuses to work without them is left out."""
+    callbacks: list[Callback] = _build_all(cfg.get("callbacks"))
+    return [callback for callback in callbacks if loggers or not isinstance(callback, LearningRateMonitor)]
+
+
+def _build_all(group: DictConfig | None) -> list[Any]:
+    """Every part of a config group that has a `_target_`, in the order of the config."""
+    parts = (group or {}).values()
+    return [instantiate(part) for part in parts if isinstance(part, DictConfig) and "_target_" in part]
+
+
+def prepare(datamodule: LightningDataModule) -> None:
+    """Make what the data module makes once, in one process, before others are started and begin to wait for it."""
+    if rank_zero_only.rank == 0:
+        datamodule.prepare_data()
+
+
+def best_checkpoint(trainer: Trainer) -> str | None:
+    """The checkpoint that was monitored to be best; None, for the weights in memory, where nothing was monitored."""
+    callback = trainer.checkpoint_callback
+    if isinstance(callback, ModelCheckpoint) and callback.monitor and callback.best_model_path:
+        return callback.best_model_path
+    return None
+
+
+def logged(trainer: Trainer) -> dict[str, float]:
+    """The metrics of the trainer's last run, as numbers."""
+    return {name: float(value) for name, value in trainer.callback_metrics.items()}

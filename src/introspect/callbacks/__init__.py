@@ -1,0 +1,1 @@
+"""Bridges between the trainer and the rest of the framework."""

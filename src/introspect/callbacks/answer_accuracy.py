@@ -1,0 +1,67 @@
+"""How right and how long the student answers while it is being trained."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
+
+from introspect.callbacks.gathering import gather
+from introspect.errors import InputError
+from introspect.reasoning.chat import Sampling
+from introspect.reasoning.evaluation import rollout
+from introspect.reasoning.metrics.summary import summarize
+
+LOGGED = ("accuracy", "f1", "completion_tokens", "degeneration_rate", "answer_inclusive_error_rate")
+
+
+class AnswerAccuracy(Callback):
+    """Lets the student answer validation questions at the end of an epoch, always the same ones.
+
+    Logs `val/accuracy` (share of exact matches), `val/f1`, `val/completion_tokens` (mean), `val/degeneration_rate` and
+    `val/answer_inclusive_error_rate`; a checkpoint can be chosen by any of them. The questions are those of
+    `datamodule.examples("validation")`, the student is `module.chat_model()`.
+
+    Args:
+        questions: how many; on several devices each answers its share.
+        every_n_epochs: epochs between two looks.
+        batch_size: rollouts that are generated at once; None leaves it to the chat model.
+        sampling: how answers are drawn; None is the paper's way.
+    """
+
+    def __init__(
+        self,
+        *,
+        questions: int = 60,
+        every_n_epochs: int = 1,
+        batch_size: int | None = None,
+        sampling: Sampling | None = None,
+    ) -> None:
+        for name, value in {"questions": questions, "every_n_epochs": every_n_epochs}.items():
+            if value < 1:
+                raise InputError(f"callbacks.answer_accuracy.{name} is {value}, expected 1 or more")
+        self.questions = questions
+        self.every_n_epochs = every_n_epochs
+        self.options = {} if batch_size is None else {"batch_size": batch_size}
+        self.sampling = sampling or Sampling()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let the student answer and log."""
+        if (trainer.current_epoch + 1) % self.every_n_epochs:
+            return
+        examples = cast(Any, trainer).datamodule.examples("validation")[: 2 if trainer.fast_dev_run else self.questions]
+        if not examples:
+            rank_zero_warn("there are no validation questions: val/accuracy is not measured")
+            return
+        mine = examples[trainer.global_rank :: trainer.world_size]
+        was_training = pl_module.training
+        pl_module.eval()
+        with torch.no_grad():
+            model = cast(Any, pl_module).chat_model(**self.options)
+            answered = rollout(model, mine, sampling=self.sampling, description="validation rollouts") if mine else []
+        pl_module.train(was_training)
+        scores = summarize(gather(answered))
+        for name in LOGGED:
+            pl_module.log(f"val/{name}", scores[name], prog_bar=name == "accuracy")

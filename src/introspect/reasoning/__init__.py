@@ -1,0 +1,1 @@
+"""Reasoning students: benchmarks, rollouts, trace recipes, tuning and metrics."""

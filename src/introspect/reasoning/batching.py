@@ -1,0 +1,196 @@
+"""Batches of supervised sequences: padding, batches of like length, and a loader that resumes where it stopped.
+
+Legend: b sequences, s tokens (padded length), n sequences in the data set.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import DataLoader, Dataset
+
+from introspect.reasoning.supervision import Supervised
+
+IGNORED = -100  # a label that no loss counts
+
+# Sequences are sorted by length among this many batches drawn at random: little padding, and still another mixture in
+# every epoch.
+_POOL = 32
+
+Batch = dict[str, Tensor]
+
+
+def collate(items: Sequence[Supervised], pad_id: int) -> Batch:
+    """Pad sequences on the right to one batch.
+
+    Returns:
+        `input_ids` [b, s] int64; `attention_mask` [b, s] int64, 1 on tokens and 0 on padding; `labels` [b, s] int64,
+        the token itself where it is supervised and -100 elsewhere. Labels are not shifted.
+    """
+    ids = pad_sequence([torch.tensor(item.input_ids) for item in items], batch_first=True, padding_value=pad_id)
+    position = torch.arange(ids.shape[1])
+    length = torch.tensor([len(item.input_ids) for item in items])[:, None]
+    prompt = torch.tensor([item.prompt_length for item in items])[:, None]
+    real = position < length
+    return {
+        "input_ids": ids,
+        "attention_mask": real.long(),
+        "labels": ids.where(real & (position >= prompt), IGNORED),
+    }
+
+
+class SupervisedDataset(Dataset[Supervised]):
+    """Supervised sequences, four bytes a token; shared, not copied, with forked loader workers."""
+
+    def __init__(self, items: Iterable[Supervised]) -> None:
+        sequences: list[Tensor] = []
+        prompts: list[int] = []
+        for item in items:
+            sequences.append(torch.tensor(item.input_ids, dtype=torch.int32))
+            prompts.append(item.prompt_length)
+        self.lengths = torch.tensor([len(sequence) for sequence in sequences], dtype=torch.int64)
+        self.prompts = torch.tensor(prompts, dtype=torch.int64)
+        self._tokens = torch.cat(sequences) if sequences else torch.empty(0, dtype=torch.int32)
+        self._ends = self.lengths.cumsum(0)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, index: int) -> Supervised:
+        end = int(self._ends[index])
+        tokens = self._tokens[end - int(self.lengths[index]) : end]
+        return Supervised(tuple(tokens.tolist()), int(self.prompts[index]))
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of every token and every mask: equal for equal data in equal order."""
+        digest = hashlib.blake2b(digest_size=16)
+        for tensor in (self.lengths, self.prompts, self._tokens):
+            digest.update(tensor.numpy().tobytes())
+        return digest.hexdigest()
+
+
+class LengthBucketSampler:
+    """Batches of indices of like length, in an order that depends on nothing but (seed, epoch).
+
+    The sequences of an epoch are shuffled, sorted by length within pools of some batches, cut into steps and the steps
+    shuffled again. Processes that train together share a step and take turns within it, so that their batches are
+    alike in length. Every sequence comes once an epoch, except that the first few of the shuffle come twice where the
+    number of processes does not divide the number of sequences.
+
+    Args:
+        lengths: tokens of each sequence, [n].
+        batch_size: sequences per step and process.
+        seed: decides every order together with the epoch.
+        replicas: how many processes train together.
+        rank: which of them this is, from 0.
+        shuffle: without it, the sequences come in their own order, every epoch alike.
+    """
+
+    def __init__(
+        self,
+        lengths: Tensor,
+        batch_size: int,
+        *,
+        seed: int = 0,
+        replicas: int = 1,
+        rank: int = 0,
+        shuffle: bool = True,
+    ) -> None:
+        self.lengths = lengths
+        self.batch_size = batch_size
+        self.seed = seed
+        self.replicas = replicas
+        self.rank = rank
+        self.shuffle = shuffle
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        """Steps per epoch, the same on every process."""
+        return -(-len(self.lengths) // (self.batch_size * self.replicas))
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order of the next `batches`; the trainer calls it at the start of an epoch."""
+        self.epoch = epoch
+
+    def batches(self) -> list[list[int]]:
+        """The batches of this process in the epoch's order; only the shortest step may be incomplete."""
+        count, step = len(self.lengths), self.batch_size * self.replicas
+        generator = torch.Generator().manual_seed(_mix(self.seed, self.epoch))
+        order = torch.randperm(count, generator=generator) if self.shuffle else torch.arange(count)
+        order = order.repeat(1 + -(-self.replicas // max(count, 1)))[: count + (-count) % self.replicas]
+        if self.shuffle:
+            pools = order.split(step * _POOL)
+            order = torch.cat([pool[self.lengths[pool].argsort(stable=True)] for pool in pools])
+        steps = order.split(step)
+        turn = torch.randperm(len(steps), generator=generator) if self.shuffle else torch.arange(len(steps))
+        return [steps[number][self.rank :: self.replicas].tolist() for number in turn.tolist()]
+
+
+class ResumableLoader:
+    """Batches of an epoch, from the place that training has reached.
+
+    It is deliberately no `DataLoader`: Lightning would put a sampler of its own into one.
+
+    Args:
+        dataset: what the sampler's indices point into.
+        sampler: decides the batches of an epoch.
+        pad_id: the token that fills up short sequences.
+        num_workers: processes that prepare batches; 0 prepares them in this one.
+        pin_memory: whether batches are put where a GPU fetches them faster.
+        place: the epoch to go on with and how many of its batches were already trained on; asked when the first batch
+            of an iteration is wanted. By default, the beginning of the epoch that the sampler was set to.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset[Supervised],
+        sampler: LengthBucketSampler,
+        *,
+        pad_id: int,
+        num_workers: int = 0,
+        pin_memory: bool = False,
+        place: Callable[[], tuple[int, int]] | None = None,
+    ) -> None:
+        self.sampler = sampler
+        self._place = place or (lambda: (sampler.epoch, 0))
+        self._load = partial(
+            DataLoader,
+            dataset,
+            collate_fn=partial(collate, pad_id=pad_id),
+            num_workers=num_workers,
+            pin_memory=pin_memory,
+        )
+
+    def __len__(self) -> int:
+        """Batches of a whole epoch, also while one is being resumed."""
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[Batch]:
+        # A generator, so that the place is asked for with the first batch: Lightning makes the iterator of a resumed
+        # epoch before it knows where that epoch goes on.
+        epoch, trained = self._place()
+        self.sampler.set_epoch(epoch)
+        yield from self._load(batch_sampler=self.sampler.batches()[trained:])
+
+    def state_dict(self) -> dict[str, int]:
+        """The place, for a checkpoint. By having this method the loader says that it can resume within an epoch."""
+        epoch, trained = self._place()
+        return {"epoch": epoch, "trained": trained}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Do nothing: the place is asked for where it is known.
+
+        Lightning restores no loader that was made before the checkpoint was read, and a learning rate schedule that
+        asks for the number of steps has it made before.
+        """
+
+
+def _mix(seed: int, epoch: int) -> int:
+    """A generator seed for which (0, 1) and (1, 0) are unrelated."""
+    return int.from_bytes(hashlib.blake2b(f"{seed}/{epoch}".encode(), digest_size=7).digest(), "big")

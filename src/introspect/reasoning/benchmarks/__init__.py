@@ -1,0 +1,1 @@
+"""Benchmarks: files, a hub or a generator -> `MultiHopExample`."""

@@ -1,0 +1,371 @@
+"""The data of a tuning run: examples, to traces by a recipe, to batches."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import tee
+from pathlib import Path
+from typing import Any, Literal, Protocol, get_args
+
+from lightning.pytorch import LightningDataModule, Trainer
+from torch.utils.data import DataLoader
+
+from introspect.errors import InputError
+from introspect.reasoning.batching import Batch, LengthBucketSampler, ResumableLoader, SupervisedDataset, collate
+from introspect.reasoning.chat import ChatModel
+from introspect.reasoning.examples import MultiHopExample
+from introspect.reasoning.recipes.base import Recipe
+from introspect.reasoning.supervision import (
+    Conversation,
+    Supervised,
+    TemplateChoice,
+    load_tokenizer,
+    supervise_all,
+)
+from introspect.reasoning.traces import Trace, load_traces, save_traces
+
+log = logging.getLogger(__name__)
+
+Overlong = Literal["drop", "error"]
+
+
+class Benchmark(Protocol):
+    """Where questions come from."""
+
+    name: str
+
+    def load(self, split: str, limit: int | None = None) -> list[MultiHopExample]:
+        """The first `limit` examples of `train`, `validation` or `test`; all of them by default."""
+        ...
+
+
+class TraceDataModule(LightningDataModule):
+    """Makes the traces once (`prepare_data`), then serves them tokenised, masked and batched.
+
+    `prepare_data` asks student and teacher through the store, so a run that was killed goes on where it stopped; it
+    leaves the traces in a Parquet file and the counts in `manifest.json` beside it. The validation loss is measured on
+    traces of examples that no training trace is about.
+
+    Args:
+        benchmark: where the questions come from.
+        recipe: how a question becomes a trace.
+        student: the untuned student that drafts, or a factory of it. It is let go when the traces are made.
+        teacher: the model that writes traces, or a factory of it.
+        store: file in which every response is kept.
+        tokenizer: model folder or hub id of the student's tokenizer, or the tokenizer itself.
+        traces: Parquet file of the traces.
+        batch_size: sequences per step and device.
+        max_length: tokens; a longer conversation is never cut.
+        overlong: what happens to it: `drop` leaves it out and counts it, `error` refuses to train.
+        train_examples: how many training questions are used; None uses all.
+        validation_examples: how many validation questions `examples("validation")` gives; None gives all.
+        test_examples: how many test questions the student is measured on; None takes all.
+        validation_share: share of the questions with traces whose traces are held out for the validation loss.
+        chat_template: see `supervision.load_tokenizer`.
+        revision: of a hub tokenizer.
+        trust_remote_code: whether code that comes with the tokenizer may run.
+        num_workers: processes that prepare batches; 0 prepares them in the training process.
+        seed: decides what is held out and the order of training.
+    """
+
+    def __init__(
+        self,
+        *,
+        benchmark: Benchmark,
+        recipe: Recipe,
+        student: ChatModel | Callable[[], ChatModel],
+        teacher: ChatModel | Callable[[], ChatModel],
+        store: str | Path,
+        tokenizer: Any,
+        traces: str | Path,
+        batch_size: int = 8,
+        max_length: int = 4096,
+        overlong: Overlong = "drop",
+        train_examples: int | None = None,
+        validation_examples: int | None = None,
+        test_examples: int | None = None,
+        validation_share: float = 0.05,
+        chat_template: TemplateChoice = "auto",
+        revision: str | None = None,
+        trust_remote_code: bool = False,
+        num_workers: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        _check_settings(batch_size, max_length, overlong, validation_share)
+        self.benchmark = benchmark
+        self.recipe = recipe
+        self.student = student
+        self.teacher = teacher
+        self.store = Path(store)
+        self.traces = Path(traces)
+        self.batch_size = batch_size
+        self.max_length = max_length
+        self.overlong = overlong
+        self.limits = {"train": train_examples, "validation": validation_examples, "test": test_examples}
+        self.validation_share = validation_share
+        self.num_workers = num_workers
+        self.seed = seed
+        self.counts: dict[str, int] = {}
+        self._tokenizer = tokenizer
+        self._load_tokenizer = partial(
+            load_tokenizer, revision=revision, trust_remote_code=trust_remote_code, chat_template=chat_template
+        )
+        self._examples: dict[str, list[MultiHopExample]] = {}
+        self._prepared = False
+        self._train: SupervisedDataset | None = None
+        self._validation: SupervisedDataset | None = None
+
+    @property
+    def tokenizer(self) -> Any:
+        """The student's tokenizer, loaded when it is first needed."""
+        if isinstance(self._tokenizer, str | Path):
+            self._tokenizer = self._load_tokenizer(self._tokenizer)
+        return self._tokenizer
+
+    @property
+    def manifest(self) -> Path:
+        """The JSON file that says how many traces there are, and why there are no more."""
+        return self.traces.with_name("manifest.json")
+
+    def examples(self, split: str) -> list[MultiHopExample]:
+        """The questions of a split, limited as set.
+
+        Raises:
+            InputError: the benchmark can not be read.
+        """
+        if split not in self._examples:
+            self._examples[split] = list(self.benchmark.load(split, self.limits.get(split)))
+        return self._examples[split]
+
+    def prepare_data(self) -> None:
+        """Make the traces. Lightning calls this in one process of each machine; a second call does nothing.
+
+        Raises:
+            InputError: there are no training questions, or no trace is left of them.
+        """
+        if self._prepared:
+            return
+        from introspect.reasoning.store import ResponseStore
+
+        examples = self.examples("train")
+        if not examples:
+            raise InputError(f"{self.benchmark.name}: there are no training questions")
+        with ResponseStore(self.store) as store:
+            made = self.recipe.synthesize(examples, _ready(self.student), _ready(self.teacher), store)
+        save_traces(made.traces, self.traces)
+        rejections = dict(sorted(made.rejections.items()))
+        self._write_manifest(
+            {
+                "benchmark": self.benchmark.name,
+                "recipe": self.recipe.name,
+                "examples": len(examples),
+                "traces": len(made.traces),
+                "rejections": rejections,
+            }
+        )
+        reasons = ", ".join(f"{count} {reason}" for reason, count in rejections.items()) or "none"
+        log.info("%d traces of %d questions; rejected: %s", len(made.traces), len(examples), reasons)
+        if not made.traces:
+            raise InputError(
+                f"{self.traces}: no trace is left of {len(examples)} {self.benchmark.name} questions with recipe"
+                f" {self.recipe.name} (rejected: {reasons})"
+            )
+        self._prepared = True
+
+    def setup(self, stage: str | None = None) -> None:
+        """Tokenise the traces and hold some out for the validation loss.
+
+        Raises:
+            InputError: the traces can not be read, can not be supervised, or are all longer than `max_length`.
+        """
+        if stage not in ("fit", "validate", None) or self._train is not None:
+            return
+        traces = load_traces(self.traces)
+        held_out = hold_out([trace.example_id for trace in traces], self.validation_share, self.seed)
+        self.counts = {"traces": len(traces), "overlong": 0}
+        train = SupervisedDataset(self._supervised(t for t in traces if t.example_id not in held_out))
+        validation = self._supervised(t for t in traces if t.example_id in held_out)
+        # In order of length, so that batches are full of tokens and not of padding.
+        self._validation = SupervisedDataset(sorted(validation, key=lambda item: len(item.input_ids)))
+        self._train = train
+        self._count()
+        if not len(train):
+            raise InputError(
+                f"{self.traces}: no trace is left to train on: of {len(traces)}, {self.counts['overlong']} are longer"
+                f" than max_length={self.max_length} tokens and {self.counts['validation']} are held out"
+            )
+
+    def train_dataloader(self) -> ResumableLoader:
+        """Batches of like length in an order that only the seed and the epoch decide; resumes within an epoch."""
+        assert self._train is not None
+        trainer = self.trainer
+        sampler = LengthBucketSampler(
+            self._train.lengths,
+            self.batch_size,
+            seed=self.seed,
+            replicas=self._world_size,
+            rank=trainer.global_rank if trainer else 0,
+            shuffle=not (trainer and trainer.overfit_batches),  # type: ignore[attr-defined]
+        )
+        return ResumableLoader(
+            self._train,
+            sampler,
+            pad_id=self.pad_id,
+            num_workers=self.num_workers,
+            pin_memory=self._pin_memory,
+            place=(lambda: _place(trainer)) if trainer else None,
+        )
+
+    def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
+        """The held-out traces in order of length; no loader where none are held out."""
+        assert self._validation is not None
+        if not len(self._validation):
+            return []
+        return DataLoader(
+            self._validation,  # type: ignore[arg-type]  # what the collator makes of it is a Batch
+            batch_size=self.batch_size,
+            collate_fn=partial(collate, pad_id=self.pad_id),
+            num_workers=self.num_workers,
+            pin_memory=self._pin_memory,
+        )
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        """The test questions, all in one batch: whoever answers them makes batches of its own.
+
+        Raises:
+            InputError: there are no test questions.
+        """
+        return questions_loader(self.benchmark, self.limits["test"])
+
+    @property
+    def pad_id(self) -> int:
+        """The token that fills up short sequences; no attention and no loss sees it."""
+        pad = self.tokenizer.pad_token_id
+        return int(self.tokenizer.eos_token_id if pad is None else pad)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run must have in common with this one."""
+        if self._train is None:
+            return {}
+        return {"fingerprint": self._train.fingerprint, "step": self.batch_size * self._world_size}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Check that a resumed run trains on the same tokens.
+
+        Raises:
+            InputError: the traces, their tokens, what is held out, or the number of sequences in a step differ.
+        """
+        if self._train is None or "fingerprint" not in state:
+            return
+        if state["fingerprint"] != self._train.fingerprint:
+            raise InputError(
+                f"ckpt_path: the checkpoint was trained on other traces than {self.traces} now gives; resume with the"
+                " same data, recipe, tokenizer, max_length and seed, or start from the exported student"
+            )
+        if state["step"] != (step := self.batch_size * self._world_size):
+            raise InputError(
+                f"ckpt_path: the checkpoint was trained on {state['step']} sequences a step, not {step}; resume with"
+                " the same datamodule.batch_size and number of devices"
+            )
+
+    @property
+    def _world_size(self) -> int:
+        return int(self.trainer.world_size) if self.trainer else 1
+
+    @property
+    def _pin_memory(self) -> bool:
+        return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+
+    def _supervised(self, traces: Iterable[Trace]) -> Iterator[Supervised]:
+        """The traces that fit, tokenised; the others are counted or refused."""
+        chosen, named = tee(
+            Conversation(f"{self.traces}: trace {t.example_id}/{t.rollout_id}/{t.trace_id}", t.messages, t.target)
+            for t in traces
+        )
+        for conversation, item in zip(named, supervise_all(self.tokenizer, chosen), strict=True):
+            length = len(item.input_ids)
+            if length <= self.max_length:
+                yield item
+            elif self.overlong == "drop":
+                self.counts["overlong"] += 1
+            else:
+                raise InputError(f"{conversation.name} has {length} tokens, more than max_length={self.max_length}")
+
+    def _count(self) -> None:
+        assert self._train is not None
+        assert self._validation is not None
+        tokens, prompts = int(self._train.lengths.sum()), int(self._train.prompts.sum())
+        self.counts |= {
+            "train": len(self._train),
+            "validation": len(self._validation),
+            "train_tokens": tokens,
+            "train_supervised_tokens": tokens - prompts,
+            "longest": max(self._train.lengths.tolist(), default=0),
+        }
+        log.info("tokenised traces: %s", ", ".join(f"{name} {count}" for name, count in self.counts.items()))
+        if self.trainer is None or self.trainer.is_global_zero:
+            known = json.loads(self.manifest.read_text(encoding="utf-8")) if self.manifest.is_file() else {}
+            self._write_manifest({**known, "tokenised": {**self.counts, "max_length": self.max_length}})
+
+    def _write_manifest(self, content: Mapping[str, Any]) -> None:
+        self.manifest.parent.mkdir(parents=True, exist_ok=True)
+        self.manifest.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def questions_loader(benchmark: Benchmark, limit: int | None = None) -> DataLoader[Any]:
+    """A loader of one batch, the list of all test questions (on several devices: of this one's share).
+
+    Raises:
+        InputError: there are none.
+    """
+    examples = benchmark.load("test", limit)
+    if not examples:
+        raise InputError(f"{benchmark.name}: there are no test questions")
+    return DataLoader(examples, batch_size=len(examples), collate_fn=list)  # type: ignore[arg-type]
+
+
+def hold_out(example_ids: Sequence[str], share: float, seed: int) -> frozenset[str]:
+    """A share of the distinct examples, chosen by a hash of seed and id, so that further examples change few choices.
+
+    At least one is held out where `share` is not 0 and there are two or more; one at least is always left.
+    """
+    unique = sorted(
+        set(example_ids), key=lambda name: hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=8).digest()
+    )
+    if share == 0 or len(unique) < 2:
+        return frozenset()
+    return frozenset(unique[: min(max(round(share * len(unique)), 1), len(unique) - 1)])
+
+
+def _place(trainer: Trainer) -> tuple[int, int]:
+    """The epoch of the next batch, and its place in it, by what was trained on in all of the training.
+
+    Not by what a loader handed out: a batch whose step was interrupted is trained on again. Not by the trainer's epoch
+    either: that counts one too many where a run of `max_steps` is resumed from the end of an epoch.
+    """
+    trained = int(trainer.fit_loop.epoch_loop.batch_progress.total.completed)
+    epoch, place = divmod(trained, int(trainer.num_training_batches))
+    return epoch, place
+
+
+def _ready(model: ChatModel | Callable[[], ChatModel]) -> ChatModel:
+    return model if hasattr(model, "generate") else model()  # type: ignore[return-value]
+
+
+def _check_settings(batch_size: int, max_length: int, overlong: str, validation_share: float) -> None:
+    faults = []
+    if batch_size < 1:
+        faults.append(f"batch_size is {batch_size}, expected 1 or more")
+    if max_length < 2:
+        faults.append(f"max_length is {max_length}, expected 2 or more tokens")
+    if overlong not in get_args(Overlong):
+        faults.append(f"overlong is {overlong!r}, expected {' or '.join(get_args(Overlong))}")
+    if not 0 <= validation_share < 1:
+        faults.append(f"validation_share is {validation_share}, expected 0 or more and less than 1")
+    if faults:
+        raise InputError("datamodule: " + "; ".join(faults))

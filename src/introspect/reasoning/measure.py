@@ -1,0 +1,170 @@
+"""What `evaluate.py` does: any student on any benchmark, beside a baseline; or saved rollouts, without a model."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from introspect.assets import asset
+from introspect.errors import InputError
+from introspect.reasoning.benchmarks.base import Benchmark
+from introspect.reasoning.chat import ChatModel, Sampling
+from introspect.reasoning.evaluation import flat, report, rollout
+from introspect.reasoning.rollouts import Rollout, load_rollouts
+from introspect.reasoning.store import ResponseStore
+
+if TYPE_CHECKING:
+    from lightning.pytorch.loggers import Logger
+
+log = logging.getLogger(__name__)
+
+AUTO = "auto"
+
+
+class Opened(NamedTuple):
+    """A chat model, and the folder or hub id of the model that it was tuned from, where that is known."""
+
+    model: ChatModel
+    base: str | None
+
+
+class Runs(NamedTuple):
+    """Rollouts of a model and of its baseline, if there is one."""
+
+    baseline: list[Rollout] | None
+    model: list[Rollout]
+
+
+def measure(
+    *,
+    ckpt_path: str | None,
+    benchmark: Benchmark,
+    folder: str | Path,
+    store: str | Path,
+    baseline: str | None = AUTO,
+    rescore: str | None = None,
+    split: str = "test",
+    questions: int | None = None,
+    samples: int = 1,
+    sampling: Sampling | None = None,
+    engine: Mapping[str, Any] | None = None,
+    table_rows: int = 100,
+    loggers: Iterable[Logger] = (),
+) -> dict[str, float]:
+    """Measure a student beside its baseline, and report.
+
+    Args:
+        ckpt_path: the student: a checkpoint (.ckpt), a model folder or a hub id.
+        benchmark: where the questions come from.
+        folder: where `metrics.json` and `rollouts/` go.
+        store: file of all responses; what it holds is not generated again.
+        baseline: as `ckpt_path`; `auto` takes the model that the student was tuned from, if that is known; None
+            measures the student alone.
+        rescore: saved rollouts to be scored again, without any model: a Parquet file, or the folder of a run with its
+            `rollouts/`. `baseline` is then such a file too.
+        split: of the benchmark.
+        questions: how many of them; None takes all.
+        samples: answers per question.
+        sampling: how they are drawn; None is the paper's way.
+        engine: options of `TransformersChat.from_pretrained`, such as `batch_size`.
+        table_rows: questions in the W&B table at most; 0 logs none.
+        loggers: of the run.
+
+    Returns:
+        `test/accuracy`, … of the student and `test/baseline/accuracy`, … of the baseline.
+
+    Raises:
+        InputError: there is neither student nor saved rollouts, one of them can not be read, or there are no questions.
+    """
+    if rescore is not None:
+        runs = saved_runs(rescore, None if baseline == AUTO else baseline)
+    elif ckpt_path is None:
+        raise InputError("ckpt_path is required: a checkpoint, a model folder or a hub id; or give rescore=…")
+    else:
+        examples = benchmark.load(split, questions)
+        if not examples:
+            raise InputError(f"{benchmark.name}: there are no {split} questions")
+        student = open_model(ckpt_path, engine)
+        base = student.base if baseline == AUTO else baseline
+        options: dict[str, Any] = {"samples": samples, "sampling": sampling}
+        with ResponseStore(store) as kept:
+            model = rollout(student.model, examples, store=kept, description="student answers", **options)
+            before = None
+            if base is not None:
+                log.info("the baseline is %s", base)
+                # Opened after the student has answered, and the student let go: there may be room for one only.
+                student = open_model(base, engine)
+                before = rollout(student.model, examples, store=kept, description="baseline answers", **options)
+        runs = Runs(before, model)
+    comparison = report(runs.baseline, runs.model, folder, loggers, table_rows=table_rows)
+    metrics = {f"test/{name}": float(value) for name, value in flat(comparison).items()}
+    for logger in loggers:
+        logger.log_metrics(metrics)
+        logger.save()
+    return metrics
+
+
+def open_model(source: str, engine: Mapping[str, Any] | None = None) -> Opened:
+    """The chat model of a checkpoint, a model folder or a hub id.
+
+    Args:
+        source: where it is.
+        engine: options of `TransformersChat.from_pretrained`. A checkpoint knows its own number format and origin: of
+            those it takes `batch_size`, `max_new_tokens` and `device`.
+
+    Raises:
+        InputError: it can not be loaded.
+    """
+    from introspect.reasoning.models.transformers import TransformersChat
+
+    options = dict(engine or {})
+    if Path(source).suffix == ".ckpt" or Path(source).is_file():
+        from introspect.reasoning.student import load_student
+
+        student = load_student(source).to(_device(options.get("device", AUTO)))
+        base = None if student.hparams["architecture"] else student.hparams["model"]
+        chosen = {name: options[name] for name in ("batch_size", "max_new_tokens") if name in options}
+        return Opened(student.chat_model(**chosen), base)
+    return Opened(TransformersChat.from_pretrained(source, **options), base_of(Path(source)))
+
+
+def _device(name: str) -> str:
+    import torch
+
+    if name == AUTO:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return name
+
+
+def base_of(folder: Path) -> str | None:
+    """The model that the one in a folder was tuned from, as its model card tells; None if it does not."""
+    card = folder / "README.md"
+    if not card.is_file():
+        return None
+    text = card.read_text(encoding="utf-8")
+    if named := re.search(r"^base_model: *['\"]?([\w./-]+)", text, re.MULTILINE):
+        return named[1]
+    if embedded := re.search(r"^- base model: ([\w.-]+)$", text, re.MULTILINE):
+        try:
+            return asset(embedded[1])
+        except InputError:
+            return None
+    return None
+
+
+def saved_runs(model: str | Path, baseline: str | Path | None = None) -> Runs:
+    """The rollouts of a Parquet file, or of a run's folder with `rollouts/{model,baseline}.parquet`.
+
+    Raises:
+        InputError: there are none, or they are not rollouts.
+    """
+    path = Path(model)
+    if path.is_dir():
+        folder = path / "rollouts" if (path / "rollouts").is_dir() else path
+        beside = folder / "baseline.parquet"
+        baseline = baseline or (beside if beside.is_file() else None)
+        path = folder / "model.parquet"
+    return Runs(None if baseline is None else load_rollouts(baseline), load_rollouts(path))

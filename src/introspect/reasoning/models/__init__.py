@@ -1,0 +1,1 @@
+"""Chat models: one module per engine that speaks the `ChatModel` protocol."""

@@ -1,0 +1,113 @@
+"""A key-value cache for batches whose rows come and go.
+
+transformers' own `DynamicCache` copies every key and value at every step (`torch.cat`) and again whenever a row leaves.
+Here full-attention layers write in place: a step costs one column, a leaving row the copy of one row, and a joining
+batch one copy of the whole. Layers of other kinds (sliding windows, linear attention) stay transformers' own.
+
+Legend: `n` rows, `h` key-value heads, `t` columns (positions; right-aligned, so all rows end in the last), `d` width of
+a head.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+# Columns allocated ahead. Growing copies everything, so a larger block copies less often and holds more unused memory.
+BLOCK = 64
+
+
+class RowLayer(DynamicLayer):  # type: ignore[misc]
+    """The keys and values `[n, h, t, d]` of one full-attention layer: views into a roomier block of memory."""
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Append `[n, h, q, d]` new columns and return all keys and values."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            self._room = [states[:, :, :0] for states in (key_states, value_states)]
+            self.keys, self.values = self._room
+        start = self.keys.shape[-2]
+        end = start + key_states.shape[-2]
+        if end > self._room[0].shape[-2]:
+            self._reserve(start, end)
+        for room, states in zip(self._room, (key_states, value_states), strict=True):
+            room[:, :, start:end] = states
+        self.keys, self.values = (room[:, :, :end] for room in self._room)
+        return self.keys, self.values
+
+    def drop(self, holes: Tensor, movers: Tensor, rows: int) -> None:
+        """Keep `rows` rows: the rows `movers` (all >= `rows`) move into the places `holes` (all < `rows`)."""
+        for states in (self.keys, self.values):
+            states[holes] = states[movers]
+        self._view([room[:rows] for room in self._room], self.keys.shape[-2])
+
+    def join(self, other: RowLayer, columns: int) -> None:
+        """Append the rows of `other` below; of both only the last `columns` columns stay."""
+        joined = []
+        for upper, lower in ((self.keys, other.keys), (self.values, other.values)):
+            n, heads, _, width = upper.shape
+            # Columns that a shorter part does not fill are masked, but must be finite.
+            room = upper.new_zeros(n + lower.shape[0], heads, columns + BLOCK, width)
+            for rows, part in ((room[:n], upper), (room[n:], lower)):
+                part = part[:, :, -columns:]
+                rows[:, :, columns - part.shape[-2] : columns] = part
+            joined.append(room)
+        self._view(joined, columns)
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Keep the rows `beam_idx`, in that order, repeated where an index is."""
+        end = self.keys.shape[-2]
+        self._view([states.index_select(0, beam_idx) for states in (self.keys, self.values)], end)
+
+    def _reserve(self, start: int, end: int) -> None:
+        grown = []
+        for room in self._room:
+            n, heads, _, width = room.shape
+            larger = room.new_empty(n, heads, end + BLOCK, width)
+            larger[:, :, :start] = room[:, :, :start]
+            grown.append(larger)
+        self._room = grown
+
+    def _view(self, room: list[Tensor], end: int) -> None:
+        self._room = room
+        self.keys, self.values = (states[:, :, :end] for states in room)
+
+
+def row_cache(config: Any) -> DynamicCache:
+    """An empty cache for a model of this transformers `config`."""
+    cache = DynamicCache(config=config)
+    cache.layers = [RowLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    return cache
+
+
+def can_join(cache: DynamicCache) -> bool:
+    """Whether rows can be added to a running batch: only where every layer is a `RowLayer`."""
+    return bool(cache.layers) and all(isinstance(layer, RowLayer) for layer in cache.layers)
+
+
+def join_rows(cache: DynamicCache, other: DynamicCache, columns: int) -> None:
+    """Append the rows of `other` to `cache`, keeping the last `columns` columns of both."""
+    for layer, more in zip(cache.layers, other.layers, strict=True):
+        layer.join(more, columns)
+
+
+def keep_rows(cache: DynamicCache, finished: Tensor) -> Tensor:
+    """Drop the rows where `finished` `[n]` is true; returns `[m]`, which old row each of the kept rows is.
+
+    The kept rows close up in a new order: the last rows fill the gaps, so that little is moved.
+    """
+    rows = int((~finished).sum())
+    holes = finished[:rows].nonzero()[:, 0]
+    movers = (~finished[rows:]).nonzero()[:, 0] + rows
+    order = torch.arange(rows, device=finished.device)
+    order[holes] = movers
+    for layer in cache.layers:
+        if isinstance(layer, RowLayer):
+            layer.drop(holes, movers, rows)
+        else:
+            layer.reorder_cache(order)
+    return order

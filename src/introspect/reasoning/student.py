@@ -1,0 +1,391 @@
+"""The student: a Hugging Face causal language model, tuned on traces.
+
+Legend: b sequences, s tokens, n supervised tokens of a batch, v tokens of the vocabulary, h width of the model.
+"""
+
+from __future__ import annotations
+
+import math
+import pickle
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.nn import functional
+
+from introspect.errors import InputError
+from introspect.reasoning.batching import IGNORED, Batch
+from introspect.reasoning.evaluation import Testing
+from introspect.reasoning.examples import MultiHopExample
+from introspect.reasoning.export import ModelCard, save_folder
+from introspect.reasoning.initialization import induction_ready
+from introspect.reasoning.models.loading import load_pretrained
+from introspect.reasoning.rollouts import Rollout
+from introspect.reasoning.supervision import TemplateChoice, load_tokenizer
+
+if TYPE_CHECKING:
+    from introspect.reasoning.models.transformers import TransformersChat
+
+Schedule = Literal["cosine", "linear", "constant"]
+Precision = Literal["float32", "bfloat16"]
+
+_NOT_SAVED = ("self", "__class__", "testing")  # how a student is tested is no property of it
+
+
+class ReasoningStudent(LightningModule):
+    """Completion-only supervised fine-tuning of a causal language model, whole or with LoRA.
+
+    The loss is the mean negative log-likelihood over the supervised tokens of a micro-batch, in float32. With gradient
+    accumulation or several devices the gradients of the micro-batches are averaged with equal weights, so a token in
+    a micro-batch of few supervised tokens counts a little more than one in a micro-batch of many.
+
+    A checkpoint holds the weights that were trained, and of the rest only what it takes to build it again (plain text
+    and numbers): with LoRA the base model is read anew from `model`.
+
+    Args:
+        model: model folder or hub id. Where `architecture` is given, only its tokenizer is read.
+        revision: branch, tag or commit on the hub.
+        dtype: of the weights; mixed precision (`trainer.precision=bf16-mixed`) keeps them in float32.
+        attn_implementation: `eager`, `sdpa`, `flash_attention_2`, …; None leaves the choice to transformers.
+        gradient_checkpointing: compute activations again in the backward pass, for less memory and more time.
+        lora: None tunes every weight; a mapping with `r`, `alpha`, `dropout` and `target_modules` tunes adapters.
+        lr: peak learning rate.
+        betas, eps, weight_decay: of AdamW; vectors (norms, biases) never decay.
+        warmup_ratio: share of the optimizer steps in which the learning rate rises linearly to `lr`.
+        schedule: how it falls afterwards.
+        min_lr_ratio: the share of `lr` at which it ends.
+        trust_remote_code: whether code that comes with the model may run.
+        architecture: None reads the weights of `model`; a mapping with `model_type` and fields of that type's
+            configuration begins with random weights, with the vocabulary of the tokenizer; its `induction_ready` is
+            the seed of `initialization.induction_ready`, absent for the usual random weights.
+        chat_template: see `supervision.load_tokenizer`.
+        testing: how `trainer.test` measures the student.
+    """
+
+    network: Any
+    tokenizer: Any
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        revision: str | None = None,
+        dtype: Precision = "float32",
+        attn_implementation: str | None = None,
+        gradient_checkpointing: bool = False,
+        lora: Mapping[str, Any] | None = None,
+        lr: float = 1e-4,
+        betas: Sequence[float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        warmup_ratio: float = 0.1,
+        schedule: Schedule = "cosine",
+        min_lr_ratio: float = 0.0,
+        trust_remote_code: bool = False,
+        architecture: Mapping[str, Any] | None = None,
+        chat_template: TemplateChoice = "auto",
+        testing: Testing | None = None,
+    ) -> None:
+        settings = {name: _plain(value) for name, value in locals().items() if name not in _NOT_SAVED}
+        super().__init__()
+        _check_settings(settings)
+        self.save_hyperparameters(settings)
+        self.network = None
+        self.tokenizer = None
+        self.testing = testing or Testing()
+        self.test_rollouts: list[Rollout] = []
+        self.baseline_rollouts: list[Rollout] | None = None
+
+    def configure_model(self) -> None:
+        """Build tokenizer and network; the trainer calls it when it knows where the weights shall live.
+
+        Raises:
+            InputError: `model` is neither a model folder nor a hub id that can be reached, or has no chat template;
+                the architecture or the LoRA settings do not fit.
+        """
+        if self.network is not None:
+            return
+        settings = self.hparams
+        self.tokenizer = load_tokenizer(
+            settings["model"],
+            revision=settings["revision"],
+            trust_remote_code=settings["trust_remote_code"],
+            chat_template=settings["chat_template"],
+        )
+        network = self._load_network()
+        if settings["gradient_checkpointing"]:
+            # Renamed in the course of transformers 5.
+            enable = getattr(network, "activation_checkpointing_enable", None) or network.gradient_checkpointing_enable
+            enable({"use_reentrant": False})
+        self.network = _with_lora(network, settings["lora"]) if settings["lora"] else network
+        self.network.train()
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The loss of a micro-batch, scalar.
+
+        Logs `train/loss`, `train/token_accuracy` (the share of supervised tokens that are the most likely ones) and
+        `train/lr`.
+        """
+        loss, accuracy, _ = self._losses(batch)
+        self.log("train/loss", loss, prog_bar=True)
+        self.log("train/token_accuracy", accuracy)
+        self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"])
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Logs `val/loss` and `val/token_accuracy`, means over all supervised tokens of the held-out traces."""
+        loss, accuracy, count = self._losses(batch)
+        self.log("val/loss", loss, prog_bar=True, batch_size=count, sync_dist=True)
+        self.log("val/token_accuracy", accuracy, batch_size=count, sync_dist=True)
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Questions, unlike tensors, stay where they are."""
+        return batch if isinstance(batch, list) else super().transfer_batch_to_device(batch, device, dataloader_idx)
+
+    def on_test_start(self) -> None:
+        """Forget the rollouts of an earlier test."""
+        self.test_rollouts = []
+        self.baseline_rollouts = [] if self.testing.baseline else None
+
+    def test_step(self, batch: Sequence[MultiHopExample], batch_idx: int) -> None:
+        """Let the student answer the questions, and its baseline too; `RolloutReport` scores what they said."""
+        student = self.chat_model(**self.testing.options)
+        self.test_rollouts += self.testing.rollouts(student, batch, "student answers")
+        if self.testing.baseline and self.baseline_rollouts is not None:
+            self.baseline_rollouts += self.testing.rollouts(self.testing.baseline(), batch, "baseline answers")
+
+    def _losses(self, batch: Batch) -> tuple[Tensor, Tensor, int]:
+        """Mean loss and accuracy over the supervised tokens, and their number."""
+        following = functional.pad(batch["labels"][:, 1:], (0, 1), value=IGNORED)  # [b, s]: what each token predicts
+        keep = following != IGNORED
+        # Padding stands on the right, where no causal model looks; without a mask the fast attention kernels apply.
+        inputs = {"input_ids": batch["input_ids"]}
+        logits = predict_at(self.network, inputs, keep)  # [n, v]
+        targets = following[keep]  # [n]
+        accuracy = (logits.detach().argmax(-1) == targets).float().mean()
+        return functional.cross_entropy(logits.float(), targets), accuracy, len(targets)
+
+    def configure_optimizers(self) -> Any:
+        """AdamW, fused where that is available, with a learning rate that changes every optimizer step."""
+        settings = self.hparams
+        trained = [p for p in self.parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for p in trained if p.ndim >= 2], "weight_decay": settings["weight_decay"]},
+            {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+        ]
+        # Lightning can not clip the gradients of a fused optimizer under mixed precision.
+        fused = self.device.type in ("cpu", "cuda") and not str(self.trainer.precision).endswith("-mixed")
+        optimizer = torch.optim.AdamW(
+            [group for group in groups if group["params"]],
+            lr=settings["lr"],
+            betas=tuple(settings["betas"]),
+            eps=settings["eps"],
+            fused=fused,
+        )
+        total = self.trainer.estimated_stepping_batches
+        if math.isinf(total):
+            raise InputError("trainer: the learning rate schedule needs an end: set trainer.max_steps or max_epochs")
+        scheduler = torch.optim.lr_scheduler.LambdaLR(
+            optimizer,
+            lambda step: lr_factor(
+                step, int(total), settings["warmup_ratio"], settings["schedule"], settings["min_lr_ratio"]
+            ),
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "lr"}}
+
+    def chat_model(self, **options: Any) -> TransformersChat:
+        """The student as it stands, as a chat model on the live weights.
+
+        Args:
+            options: of `TransformersChat`, such as `batch_size` and `identity`.
+        """
+        from introspect.reasoning.models.transformers import TransformersChat
+
+        self.configure_model()
+        return TransformersChat(self.network, self.tokenizer, **options)
+
+    def export(self, folder: str | Path, card: ModelCard | None = None) -> Path:
+        """Write a Hugging Face folder that `transformers` loads without this package; adapters are merged.
+
+        Args:
+            folder: made where it is missing; files of an earlier export are overwritten.
+            card: what the model card says besides the settings of the tuning.
+
+        Returns:
+            The folder.
+        """
+        self.configure_model()
+        card = card or ModelCard()
+        return save_folder(self._merged(), self.tokenizer, folder, card.render(self.hparams))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """With LoRA, leave the frozen base out of the checkpoint."""
+        if self.hparams["lora"]:
+            trained = self._trained_names()
+            checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Load weights; with LoRA exactly those that are trained, the base being there already.
+
+        Raises:
+            RuntimeError: strict, and weights are missing or unknown.
+        """
+        if strict and self.hparams["lora"]:
+            if unfit := self._trained_names() ^ state_dict.keys():
+                raise RuntimeError(f"the checkpoint's adapters are not those of the student: {sorted(unfit)[:3]}")
+            strict = False
+        return super().load_state_dict(state_dict, strict=strict, assign=assign)
+
+    def _trained_names(self) -> set[str]:
+        return {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+
+    def _load_network(self) -> Any:
+        from transformers import AutoConfig, AutoModelForCausalLM
+
+        settings = self.hparams
+        options = {name: settings[name] for name in ("dtype", "attn_implementation", "trust_remote_code")}
+        if settings["architecture"] is None:
+            # On the CPU: the trainer moves it to where it shall be.
+            return load_pretrained(settings["model"], revision=settings["revision"], device="cpu", **options)[0]
+        fields = dict(settings["architecture"])
+        kind, prepared = fields.pop("model_type", None), fields.pop("induction_ready", None)
+        special = {f"{name}_token_id": getattr(self.tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
+        try:
+            config = AutoConfig.for_model(kind, **{"vocab_size": len(self.tokenizer), **special, **fields})
+            network = AutoModelForCausalLM.from_config(config, **options | {"dtype": getattr(torch, options["dtype"])})
+        except (ValueError, TypeError, KeyError) as error:
+            raise InputError(f"architecture of type {kind!r}: {str(error).splitlines()[0]}") from error
+        if prepared is not None:
+            induction_ready(network, seed=int(prepared))
+        return network
+
+    def _merged(self) -> Any:
+        """The network without adapters. Merging goes on in a copy, so that training may go on in this one."""
+        if not self.hparams["lora"]:
+            return self.network
+        copy = ReasoningStudent(**self.hparams)
+        copy.configure_model()
+        trained = self._trained_names()
+        copy.load_state_dict({name: value.cpu() for name, value in self.state_dict().items() if name in trained})
+        return copy.network.merge_and_unload()
+
+
+def predict_at(network: Any, inputs: Mapping[str, Tensor], keep: Tensor) -> Tensor:
+    """Logits at some positions only: no others are ever computed, which is most of the memory of a large vocabulary.
+
+    The output embedding is given only the hidden states that are kept, so whatever the model does to its logits (a
+    scale, a soft cap) is done as ever. A model without output embedding computes all logits.
+
+    Args:
+        network: a causal language model of transformers, or one wrapped by peft.
+        inputs: of its forward, tensors [b, s].
+        keep: [b, s], which positions are wanted.
+
+    Returns:
+        [n, v], row by row of the batch.
+    """
+    head = network.get_output_embeddings()
+    if head is None:
+        return network(**inputs, use_cache=False).logits[keep]
+    with _head_sees(head, keep):
+        return network(**inputs, use_cache=False).logits.squeeze(0)
+
+
+@contextmanager
+def _head_sees(head: nn.Module, keep: Tensor) -> Iterator[None]:
+    """Replace the hidden states [b, s, h] that reach the module by those kept, [1, n, h]."""
+    handle = head.register_forward_pre_hook(lambda _, inputs: (inputs[0][keep][None], *inputs[1:]))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def lr_factor(step: int, total: int, warmup_ratio: float, schedule: Schedule, min_lr_ratio: float) -> float:
+    """The share of the peak learning rate in optimizer step `step`, counted from 0, of `total`.
+
+    It rises from 1/w to 1 in the w steps of the warm-up (no step is wasted on a rate of 0) and falls to `min_lr_ratio`
+    at the end; `constant` does not fall.
+    """
+    warmup = math.ceil(warmup_ratio * total)
+    if step < warmup:
+        return (step + 1) / warmup
+    done = min((step - warmup) / max(total - warmup, 1), 1.0)
+    fall = {"cosine": (1 - math.cos(math.pi * done)) / 2, "linear": done, "constant": 0.0}[schedule]
+    return 1 - (1 - min_lr_ratio) * fall
+
+
+def load_student(ckpt_path: str | Path) -> ReasoningStudent:
+    """The student of a checkpoint, in evaluation mode on the CPU. Nothing in the file is executed.
+
+    Raises:
+        InputError: there is no such file, it is no checkpoint of a `ReasoningStudent`, or the base model that it names
+            can not be loaded.
+    """
+    path = Path(ckpt_path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such checkpoint")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        student = ReasoningStudent(**checkpoint["hyper_parameters"])
+        state = dict(checkpoint["state_dict"])
+    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError, KeyError, TypeError, ValueError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"{path}: not a checkpoint of a reasoning student ({reason})") from error
+    try:
+        student.configure_model()
+        student.load_state_dict(state)
+    except (InputError, RuntimeError) as error:
+        raise InputError(f"{path}: the student can not be rebuilt ({str(error).splitlines()[0]})") from error
+    return student.eval()
+
+
+def _with_lora(network: Any, lora: Mapping[str, Any]) -> Any:
+    """Freeze the network and add adapters to it."""
+    from peft import LoraConfig, get_peft_model
+
+    settings = {"r": 16, "alpha": 32, "dropout": 0.0, "target_modules": "all-linear", **lora}
+    known = ("r", "alpha", "dropout", "target_modules")
+    if unknown := [name for name in settings if name not in known]:
+        raise InputError(f"lora.{unknown[0]}: no such setting, expected {', '.join(known)}")
+    try:
+        config = LoraConfig(
+            r=settings["r"],
+            lora_alpha=settings["alpha"],
+            lora_dropout=settings["dropout"],
+            target_modules=settings["target_modules"],
+            task_type="CAUSAL_LM",
+        )
+        return get_peft_model(network, config)
+    except (ValueError, TypeError) as error:
+        raise InputError(f"lora: {str(error).splitlines()[0]}") from error
+
+
+def _check_settings(settings: Mapping[str, Any]) -> None:
+    """Collect every complaint about the numbers and raise once."""
+    below_one = ("warmup_ratio", "min_lr_ratio")
+    faults = [f"{name} is {settings[name]}, expected 0 to 1" for name in below_one if not 0 <= settings[name] <= 1]
+    positive = ("lr", "eps")
+    faults += [f"{name} is {settings[name]}, expected more than 0" for name in positive if not settings[name] > 0]
+    if settings["weight_decay"] < 0:
+        faults.append(f"weight_decay is {settings['weight_decay']}, expected 0 or more")
+    if len(settings["betas"]) != 2 or not all(0 <= beta < 1 for beta in settings["betas"]):
+        faults.append(f"betas are {settings['betas']}, expected two numbers of 0 or more and less than 1")
+    for name, choices in (("schedule", get_args(Schedule)), ("dtype", get_args(Precision))):
+        if settings[name] not in choices:
+            faults.append(f"{name} is {settings[name]!r}, expected one of {', '.join(choices)}")
+    if faults:
+        raise InputError("model: " + "; ".join(faults))
+
+
+def _plain(value: Any) -> Any:
+    """Mappings and lists of any library as dict and list: a checkpoint holds no foreign objects."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value

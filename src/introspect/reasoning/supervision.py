@@ -1,0 +1,252 @@
+"""From a conversation to the tokens that a student learns: exactly the assistant turn, and that is checked.
+
+The whole conversation is rendered once with the tokenizer's chat template. What the template renders as the prompt of
+a generation must be the beginning of it; the rest (the target, the end-of-turn token and what the template puts after
+it) is supervised. A template that strips or rewrites the think block of a turn would train something else than the
+trace: it is refused, and `training_template` is the remedy.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
+
+from introspect.errors import InputError
+from introspect.reasoning.chat import Message, join_reasoning, tag_answer
+
+TemplateChoice = Literal["auto", "own", "verbatim"]
+
+# ChatML in the form in which the Qwen3 students of the paper are tuned: assistant turns verbatim, think blocks of
+# earlier turns too, no default system prompt, replies of tools grouped in one user turn.
+_VERBATIM_CHATML = """\
+{%- for message in messages %}
+    {%- if message.role == 'tool' %}
+        {%- if loop.first or loop.previtem.role != 'tool' %}
+            {{- '<|im_start|>user' }}
+        {%- endif %}
+        {{- '\\n<tool_response>\\n' + message.content + '\\n</tool_response>' }}
+        {%- if loop.last or loop.nextitem.role != 'tool' %}
+            {{- '<|im_end|>\\n' }}
+        {%- endif %}
+    {%- else %}
+        {{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|im_start|>assistant\\n' }}
+    {%- if enable_thinking is defined and enable_thinking is false %}
+        {{- '<think>\\n\\n</think>\\n\\n' }}
+    {%- endif %}
+{%- endif %}
+"""
+_TURN_START, _TURN_END = "<|im_start|>", "<|im_end|>"
+
+# How many conversations are given to the tokenizer at once; it works on them in parallel.
+_CHUNK = 256
+
+# An assistant turn in the form of every training target.
+_PROBE = join_reasoning("thought", tag_answer("answer"))
+
+
+@dataclass(frozen=True, slots=True)
+class Supervised:
+    """A tokenised sequence of which `input_ids[prompt_length:]` is learnt and the rest is only read."""
+
+    input_ids: tuple[int, ...]
+    prompt_length: int
+
+
+class Conversation(NamedTuple):
+    """What is to be learnt: `messages` as asked, `target` as answered. `name` is what an error calls it."""
+
+    name: str
+    messages: Sequence[Message]
+    target: str
+
+
+def training_template(tokenizer: Any) -> str:
+    """A ChatML template that keeps every assistant turn verbatim.
+
+    A student tuned with it must be asked with it: set it as the tokenizer's template before drafts are made, and save
+    it with the tuned student.
+
+    Raises:
+        InputError: the tokenizer has no ChatML tokens.
+    """
+    vocabulary = tokenizer.get_vocab()
+    if missing := [token for token in (_TURN_START, _TURN_END) if token not in vocabulary]:
+        raise InputError(f"{_name(tokenizer)}: no ChatML tokenizer: {missing[0]} is not in its vocabulary")
+    return _VERBATIM_CHATML
+
+
+def load_tokenizer(
+    source: str | Path,
+    *,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    chat_template: TemplateChoice = "auto",
+) -> Any:
+    """The tokenizer of a model folder or hub id, with a chat template fit for tuning on traces.
+
+    Args:
+        source: a model folder or a hub id.
+        revision: branch, tag or commit on the hub.
+        trust_remote_code: whether code that comes with the tokenizer may run.
+        chat_template: `own` keeps the tokenizer's template; `verbatim` sets `training_template`; `auto` sets it only
+            where the tokenizer's own would change a trace.
+
+    Raises:
+        InputError: there is no such folder or hub id, it holds no tokenizer, or the tokenizer has no chat template.
+    """
+    from transformers import AutoTokenizer
+
+    if chat_template not in get_args(TemplateChoice):
+        raise InputError(f"chat_template is {chat_template!r}, expected one of {', '.join(get_args(TemplateChoice))}")
+    path = Path(source).expanduser()
+    if not path.is_dir() and (path.is_absolute() or str(source).startswith((".", "~")) or len(path.parts) > 2):
+        raise InputError(f"{source}: no such model folder")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(path), revision=revision, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        kind = "folder" if path.is_dir() else "hub id, and no folder of that name"
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"{source}: no tokenizer could be loaded from this {kind} ({reason})") from error
+    if not tokenizer.chat_template:
+        raise InputError(f"{source}: the tokenizer has no chat template (chat_template.jinja or tokenizer_config.json)")
+    if chat_template == "verbatim" or (chat_template == "auto" and not _keeps_traces(tokenizer)):
+        tokenizer.chat_template = training_template(tokenizer)
+    return tokenizer
+
+
+def supervise(tokenizer: Any, messages: Sequence[Message], target: str) -> Supervised:
+    """Tokenise one conversation and mark its assistant turn.
+
+    The prompt's tokens are those that a generation starts from. Where the tokenizer would merge the end of the prompt
+    with the beginning of the target, the two are tokenised apart, because that is what the student will see.
+
+    Args:
+        tokenizer: a Hugging Face tokenizer with a chat template.
+        messages: the turns before the assistant's.
+        target: the assistant's turn, think block and answer.
+
+    Raises:
+        InputError: the template changes the target or does not end the turn, or the tokens do not spell the target.
+    """
+    return next(supervise_all(tokenizer, [Conversation("conversation", messages, target)]))
+
+
+def end_of_turn_id(tokenizer: Any) -> int:
+    """The token with which the chat template ends an assistant's turn: where a tuned student stops.
+
+    It is often, but not always, the tokenizer's `eos_token_id`.
+
+    Raises:
+        InputError: the template can not be used for training.
+    """
+    item = supervise(tokenizer, [Message("user", "question")], _PROBE)
+    last = _last_visible(tokenizer, item.input_ids)
+    assert last is not None
+    return last
+
+
+def supervise_all(tokenizer: Any, conversations: Iterable[Conversation]) -> Iterator[Supervised]:
+    """`supervise` for many conversations, in their order, tokenised in parallel."""
+    special = _special_ids(tokenizer)
+    remaining = iter(conversations)
+    while chunk := list(islice(remaining, _CHUNK)):
+        rendered = [_render(tokenizer, conversation) for conversation in chunk]
+        prompts = _encode(tokenizer, [prompt for prompt, _ in rendered])
+        wholes = _encode(tokenizer, [prompt + completion for prompt, completion in rendered])
+        for conversation, (_, text), prompt, whole in zip(chunk, rendered, prompts, wholes, strict=True):
+            seamless = whole[: len(prompt)] == prompt
+            completion = whole[len(prompt) :] if seamless else _encode(tokenizer, [text])[0]
+            _check(tokenizer, conversation.name, completion, text, special)
+            yield Supervised((*prompt, *completion), len(prompt))
+
+
+def _render(tokenizer: Any, conversation: Conversation) -> tuple[str, str]:
+    """The text of the prompt and of the completion."""
+    name, messages, target = conversation
+    if not target:
+        raise InputError(f"{name}: the target is empty")
+    asked = [{"role": message.role, "content": message.content} for message in messages]
+    answered = [*asked, {"role": "assistant", "content": target}]
+    prompt = _apply(tokenizer, asked, add_generation_prompt=True)
+    whole = _apply(tokenizer, answered, add_generation_prompt=False)
+    if not whole.startswith(prompt):
+        raise _refused(tokenizer, name, "renders another prompt for a generation than for a finished conversation")
+    # The prompt may already hold the beginning of the target (templates that open the think block), but nothing may
+    # stand between the two, and something of the target must be left to learn.
+    start = whole.rfind(target)
+    if not (0 <= start <= len(prompt) < start + len(target)):
+        raise _refused(tokenizer, name, "changes the text of the assistant's turn")
+    return prompt, whole[len(prompt) :]
+
+
+def _apply(tokenizer: Any, messages: list[dict[str, str]], *, add_generation_prompt: bool) -> str:
+    import jinja2
+
+    try:
+        # `tokenize=False`: asked for tokens, transformers 5 returns a dict whose length is no number of tokens.
+        return str(tokenizer.apply_chat_template(messages, add_generation_prompt=add_generation_prompt, tokenize=False))
+    except (ValueError, jinja2.TemplateError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{_name(tokenizer)}: the chat template can not render a conversation ({reason})") from error
+
+
+def _refused(tokenizer: Any, name: str, fault: str) -> InputError:
+    return InputError(
+        f"{name}: the chat template of {_name(tokenizer)} {fault}, so the trace would not be what is learnt;"
+        " set chat_template=verbatim"
+    )
+
+
+def _encode(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    # The template has already written every special token.
+    encoded = tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False, verbose=False)
+    return list(encoded["input_ids"])
+
+
+def _check(tokenizer: Any, name: str, completion: Sequence[int], text: str, special: set[int]) -> None:
+    """Assert that the supervised tokens spell the completion and end the turn."""
+    if not completion:
+        raise InputError(f"{name}: no token of the conversation is supervised")
+    spelt = tokenizer.decode(list(completion), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    # Many tokenizers normalise Unicode, which changes no meaning.
+    if unicodedata.normalize("NFKC", spelt) != unicodedata.normalize("NFKC", text):
+        at = next((i for i, (a, b) in enumerate(zip(spelt, text, strict=False)) if a != b), min(len(spelt), len(text)))
+        raise InputError(
+            f"{name}: the tokens of {_name(tokenizer)} do not spell the target: {spelt[at : at + 20]!r} stands for"
+            f" {text[at : at + 20]!r} at character {at}"
+        )
+    if _last_visible(tokenizer, completion) not in special:
+        raise InputError(
+            f"{name}: no end-of-turn token is supervised: the chat template of {_name(tokenizer)} does not end the"
+            " assistant's turn with a special token, and the student would never learn to stop"
+        )
+
+
+def _special_ids(tokenizer: Any) -> set[int]:
+    added = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return added | {*tokenizer.all_special_ids}
+
+
+def _last_visible(tokenizer: Any, tokens: Sequence[int]) -> int | None:
+    """The last token that is not white space: templates may write a line break after the end of a turn."""
+    return next((token for token in reversed(tokens) if tokenizer.decode([token]).strip()), None)
+
+
+def _keeps_traces(tokenizer: Any) -> bool:
+    try:
+        _render(tokenizer, Conversation("probe", [Message("user", "q")], _PROBE))
+    except InputError:
+        return False
+    return True
+
+
+def _name(tokenizer: Any) -> str:
+    return getattr(tokenizer, "name_or_path", "") or "the tokenizer"

@@ -1,0 +1,118 @@
+"""What a student is tuned on: a reasoning trace and its answer, where they came from, and the file that keeps them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from introspect.errors import InputError
+from introspect.reasoning.chat import Message, Role
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """One supervised conversation: `messages` as the student will be asked, `target` as it shall answer.
+
+    (`example_id`, `rollout_id`, `trace_id`) is unique in a trace set; `rollout_id` numbers the student's drafts of an
+    example and `trace_id` the rewrites of a draft, both from 0. `target` is a whole assistant turn, think block and
+    answer.
+    """
+
+    example_id: str
+    rollout_id: int
+    trace_id: int
+    recipe: str
+    messages: tuple[Message, ...]
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
+class TraceSet:
+    """Accepted traces, and how many candidates were rejected for which reason."""
+
+    traces: Sequence[Trace]
+    rejections: Mapping[str, int]
+
+
+_NUMBERS = ("rollout_id", "trace_id")
+_COLUMNS = ("example_id", *_NUMBERS, "recipe", "messages", "target")
+
+
+def save_traces(traces: Iterable[Trace], path: str | Path) -> None:
+    """Write traces as Parquet, in the given order; a crash never leaves half a file.
+
+    One row per trace and one column per field; `messages` is a JSON list of `{"role", "content"}`.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = Path(path)
+    rows = [_row(trace) for trace in traces]
+    kinds = {column: pa.int64() if column in _NUMBERS else pa.string() for column in _COLUMNS}
+    schema = pa.schema([pa.field(column, kind, nullable=False) for column, kind in kinds.items()])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        pq.write_table(pa.Table.from_pylist(rows, schema=schema), partial, compression="zstd")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def load_traces(path: str | Path) -> tuple[Trace, ...]:
+    """Read the traces of a Parquet file, in the file's order; columns beyond those of a trace are left alone.
+
+    Raises:
+        InputError: the file is missing or no Parquet; a column is missing; a cell is empty or of another type; the
+            messages are no conversation; or a trace is there twice. The message names file, row and column.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file of traces")
+    try:
+        table = pq.ParquetFile(path).read()
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{path}: not a readable Parquet file of traces ({str(error).splitlines()[0]})") from error
+    if missing := [column for column in _COLUMNS if column not in table.column_names]:
+        raise InputError(f"{path}: column {missing[0]!r} is missing; traces have {', '.join(_COLUMNS)}")
+    rows = table.select(list(_COLUMNS)).to_pylist()
+    traces = tuple(_trace(row, f"{path}: row {number}") for number, row in enumerate(rows))
+    seen: set[tuple[str, int, int]] = set()
+    for number, trace in enumerate(traces):
+        if (key := (trace.example_id, trace.rollout_id, trace.trace_id)) in seen:
+            raise InputError(f"{path}: row {number}: trace {key} is there twice")
+        seen.add(key)
+    return traces
+
+
+def _row(trace: Trace) -> dict[str, Any]:
+    messages = [{"role": message.role, "content": message.content} for message in trace.messages]
+    values = {column: getattr(trace, column) for column in _COLUMNS}
+    return {**values, "messages": json.dumps(messages, ensure_ascii=False)}
+
+
+def _trace(row: Mapping[str, Any], where: str) -> Trace:
+    for column in _COLUMNS:
+        expected = int if column in _NUMBERS else str
+        if not isinstance(row[column], expected) or row[column] == "":
+            kind = "an integer" if expected is int else "a text"
+            raise InputError(f"{where}: column {column!r} is {row[column]!r}, expected {kind}")
+    return Trace(**{**row, "messages": _messages(row["messages"], where)})
+
+
+def _messages(text: str, where: str) -> tuple[Message, ...]:
+    try:
+        messages = tuple(Message(**message) for message in json.loads(text))
+    except (TypeError, ValueError):
+        messages = ()
+    sound = all(message.role in get_args(Role) and isinstance(message.content, str) for message in messages)
+    if not messages or not sound:
+        raise InputError(f'{where}: column \'messages\' is no JSON list of {{"role", "content"}}')
+    return messages

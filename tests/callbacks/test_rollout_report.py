@@ -1,0 +1,73 @@
+"""The report after the test: files, a table, and numbers that every logger gets."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.loggers import CSVLogger
+from torch.utils.data import DataLoader
+
+from introspect.callbacks.rollout_report import RolloutReport
+from introspect.reasoning.evaluation import rollout
+from introspect.reasoning.examples import MultiHopExample
+from introspect.reasoning.rollouts import Rollout
+from tests.reasoning.asking import Scripted, question
+
+QUESTIONS = [question(n) for n in range(4)]
+
+
+class Tested(LightningModule):
+    """Answers half of the questions; its baseline answers none."""
+
+    def __init__(self, has_baseline: bool = True) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(1, 1)
+        self.test_rollouts: list[Rollout] = []
+        self.baseline_rollouts: list[Rollout] | None = [] if has_baseline else None
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        return batch
+
+    def test_step(self, batch: list[MultiHopExample], batch_idx: int) -> None:
+        self.test_rollouts += rollout(Scripted([0, 1]), batch)
+        if self.baseline_rollouts is not None:
+            self.baseline_rollouts += rollout(Scripted(endless=[3]), batch)
+
+
+def run(folder: Path, module: LightningModule, questions: list[MultiHopExample] = QUESTIONS) -> dict[str, Any]:
+    trainer = Trainer(
+        accelerator="cpu",
+        logger=CSVLogger(folder, name="csv"),
+        callbacks=[RolloutReport(folder=folder)],
+        default_root_dir=folder,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.test(module, DataLoader(questions, batch_size=2, collate_fn=list), verbose=False)  # type: ignore[arg-type]
+    return {name: float(value) for name, value in trainer.callback_metrics.items()}
+
+
+def test_reports_the_student_beside_its_baseline(tmp_path: Path) -> None:
+    metrics = run(tmp_path, Tested())
+    content = json.loads((tmp_path / "metrics.json").read_text())
+    assert content["model"]["accuracy"] == metrics["test/accuracy"] == 0.5
+    assert content["baseline"]["degeneration_rate"] == metrics["test/baseline/degeneration_rate"] == 0.25
+    assert metrics["test/n"] == 4
+    assert "test/aes" in metrics
+    (row,) = csv.DictReader((tmp_path / "csv/version_0/metrics.csv").open())
+    assert float(row["test/accuracy"]) == 0.5
+
+
+def test_reports_a_student_without_baseline(tmp_path: Path) -> None:
+    metrics = run(tmp_path, Tested(has_baseline=False))
+    assert metrics["test/accuracy"] == 0.5
+    assert not any(name.startswith("test/baseline") for name in metrics)
+
+
+def test_a_question_that_came_twice_counts_once(tmp_path: Path) -> None:
+    assert run(tmp_path, Tested(), [*QUESTIONS, QUESTIONS[0], QUESTIONS[1]])["test/n"] == 4

@@ -1,0 +1,242 @@
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from introspect.errors import InputError
+from introspect.reasoning.models.cache import RowLayer, can_join, join_rows, keep_rows, row_cache
+from introspect.reasoning.models.decoding import Decoder, Prompt
+from tests.reasoning.tiny import tiny_model
+
+VOCABULARY = 60
+STOPS = (3, 4)
+SHAPE = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 256,
+    "initializer_range": 0.3,
+    "pad_token_id": 0,
+    "eos_token_id": None,
+    "bos_token_id": None,
+}
+
+
+def full() -> Any:
+    return tiny_model(VOCABULARY, spread=0.3)
+
+
+def sliding() -> Any:
+    """A window shorter than most prompts, beside a layer with full attention."""
+    from transformers import Gemma3ForCausalLM, Gemma3TextConfig
+
+    layers = ["sliding_attention", "full_attention"]
+    return Gemma3ForCausalLM(Gemma3TextConfig(**SHAPE, sliding_window=9, layer_types=layers)).eval()
+
+
+def linear() -> Any:
+    """A recurrent state beside a layer with full attention, as in the newest Qwen models."""
+    from transformers import Qwen3NextConfig, Qwen3NextForCausalLM
+
+    heads = {
+        "linear_num_key_heads": 2,
+        "linear_num_value_heads": 4,
+        "linear_key_head_dim": 8,
+        "linear_value_head_dim": 8,
+    }
+    experts = {"num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 16}
+    layers = ["linear_attention", "full_attention"]
+    config = Qwen3NextConfig(**SHAPE, **heads, **experts, shared_expert_intermediate_size=16, layer_types=layers)
+    return Qwen3NextForCausalLM(config).eval()
+
+
+def prompts(count: int = 14, **settings_: Any) -> list[Prompt]:
+    rng = random.Random(1)
+    drawn: dict[str, Any] = {"temperature": 0.0, "top_p": 1.0, "top_k": 0} | settings_
+    return [
+        Prompt(
+            tag, tuple(rng.choices(range(5, VOCABULARY), k=rng.randint(1, 24))), rng.randint(1, 20), **drawn, seed=tag
+        )
+        for tag in range(count)
+    ]
+
+
+def decode(model: Any, asked: list[Prompt], batch_size: int) -> dict[int, tuple[list[int], bool]]:
+    decoder = Decoder(model, stop_ids=STOPS, pad_id=0, batch_size=batch_size)
+    completions = list(decoder.decode(iter(asked)))
+    assert sorted(completion.prompt.tag for completion in completions) == [prompt.tag for prompt in asked]
+    return {completion.prompt.tag: (completion.ids, completion.stopped) for completion in completions}
+
+
+@pytest.mark.parametrize("family", [full, sliding, linear])
+def test_greedy_rows_are_those_of_generate(family: Any) -> None:
+    """Rows of different lengths that come and go in a batch of 4, against one row at a time."""
+    torch.manual_seed(0)
+    model = family()
+    asked = prompts()
+    decoded = decode(model, asked, batch_size=4)
+    for prompt in asked:
+        ids = torch.tensor([prompt.ids])
+        generated = model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=prompt.limit,
+            do_sample=False,
+            eos_token_id=list(STOPS),
+            pad_token_id=0,
+        )[0, ids.shape[1] :].tolist()
+        assert decoded[prompt.tag] == (generated, generated[-1] in STOPS)
+    assert 0 < sum(stopped for _, stopped in decoded.values()) < len(asked)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 14])
+def test_drawn_rows_do_not_depend_on_the_batch(batch_size: int) -> None:
+    # In double precision, so that rounding cannot tip a draw.
+    model = full().double()
+    asked = prompts(temperature=1.0, top_p=0.95, top_k=20)
+    assert decode(model, asked, batch_size) == decode(model, asked[::-1], 5)
+
+
+def test_no_step_is_spent_on_a_finished_row() -> None:
+    model = full()
+    steps: list[int] = []
+    forward = model.forward
+
+    def counting(**inputs: Any) -> Any:
+        if inputs["input_ids"].shape[1] == 1:
+            steps.append(len(inputs["input_ids"]))
+        return forward(**inputs)
+
+    asked = [prompt for prompt in prompts(30) if len(prompt.ids) > 1]
+    decoder = Decoder(model, stop_ids=STOPS, pad_id=0, batch_size=6)
+    model.forward = counting
+    completions = list(decoder.decode(asked))
+    # The first token of a row comes with its prompt, each further one with a step.
+    assert sum(steps) == sum(len(completion.ids) - 1 for completion in completions)
+    # Waiting prompts fill the places of finished ones: the batch does not run dry until the end.
+    assert sum(steps[: len(steps) // 2]) > 0.7 * 6 * (len(steps) // 2)
+
+
+def test_the_same_prompt_is_read_once_for_several_draws() -> None:
+    model = full()
+    read: list[int] = []
+    embed = model.get_input_embeddings()
+    embed.register_forward_hook(lambda module, inputs, output: read.append(inputs[0].numel()))
+    first, second = prompts(2, temperature=1.0)
+    asked = [Prompt(i, p.ids, 1, 1.0, 1.0, 0, seed=i) for i, p in enumerate([first, first, second, first])]
+    decoded = decode(model, asked, 4)
+    assert read == [2 * max(len(first.ids), len(second.ids))]
+    alone = {prompt.tag: decode(model, [prompt], 1)[prompt.tag] for prompt in asked}
+    assert decoded == alone
+
+
+def test_completions_stream_and_prompts_are_taken_late() -> None:
+    taken: list[int] = []
+
+    def endless() -> Any:
+        for prompt in prompts(10_000):
+            taken.append(prompt.tag)
+            yield prompt
+
+    completions = Decoder(full(), stop_ids=STOPS, pad_id=0, batch_size=4).decode(endless())
+    early = [next(completions) for _ in range(10)]
+    completions.close()
+    assert len(taken) <= 10 + 4
+    assert len({completion.prompt.tag for completion in early}) == 10
+
+
+def test_prompts_without_room_complete_at_once() -> None:
+    asked = [
+        Prompt(0, (7, 8), 0, 0.0, 1.0, 0, 0),
+        Prompt(1, (7, 8), 2, 0.0, 1.0, 0, 0),
+        Prompt(2, (9,), -3, 0.0, 1.0, 0, 0),
+    ]
+    decoded = decode(full(), asked, 2)
+    assert decoded[0] == decoded[2] == ([], False)
+    assert decoded[1][0]
+    assert decode(full(), asked[:1], 2) == {0: ([], False)}
+    assert decode(full(), [], 2) == {}
+
+
+def test_nothing_leaks_between_two_completions() -> None:
+    for _ in Decoder(full(), stop_ids=(), pad_id=0, batch_size=2).decode(prompts(3)):
+        assert not torch.is_inference_mode_enabled()
+        assert torch.is_grad_enabled()
+
+
+def test_a_model_without_cache_is_refused() -> None:
+    class Plain(torch.nn.Linear):
+        device = torch.device("cpu")
+
+    with pytest.raises(InputError, match="Plain: expected a causal language model with a key-value cache"):
+        Decoder(Plain(2, 2), stop_ids=(), pad_id=0, batch_size=1)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.data())
+def test_rows_that_come_and_go_keep_their_keys(data: st.DataObject) -> None:
+    """A cache under random steps, departures and arrivals, against a list of each row's own columns."""
+    numbers = torch.Generator().manual_seed(data.draw(st.integers(0, 99)))
+    rows: list[torch.Tensor] = []
+    cache = None
+    for action in ["join", *data.draw(st.lists(st.sampled_from(["step", "drop", "join"]), max_size=12))]:
+        if action == "step" and rows:
+            states = torch.randn(len(rows), 2, 1, 3, generator=numbers)
+            cache.update(states, -states, 0)
+            rows = [torch.cat(pair, 1) for pair in zip(rows, states, strict=True)]
+        elif action == "drop" and rows:
+            finished = data.draw(st.lists(st.booleans(), min_size=len(rows), max_size=len(rows)))
+            order = keep_rows(cache, torch.tensor(finished)).tolist()
+            assert sorted(order) == [i for i, gone in enumerate(finished) if not gone]
+            rows = [rows[i] for i in order]
+        elif action == "join":
+            states = torch.randn(2, 2, data.draw(st.integers(1, 70)), 3, generator=numbers)
+            more = _one_layer_cache()
+            more.update(states, -states, 0)
+            rows += list(states)
+            if cache is None:
+                cache = more
+            else:
+                join_rows(cache, more, max(row.shape[1] for row in rows))
+        keys, values = cache.layers[0].keys, cache.layers[0].values
+        assert len(keys) == len(values) == len(rows)
+        assert keys.isfinite().all()
+        for index, row in enumerate(rows):
+            assert torch.equal(keys[index, :, -row.shape[1] :], row)
+            assert torch.equal(values[index, :, -row.shape[1] :], -row)
+
+
+def _one_layer_cache() -> Any:
+    from transformers import Qwen3Config
+
+    return row_cache(Qwen3Config(num_hidden_layers=1))
+
+
+def test_joining_drops_the_columns_that_no_row_needs() -> None:
+    layer, other = RowLayer(), RowLayer()
+    long, short = torch.randn(1, 2, 9, 3), torch.randn(1, 2, 4, 3)
+    layer.update(long, long)
+    other.update(short, short)
+    layer.join(other, 5)
+    assert torch.equal(layer.keys[0], long[0, :, -5:])
+    assert torch.equal(layer.keys[1], torch.cat([torch.zeros(2, 1, 3), short[0]], 1))
+    assert layer.get_seq_length() == 5
+
+
+def test_only_layers_of_full_attention_are_replaced() -> None:
+    from transformers.cache_utils import DynamicLayer
+
+    assert can_join(row_cache(full().config))
+    mixed = row_cache(sliding().config)
+    assert [isinstance(layer, RowLayer) for layer in mixed.layers] == [False, True]
+    assert isinstance(mixed.layers[0], DynamicLayer)
+    assert not can_join(mixed)

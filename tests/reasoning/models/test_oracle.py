@@ -1,0 +1,143 @@
+"""The oracle writes what a careful reader would, from annotated evidence, and really reads drafts."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from itertools import islice
+
+import pytest
+
+from introspect.errors import InputError
+from introspect.reasoning.benchmarks.hopworld import worlds
+from introspect.reasoning.chat import ChatRequest, Message, Sampling, extract_answer
+from introspect.reasoning.examples import Document, EvidenceStep, MultiHopExample
+from introspect.reasoning.models.oracle import Oracle, read_draft, write_trace
+from introspect.reasoning.prompts import question_messages, render
+
+EXAMPLE = MultiHopExample(
+    id="q1",
+    benchmark="test",
+    question="Who is the founder of the employer of Ada?",
+    answer="Omar",
+    documents=(
+        Document("Vertex", ("The founder of Vertex is Omar.", "The seat of Vertex is Riga."), 0),
+        Document("Ada", ("The employer of Ada is Vertex.",), 1),
+        Document("Zane", ("The employer of Zane is Kestrel.", "The spouse of Zane is Lola."), 2),
+    ),
+    evidence=(
+        EvidenceStep(1, "The employer of Ada is Vertex.", "the employer of Ada", "Vertex"),
+        EvidenceStep(0, "The founder of Vertex is Omar.", "the founder of #1", "Omar"),
+    ),
+    hops=2,
+    tier="easy",
+)
+
+
+def draft_of(text: str, answer: str) -> str:
+    return f"{text}\n\n<answer>{answer}</answer>"
+
+
+def test_a_trace_has_five_phases_in_order() -> None:
+    paragraphs = write_trace(EXAMPLE, random.Random(0)).split("\n\n")
+    assert EXAMPLE.question in paragraphs[0]
+    assert "the document on Ada" in paragraphs[0].lower().replace("ada", "Ada")
+    assert "find the employer of Ada, then the founder of that" in paragraphs[1]
+    assert "Vertex" not in paragraphs[0] + paragraphs[1]  # nothing is known before it is found
+    assert paragraphs[2].startswith("The employer of Ada is Vertex. ")
+    assert paragraphs[3].startswith("The founder of Vertex is Omar. ")
+    assert paragraphs[4].startswith("Wait, ")
+    assert "from Ada to Vertex to Omar" in paragraphs[5]
+    assert paragraphs[5].endswith("The answer is Omar.")
+
+
+def test_reading_a_draft_finds_its_sound_steps_and_its_wrong_answer() -> None:
+    text = "Okay. The employer of Ada is Vertex.\n\nThe spouse of Zane is Lola.\n\nMaybe it is Lola instead."
+    draft = read_draft(draft_of(text, "Lola"), EXAMPLE)
+    assert draft.kept == ("The employer of Ada is Vertex.", None)
+    assert draft.answer == "Lola"
+    assert draft.wandered == ("Zane",)
+    assert draft.finished
+
+
+def test_a_doubting_sentence_is_not_kept_as_a_step() -> None:
+    draft = read_draft(draft_of("Wait, maybe the employer of Ada is Vertex?", "Omar"), EXAMPLE)
+    assert draft.kept == (None, None)
+    assert draft.answer is None
+
+
+def test_the_wrong_turn_is_named_and_mended() -> None:
+    draft = read_draft(draft_of("The employer of Ada is Vertex. The spouse of Zane is Lola.", "Lola"), EXAMPLE)
+    mend = write_trace(EXAMPLE, random.Random(0), draft).split("\n\n")[4]
+    assert mend == (
+        "Wait, what about Lola? The document on Zane speaks of it, but that is not what is asked. We stay with Omar."
+    )
+
+
+def test_a_loop_is_noticed() -> None:
+    draft = read_draft("The employer of Ada is Vertex. The founder of Vertex is Omar. " * 5, EXAMPLE)
+    assert draft.repeated[1] == 5
+    assert not draft.finished
+    assert "should we check again? No" in write_trace(EXAMPLE, random.Random(0), draft)
+
+
+def test_the_drafts_own_words_are_kept() -> None:
+    own = "From the papers, the employer of Ada turns out to be Vertex."
+    draft = read_draft(draft_of(own, "Omar"), EXAMPLE)
+    assert own in write_trace(EXAMPLE, random.Random(0), draft)
+    assert own not in write_trace(EXAMPLE, random.Random(0))
+
+
+def ask(prompt: str, sample: int = 0, example: MultiHopExample | None = EXAMPLE):
+    request = ChatRequest("r", (Message("user", prompt),), Sampling(), sample, example)
+    return next(iter(Oracle().generate([request])))
+
+
+def test_with_the_answer_given_the_trace_is_the_content() -> None:
+    prompt = render("mbt_s", context=EXAMPLE.context, question=EXAMPLE.question, answer=EXAMPLE.answer)
+    response = ask(prompt)
+    assert response.reasoning == ""
+    assert response.content.endswith("The answer is Omar.")
+    assert response.finish_reason == "stop"
+
+
+def test_a_plain_question_gets_reasoning_and_a_tagged_answer() -> None:
+    response = ask(question_messages(EXAMPLE)[0].content)
+    assert "The founder of Vertex is Omar." in response.reasoning
+    assert extract_answer(response.content) == "Omar"
+
+
+def test_samples_differ_and_repeat() -> None:
+    prompt = render("mbt_s", context=EXAMPLE.context, question=EXAMPLE.question, answer=EXAMPLE.answer)
+    texts = [ask(prompt, sample).content for sample in range(8)]
+    assert len(set(texts)) > 1
+    assert texts == [ask(prompt, sample).content for sample in range(8)]
+
+
+def test_without_an_item_it_says_so() -> None:
+    with pytest.raises(InputError, match="about no benchmark item"):
+        ask("question", example=None)
+
+
+def test_without_evidence_it_has_nothing_to_say() -> None:
+    response = ask("question", example=replace(EXAMPLE, evidence=()))
+    assert (response.content, response.reasoning) == ("", "")
+
+
+def test_a_sub_question_is_planned_and_answered() -> None:
+    steps = (
+        EvidenceStep(1, "The employer of Ada is Vertex.", "who employs ada?", "Vertex"),
+        EvidenceStep(0, "The founder of Vertex is Omar.", "who founded #1?", "Omar"),
+    )
+    paragraphs = write_trace(replace(EXAMPLE, evidence=steps), random.Random(0)).split("\n\n")
+    assert "find who employs ada, then who founded that." in paragraphs[1]
+    assert 'says: "The employer of Ada is Vertex." Who employs ada? Vertex. ' in paragraphs[2]
+    assert "Who founded Vertex? Omar. " in paragraphs[3]
+
+
+def test_every_hopworld_trace_states_every_step() -> None:
+    for world in islice(worlds("train", 5), 60):
+        example = world.example("x")
+        trace = write_trace(example, random.Random(1))
+        assert all(str(fact) in trace for fact in world.chain)
+        assert trace.endswith(f"The answer is {example.answer}.")

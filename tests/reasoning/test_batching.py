@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from introspect.reasoning.batching import LengthBucketSampler, ResumableLoader, SupervisedDataset, collate
+from introspect.reasoning.supervision import Supervised
+
+SHORT = Supervised((5, 6, 7), 2)
+LONG = Supervised((1, 2, 3, 4, 5), 1)
+
+
+def test_collate_pads_on_the_right_and_labels_the_completion_only():
+    batch = collate([SHORT, LONG], pad_id=9)
+
+    assert batch["input_ids"].tolist() == [[5, 6, 7, 9, 9], [1, 2, 3, 4, 5]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]]
+    assert batch["labels"].tolist() == [[-100, -100, 7, -100, -100], [-100, 2, 3, 4, 5]]
+    assert {tensor.dtype for tensor in batch.values()} == {torch.int64}
+
+
+def test_pad_token_that_is_learnt_stays_a_label():
+    # Models that pad with their end-of-turn token must still learn to end the turn.
+    assert collate([Supervised((5, 9), 1), LONG], pad_id=9)["labels"][0].tolist() == [-100, 9, -100, -100, -100]
+
+
+def test_dataset_gives_back_what_it_was_given():
+    dataset = SupervisedDataset(iter([SHORT, LONG]))
+
+    assert [dataset[i] for i in range(len(dataset))] == [SHORT, LONG]
+    assert dataset.lengths.tolist() == [3, 5]
+    assert len(SupervisedDataset([])) == 0
+
+
+def test_fingerprint_tells_tokens_masks_and_order():
+    fingerprints = {
+        SupervisedDataset(items).fingerprint
+        for items in ([SHORT, LONG], [LONG, SHORT], [SHORT], [Supervised((5, 6, 7), 1), LONG])
+    }
+
+    assert len(fingerprints) == 4
+    assert SupervisedDataset([SHORT, LONG]).fingerprint in fingerprints
+
+
+@given(
+    lengths=st.lists(st.integers(1, 50), min_size=1, max_size=80),
+    batch_size=st.integers(1, 5),
+    replicas=st.integers(1, 9),
+    epoch=st.integers(0, 3),
+)
+def test_every_sequence_comes_once_and_every_process_has_as_many_steps(lengths, batch_size, replicas, epoch):
+    shares = []
+    for rank in range(replicas):
+        sampler = LengthBucketSampler(torch.tensor(lengths), batch_size, seed=1, replicas=replicas, rank=rank)
+        sampler.set_epoch(epoch)
+        shares.append(sampler.batches())
+        assert len(sampler) == len(shares[-1])
+        assert all(1 <= len(batch) <= batch_size for batch in shares[-1])
+
+    drawn = sorted(index for share in shares for batch in share for index in batch)
+    assert set(drawn) == set(range(len(lengths)))
+    assert len(drawn) == len(lengths) + -len(lengths) % replicas
+    # In a step all processes have equally many.
+    assert all(len({len(batch) for batch in step}) == 1 for step in zip(*shares, strict=True))
+
+
+def test_order_depends_on_seed_and_epoch_alone():
+    def batches(seed, epoch):
+        sampler = LengthBucketSampler(torch.arange(40), 4, seed=seed)
+        sampler.set_epoch(epoch)
+        return sampler.batches()
+
+    assert batches(0, 1) == batches(0, 1)
+    assert len({str(batches(seed, epoch)) for seed in (0, 1) for epoch in (0, 1)}) == 4
+
+
+def test_batches_are_alike_in_length():
+    lengths = torch.randint(1, 1000, (640,), generator=torch.Generator().manual_seed(0))
+    sampler = LengthBucketSampler(lengths, 8, seed=0)
+
+    padded = sum(len(batch) * int(lengths[batch].max()) for batch in sampler.batches())
+
+    assert padded < 1.1 * int(lengths.sum())  # random batches: 1.8
+
+
+def test_without_shuffling_the_order_is_the_data_sets():
+    sampler = LengthBucketSampler(torch.tensor([3, 1, 2]), 2, shuffle=False)
+
+    assert sampler.batches() == [[0, 1], [2]]
+
+
+def loader(count=10, batch_size=2, **options):
+    items = [Supervised((i, i + 1), 1) for i in range(count)]
+    dataset = SupervisedDataset(items)
+    return ResumableLoader(dataset, LengthBucketSampler(dataset.lengths, batch_size), pad_id=0, **options)
+
+
+def firsts(batches):
+    return [batch["input_ids"][:, 0].tolist() for batch in batches]
+
+
+def test_loader_goes_on_from_its_place():
+    whole = loader()
+    whole.sampler.set_epoch(3)
+
+    rest = loader(place=lambda: (3, 2))
+
+    assert len(firsts(whole)) == len(rest) == 5
+    assert firsts(rest) == firsts(whole)[2:]
+    assert rest.state_dict() == {"epoch": 3, "trained": 2}
+
+
+def test_place_is_asked_for_with_the_first_batch():
+    place = [(0, 0)]
+    iterator = iter(loader(place=lambda: place[0]))
+    place[0] = (3, 4)
+
+    assert len(list(iterator)) == 1
+
+
+def test_lightning_takes_the_loader_for_one_that_can_resume():
+    from lightning.fabric.utilities.types import _Stateful
+
+    assert isinstance(loader(), _Stateful)
+
+
+def test_workers_make_the_same_batches():
+    assert firsts(loader(num_workers=1)) == firsts(loader())

@@ -1,0 +1,103 @@
+"""What evaluate.py does with folders, checkpoints and saved rollouts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from introspect.errors import InputError
+from introspect.reasoning.chat import Sampling
+from introspect.reasoning.evaluation import report, rollout
+from introspect.reasoning.measure import base_of, measure, open_model, saved_runs
+from tests.reasoning.asking import Numbers, Scripted, question
+from tests.reasoning.tiny import tiny_folder
+
+QUESTIONS = [question(n) for n in range(4)]
+SHORT = Sampling(max_tokens=4)
+
+
+def test_rescoring_needs_no_model(tmp_path: Path) -> None:
+    before, after = rollout(Scripted(), QUESTIONS), rollout(Scripted([0, 1]), QUESTIONS)
+    report(before, after, tmp_path / "run")
+    expected = json.loads((tmp_path / "run/metrics.json").read_text())
+    settings = {"ckpt_path": None, "benchmark": Numbers(), "store": tmp_path / "store.sqlite"}
+    metrics = measure(**settings, rescore=str(tmp_path / "run"), folder=tmp_path / "again")
+    assert json.loads((tmp_path / "again/metrics.json").read_text()) == expected
+    assert (metrics["test/accuracy"], metrics["test/baseline/accuracy"]) == (0.5, 0.0)
+    alone = measure(**settings, rescore=str(tmp_path / "run/rollouts/model.parquet"), folder=tmp_path / "alone")
+    assert alone["test/accuracy"] == 0.5
+    assert "test/baseline/accuracy" not in alone
+    assert not (tmp_path / "store.sqlite").exists()
+
+
+def test_saved_runs_are_found_in_a_folder_or_named(tmp_path: Path) -> None:
+    before, after = rollout(Scripted(), QUESTIONS), rollout(Scripted([0]), QUESTIONS)
+    report(before, after, tmp_path)
+    for model in (tmp_path, tmp_path / "rollouts"):
+        assert saved_runs(model) == (before, after)
+    named = saved_runs(tmp_path / "rollouts/model.parquet", tmp_path / "rollouts/baseline.parquet")
+    assert named == (before, after)
+    with pytest.raises(InputError, match="no such file of rollouts"):
+        saved_runs(tmp_path / "nothing.parquet")
+
+
+def test_something_must_be_measured(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="ckpt_path is required"):
+        measure(ckpt_path=None, benchmark=Numbers(), folder=tmp_path, store=tmp_path / "s")
+    with pytest.raises(InputError, match="numbers: there are no test questions"):
+        measure(ckpt_path="x", benchmark=Numbers(0), folder=tmp_path, store=tmp_path / "s")
+
+
+def test_a_folder_beside_another(tmp_path: Path) -> None:
+    first, second = (tiny_folder(tmp_path / f"m{seed}", seed=seed) for seed in (0, 1))
+    metrics = measure(
+        ckpt_path=str(first),
+        baseline=str(second),
+        benchmark=Numbers(),
+        questions=2,
+        samples=2,
+        sampling=SHORT,
+        folder=tmp_path / "run",
+        store=tmp_path / "store.sqlite",
+        engine={"batch_size": 2, "device": "cpu"},
+    )
+    assert metrics["test/n"] == metrics["test/baseline/n"] == 4
+    assert len(saved_runs(tmp_path / "run").model) == 4
+
+
+def test_a_model_without_known_origin_stands_alone(tmp_path: Path) -> None:
+    opened = open_model(str(tiny_folder(tmp_path / "m")), {"device": "cpu"})
+    assert opened.base is None
+
+
+@pytest.mark.parametrize(
+    ("card", "base"),
+    [
+        ("---\nbase_model: Qwen/Qwen3-0.6B\ntags:\n---\n", "Qwen/Qwen3-0.6B"),
+        ("# Model\n- base model: no_such_asset\n", None),
+        ("# Model\n", None),
+    ],
+)
+def test_the_origin_is_read_from_the_model_card(tmp_path: Path, card: str, base: str | None) -> None:
+    (tmp_path / "README.md").write_text(card)
+    assert base_of(tmp_path) == base
+
+
+def test_a_checkpoint_knows_its_origin(tmp_path: Path) -> None:
+    from lightning.pytorch import Trainer
+
+    from introspect.reasoning.student import ReasoningStudent
+
+    folder = tiny_folder(tmp_path / "base")
+    student = ReasoningStudent(model=str(folder))
+    student.configure_model()
+    trainer = Trainer(accelerator="cpu", logger=False, default_root_dir=tmp_path, enable_progress_bar=False)
+    trainer.strategy.connect(student)
+    trainer.save_checkpoint(tmp_path / "x.ckpt")
+    opened = open_model(str(tmp_path / "x.ckpt"), {"device": "cpu", "batch_size": 2})
+    assert opened.base == str(folder)
+    (after,) = rollout(opened.model, QUESTIONS[:1], sampling=SHORT)
+    (before,) = rollout(open_model(str(folder), {"device": "cpu"}).model, QUESTIONS[:1], sampling=SHORT)
+    assert after == before

@@ -1,0 +1,138 @@
+"""Every shipped config, found by looking: it composes, what it names can be imported, and takes what it gives."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra.utils import get_object, instantiate
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from introspect import cli
+from tests.composing import CONFIGS, compose_config
+
+FILES = sorted(CONFIGS.rglob("*.yaml"))
+ROOTS = ("train", "evaluate")
+EXPERIMENTS = sorted(
+    str(p.relative_to(CONFIGS / "experiment").with_suffix("")) for p in FILES if "experiment" in p.parts
+)
+# Groups of train.yaml with more than one option; the experiment is composed apart.
+OPTIONS = sorted(
+    (group, path.stem)
+    for group in ("data", "datamodule", "model", "recipe", "teacher", "trainer", "logger", "callbacks", "debug")
+    for path in (CONFIGS / group).glob("*.yaml")
+)
+# Settings that a test on any machine must give: a model folder in place of one that is embedded or on a hub.
+MODEL = "model.model=folder"
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(CONFIGS))
+
+
+def targets(node: Any, key: str = "") -> Iterator[tuple[str, DictConfig]]:
+    """Every node with a `_target_`, and where it stands."""
+    if isinstance(node, DictConfig):
+        if "_target_" in node:
+            yield key, node
+        for child in node:
+            if not OmegaConf.is_missing(node, child) and not OmegaConf.is_interpolation(node, child):
+                yield from targets(node[child], f"{key}.{child}" if key else str(child))
+    elif isinstance(node, ListConfig):
+        for index, item in enumerate(node):
+            yield from targets(item, f"{key}[{index}]")
+
+
+def check_target(key: str, node: DictConfig) -> None:
+    """The target exists, and each setting is one of its arguments."""
+    target = get_object(node._target_)
+    arguments = inspect.signature(target).parameters
+    given = {str(child) for child in node if not str(child).startswith("_")}
+    if not any(a.kind is inspect.Parameter.VAR_KEYWORD for a in arguments.values()):
+        assert given <= set(arguments), f"{key}: {node._target_} takes no {sorted(given - set(arguments))}"
+    required = {n for n, a in arguments.items() if a.default is a.empty and a.kind is a.KEYWORD_ONLY}
+    if not node.get("_partial_"):
+        assert required <= given, f"{key}: {node._target_} also needs {sorted(required - given)}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_targets_exist_and_take_what_they_are_given(path: Path, tmp_path: Path) -> None:
+    cfg = OmegaConf.load(path)
+    named = [line for line in path.read_text().splitlines() if "_target_" in line and not line.lstrip().startswith("#")]
+    found = list(targets(cfg))
+    assert len(found) == len(named)
+    for key, node in found:
+        target = get_object(node._target_)
+        assert callable(target), key
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_experiments_compose_and_fit_their_targets(experiment: str, tmp_path: Path) -> None:
+    cfg = compose_config("train", [f"experiment={experiment}", *([MODEL] if experiment != "base" else [])], tmp_path)
+    cli.check(cfg)
+    nodes = list(targets(OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))))
+    assert len(nodes) > 5
+    for key, node in nodes:
+        check_target(key, node)
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_options_compose_and_fit_their_targets(group: str, option: str, tmp_path: Path) -> None:
+    experiment = ["experiment=base"] if option in ("pretraining", "hopworld_scratch", "raising") else [MODEL]
+    cfg = compose_config("train", [*experiment, f"{group}={option}"], tmp_path)
+    cli.check(cfg)
+    for key, node in targets(OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))):
+        check_target(key, node)
+
+
+@pytest.mark.parametrize("data", sorted(path.stem for path in (CONFIGS / "data").glob("*.yaml")))
+def test_evaluations_compose_and_fit_their_targets(data: str, tmp_path: Path) -> None:
+    cfg = compose_config("evaluate", [f"data={data}", "ckpt_path=x"], tmp_path)
+    cli.check(cfg)
+    for key, node in targets(OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))):
+        check_target(key, node)
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_an_experiment_begins_with_its_command(experiment: str) -> None:
+    first, second, *_ = (CONFIGS / "experiment" / f"{experiment}.yaml").read_text().splitlines()
+    assert first == "# @package _global_"
+    assert second.startswith(f"# python train.py experiment={experiment}")
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_every_file_says_what_it_is_for_and_every_setting_what_it_does(path: Path) -> None:
+    lines = path.read_text().splitlines()
+    assert lines[0].startswith("# ")
+    if "experiment" in path.parts or "debug" in path.parts:
+        return  # deltas: what they set is explained where it is declared
+    explained = re.compile(r"#|:$|^\s*(defaults:|- |_target_|_partial_)")
+    unexplained = [line for line in lines if line.strip() and not explained.search(line)]
+    if any(line.strip().startswith("- ") for line in lines):
+        return  # built on another file, which explains
+    assert not unexplained
+
+
+def test_commands_in_comments_compose(tmp_path: Path) -> None:
+    """The commands that the configs show are those that work."""
+    shown = re.findall(
+        r"python (train|evaluate)\.py((?: [^\s\\;:`]+=[^\s\\;`]*)*)", "".join(p.read_text() for p in FILES)
+    )
+    assert len(shown) > 10
+    for command, overrides in sorted(set(shown)):
+        compose_config(command, [o.rstrip(".,;:)") for o in overrides.split() if "…" not in o], tmp_path)
+
+
+def test_small_parts_can_be_built(tmp_path: Path) -> None:
+    cfg = compose_config("train", [MODEL, "trainer=cpu", "logger=csv"], tmp_path)
+    for part in (cfg.trainer, cfg.logger.csv, cfg.sampling, cfg.teacher, cfg.recipe, cfg.data):
+        assert instantiate(part) is not None
+
+
+def test_hardware_choices() -> None:
+    ddp = OmegaConf.merge(*(OmegaConf.load(CONFIGS / f"trainer/{name}.yaml") for name in ("default", "gpu", "ddp")))
+    assert (ddp.strategy, ddp.accelerator, ddp.precision) == ("ddp", "gpu", "bf16-mixed")
