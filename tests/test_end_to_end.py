@@ -53,7 +53,14 @@ def trained(tmp_path_factory: pytest.TempPathFactory, student: Path) -> tuple[Pa
 def test_training_leaves_everything_behind(trained: tuple[Path, dict[str, float]]) -> None:
     folder, metrics = trained
     run = folder / "run"
-    assert {"train/loss", "val/loss", "val/accuracy", "train/tokens_seen", "test/accuracy", "test/aes"} <= metrics.keys()
+    assert {
+        "train/loss",
+        "val/loss",
+        "val/accuracy",
+        "train/tokens_seen",
+        "test/accuracy",
+        "test/aes",
+    } <= metrics.keys()
     content = json.loads((run / "metrics.json").read_text())
     assert content["model"]["accuracy"] == metrics["test/accuracy"]
     assert content["baseline"]["n"] == content["model"]["n"] == 4

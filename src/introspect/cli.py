@@ -112,7 +112,7 @@ def _explain_composition(error: Exception) -> str:
 def _explain_instantiation(error: InstantiationException) -> str:
     """`data.benchmark: ValueError: …`: the config key and what went wrong at the bottom."""
     key = next((line.split(":", 1)[1].strip() for line in str(error).splitlines() if line.startswith("full_key:")), "")
-    cause = error
+    cause: BaseException = error
     while cause.__cause__ is not None:
         cause = cause.__cause__
     place = f"{key}: " if key else ""
@@ -219,9 +219,12 @@ def _hide_saved_secrets(cfg: DictConfig) -> None:
     from hydra.core.hydra_config import HydraConfig
 
     composed = OmegaConf.to_container(cfg, resolve=False)
-    if redact(composed) == composed or not HydraConfig.initialized() or HydraConfig.get().output_subdir is None:
+    if redact(composed) == composed or not HydraConfig.initialized():
         return
-    folder = Path(HydraConfig.get().runtime.output_dir) / HydraConfig.get().output_subdir
+    subfolder = HydraConfig.get().output_subdir
+    if subfolder is None:
+        return
+    folder = Path(HydraConfig.get().runtime.output_dir) / subfolder
     for path in folder.glob("*.yaml"):
         saved = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
         path.write_text(OmegaConf.to_yaml(OmegaConf.create(redact(saved))))

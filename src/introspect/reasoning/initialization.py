@@ -22,7 +22,11 @@ WINDOW = 4
 # Rotations per token (radians) above which a pair of dimensions tells neighbours apart, and below which it does not
 # disturb a comparison over a few hundred tokens.
 FAST, SLOW = 0.05, 0.01
-EMBEDDING, NOTE, COPY = 0.1, 0.12, 0.25  # standard deviation of an embedding's entries; gains of the two layers' outputs
+EMBEDDING, NOTE, COPY = (
+    0.1,
+    0.12,
+    0.25,
+)  # standard deviation of an embedding's entries; gains of the two layers' outputs
 NOISE = 0.01
 SHARPNESS = 2.0  # of the attention of both layers
 

@@ -93,7 +93,10 @@ class ResponseStore:
     def get(self, key: str, request: ChatRequest) -> ChatResponse | None:
         """The response stored under the request's key, with the id of this request; None if there is none."""
         row = self._db.execute(f"SELECT {_COLUMNS} FROM responses WHERE key = ?", (key,)).fetchone()
-        return None if row is None else ChatResponse(request.id, *row[:3], Usage(*row[3:]))
+        if row is None:
+            return None
+        reasoning, content, finish_reason, *counts = row
+        return ChatResponse(request.id, reasoning, content, finish_reason, Usage(*counts))
 
     def put(self, key: str, identity: Mapping[str, str], request: ChatRequest, response: ChatResponse) -> ChatResponse:
         """Store a response under its request's key and return what is stored: the first answer stands."""

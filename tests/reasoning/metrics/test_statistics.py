@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from introspect.reasoning.metrics.statistics import Quantile, Ratio, point_estimates
+from introspect.reasoning.metrics.statistics import Quantile, Ratio, Statistic, point_estimates
 from tests.reasoning.metrics.factory import quick
 
 
@@ -39,7 +39,7 @@ def test_a_weighted_quantile_is_the_quantile_of_the_repeated_values(pairs, weigh
 
 
 def test_point_estimates_count_every_question_once():
-    statistics = {
+    statistics: dict[str, Statistic] = {
         "mean": Ratio(torch.tensor([1.0, 5.0]).double(), torch.tensor([1.0, 1.0]).double()),
         "median": Quantile(torch.tensor([1.0, 5.0]).double(), torch.tensor([0, 1]), 0.5),
     }

@@ -19,9 +19,16 @@ def _row(comparison, *label):
     return next(line[len(label) :] for line in _lines(comparison, 200) if line[: len(label)] == list(label))
 
 
-RIGHT, WRONG = {"predicted": "Paris"}, {"predicted": "Rome", "reasoning": "Paris"}
-BASELINE = [rollout(f"q{i}", **(RIGHT if i < 10 else WRONG), completion_tokens=1200) for i in range(20)]
-MODEL = [rollout(f"q{i}", **(RIGHT if i < 15 else WRONG), completion_tokens=90) for i in range(20)]
+def _run(right, tokens):
+    """Twenty questions; the first `right` are answered right, and the rest wrong although the answer was found."""
+    answers = ["Paris"] * right + ["Rome"] * (20 - right)
+    return [
+        rollout(f"q{index}", predicted=answer, reasoning="Paris", completion_tokens=tokens)
+        for index, answer in enumerate(answers)
+    ]
+
+
+BASELINE, MODEL = _run(10, 1200), _run(15, 90)
 
 
 def test_the_table_shows_each_metric_of_both_runs_and_their_difference():

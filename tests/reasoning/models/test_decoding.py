@@ -14,7 +14,7 @@ from introspect.reasoning.models.decoding import Decoder, Prompt
 from tests.reasoning.tiny import tiny_model
 
 VOCABULARY = 60
-STOPS = (3, 4)
+STOPS = (1, 2, 3, 4)
 SHAPE = {
     "vocab_size": VOCABULARY,
     "hidden_size": 32,
@@ -73,14 +73,14 @@ def prompts(count: int = 14, **settings_: Any) -> list[Prompt]:
 def decode(model: Any, asked: list[Prompt], batch_size: int) -> dict[int, tuple[list[int], bool]]:
     decoder = Decoder(model, stop_ids=STOPS, pad_id=0, batch_size=batch_size)
     completions = list(decoder.decode(iter(asked)))
-    assert sorted(completion.prompt.tag for completion in completions) == [prompt.tag for prompt in asked]
+    assert sorted(completion.prompt.tag for completion in completions) == sorted(prompt.tag for prompt in asked)
     return {completion.prompt.tag: (completion.ids, completion.stopped) for completion in completions}
 
 
 @pytest.mark.parametrize("family", [full, sliding, linear])
 def test_greedy_rows_are_those_of_generate(family: Any) -> None:
     """Rows of different lengths that come and go in a batch of 4, against one row at a time."""
-    torch.manual_seed(0)
+    torch.manual_seed(1)
     model = family()
     asked = prompts()
     decoded = decode(model, asked, batch_size=4)

@@ -20,9 +20,8 @@ BY_ID = {example.id: example for example in EXAMPLES}
 class Scripted:
     """A chat model that answers by a function of the request, in reverse order."""
 
-    identity = {"model": "scripted"}
-
     def __init__(self, reply) -> None:
+        self.identity = {"model": "scripted"}
         self.reply = reply
         self.asked: list[ChatRequest] = []
 

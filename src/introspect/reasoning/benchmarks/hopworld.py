@@ -212,4 +212,6 @@ class Hopworld:
         size = self.sizes.get(split, 0)
         stream = worlds(split, self.seed, self.documents, self.facts_per_document)
         count = size if limit is None else min(size, limit)
-        return [world.example(f"{split}-{self.seed}-{number}") for number, world in zip(range(count), stream, strict=False)]
+        return [
+            world.example(f"{split}-{self.seed}-{number}") for number, world in zip(range(count), stream, strict=False)
+        ]

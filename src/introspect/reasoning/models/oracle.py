@@ -14,6 +14,7 @@ import random
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from introspect.errors import InputError
 from introspect.reasoning.chat import (
@@ -113,11 +114,8 @@ PHRASES: dict[str, tuple[str, ...]] = {
     "sound": ("Is this sound? Yes.", "Does this hold? Yes."),
     "sound_kept": ("Is this sound? Yes.", "Does this hold? Yes."),
     "calm": ("Wait, did we mix up any documents? No.",),
-    "wrong": (
-        "Wait, what about {wrong}? The document on {title} speaks of it, but that is not what is asked. "
-        "We stay with {finding}.",
-    ),
-    "wrong_unseen": ("Wait, what about {wrong}? No document says so. We stay with {finding}.",),
+    "wrong": ("Wait, what about {wrong}? The document on {title} speaks of it, not of what is asked.",),
+    "wrong_unseen": ("Wait, what about {wrong}? No document says so.",),
     "wander": ("Wait, does the document on {title} matter? No, it is not what is asked.",),
     "loop": ("Wait, should we check again? No, every step holds.",),
     "verify": ("We verify: from {path}, as the question asks.",),
@@ -214,9 +212,8 @@ def _self_correction(example: MultiHopExample, draft: Draft | None, say: Phrase)
     if draft is None:
         return say("calm")
     if draft.answer:
-        finding = example.evidence[-1].finding or example.answer
         title = _source_of(draft.answer, example)
-        return say("wrong" if title else "wrong_unseen", wrong=draft.answer, title=title, finding=finding)
+        return say("wrong" if title else "wrong_unseen", wrong=draft.answer, title=title)
     if draft.repeated[1] > 2:
         return say("loop")
     return say("wander", title=draft.wandered[0]) if draft.wandered else say("calm")
@@ -263,7 +260,9 @@ def _planned(evidence: Sequence[EvidenceStep]) -> list[str]:
     def name(number: int, match: re.Match[str]) -> str:
         return "that" if int(match[1]) == number else f"what step {match[1]} finds"
 
-    return [re.sub(r"#(\d+)", lambda m, n=number: name(n, m), (step.goal or "").rstrip("?")) for number, step in enumerate(evidence)]
+    return [
+        re.sub(r"#(\d+)", partial(name, number), (step.goal or "").rstrip("?")) for number, step in enumerate(evidence)
+    ]
 
 
 def _starting_titles(example: MultiHopExample) -> list[str]:

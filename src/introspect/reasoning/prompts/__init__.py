@@ -17,7 +17,7 @@ def _environment() -> Environment:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     # Prompts are plain text for a model, never HTML: escaping would change the documents.
-    return Environment(  # noqa: S701
+    return Environment(
         loader=PackageLoader("introspect.reasoning", "prompts"), undefined=StrictUndefined, autoescape=False
     )
 
