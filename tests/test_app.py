@@ -75,8 +75,9 @@ class Refusing(Points):
 
 
 def config(folder: Path, *overrides: str, datamodule: str = "Points") -> DictConfig:
-    basics = ["~experiment", "callbacks=default", "logger=csv", "trainer=cpu", "extras.print_config=false"]
-    cfg = compose_config("train", [*basics, "~callbacks.rich_progress_bar", *overrides], folder)
+    reasoning = ["~experiment", "~data", "~datamodule", "~model", "~recipe", "~teacher", "~sampling", "~engine"]
+    basics = ["callbacks=default", "~callbacks.rich_progress_bar", "logger=csv", "extras.print_config=false"]
+    cfg = compose_config("train", [*reasoning, "~sampling@drafting", *basics, "trainer=cpu", *overrides], folder)
     OmegaConf.set_struct(cfg, False)
     cfg.model = {"_target_": "tests.test_app.Line", "lr": 0.1}
     cfg.datamodule = {"_target_": f"tests.test_app.{datamodule}", "folder": str(folder / "data")}

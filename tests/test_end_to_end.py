@@ -34,6 +34,7 @@ def training(folder: Path, student: Path, *overrides: str) -> DictConfig:
         "datamodule.batch_size=4",
         "trainer=cpu",
         "trainer.max_epochs=1",
+        "callbacks.answer_accuracy.every_n_epochs=1",
         "extras.print_config=false",
     ]
     return compose_config("train", [*settings, *overrides], folder)

@@ -139,13 +139,25 @@ def check(cfg: DictConfig) -> None:
 
 
 def _unresolved(cfg: DictConfig) -> Iterator[str]:
-    try:
-        missing = sorted(OmegaConf.missing_keys(cfg))
-        yield from (f"{key} is required: give {key}=…" for key in missing)
-        if not missing:
+    missing = sorted(_missing(OmegaConf.to_container(cfg, resolve=False)))
+    yield from (f"{key} is required: give {key}=…" for key in missing)
+    if not missing:
+        try:
             OmegaConf.to_container(cfg, resolve=True)
-    except OmegaConfBaseException as error:
-        yield _explain_composition(error)
+        except OmegaConfBaseException as error:
+            yield _explain_composition(error)
+
+
+def _missing(values: Any, key: str = "") -> Iterator[str]:
+    """The keys whose value is `???`, in nested dicts and lists."""
+    if isinstance(values, dict):
+        for name, value in values.items():
+            yield from _missing(value, f"{key}.{name}" if key else str(name))
+    elif isinstance(values, list):
+        for index, value in enumerate(values):
+            yield from _missing(value, f"{key}[{index}]")
+    elif values == "???":
+        yield key
 
 
 def _mistyped(cfg: DictConfig) -> Iterator[str]:

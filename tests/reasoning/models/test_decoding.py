@@ -80,7 +80,7 @@ def decode(model: Any, asked: list[Prompt], batch_size: int) -> dict[int, tuple[
 @pytest.mark.parametrize("family", [full, sliding, linear])
 def test_greedy_rows_are_those_of_generate(family: Any) -> None:
     """Rows of different lengths that come and go in a batch of 4, against one row at a time."""
-    torch.manual_seed(1)
+    torch.manual_seed(11)  # with these weights some rows stop and some do not
     model = family()
     asked = prompts()
     decoded = decode(model, asked, batch_size=4)
