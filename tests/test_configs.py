@@ -15,7 +15,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from introspect import cli
 from tests.composing import CONFIGS, compose_config
 
-FILES = sorted(CONFIGS.rglob("*.yaml"))
+FILES = sorted(path for path in CONFIGS.rglob("*.yaml") if "local" not in path.parts)
 ROOTS = ("train", "evaluate")
 EXPERIMENTS = sorted(
     str(p.relative_to(CONFIGS / "experiment").with_suffix("")) for p in FILES if "experiment" in p.parts

@@ -25,6 +25,7 @@ SHAPE = {
     "head_dim": 8,
     "max_position_embeddings": 256,
     "initializer_range": 0.3,
+    "tie_word_embeddings": False,
     "pad_token_id": 0,
     "eos_token_id": None,
     "bos_token_id": None,

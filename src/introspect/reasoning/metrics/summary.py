@@ -53,8 +53,8 @@ class RolloutMetrics(RecordMetric):
     `questions` and `n` (rollouts), and, where every question has several rollouts, those of `SamplingScores`.
     """
 
-    def __init__(self) -> None:
-        super().__init__({**MEANS, **TOKEN_COLUMNS})
+    def __init__(self, **options: Any) -> None:
+        super().__init__({**MEANS, **TOKEN_COLUMNS}, **options)
 
     def statistics(self, records: Records) -> dict[str, Statistic]:
         """Everything that is a mean, share or quantile."""
@@ -80,9 +80,8 @@ def summarize(rollouts: Sequence[Rollout]) -> dict[str, float]:
     Raises:
         InputError: there are no rollouts, or one is given twice.
     """
-    metrics = RolloutMetrics()
-    metrics.update(rollouts)
-    return {name: value.item() for name, value in metrics.compute().items()}
+    # Without `Metric.compute`, which would add what other ranks hold: these rollouts and no others.
+    return _numbered(rollouts)[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,13 +159,18 @@ def confidence_intervals(
 
 def _scored(rollouts: Sequence[Rollout], resamples: int, seed: int) -> tuple[dict[str, float], dict[str, Tensor]]:
     """The numbers of a run, and the replicates of those that can be resampled."""
+    numbers, statistics, questions = _numbered(rollouts)
+    return numbers, replicates(statistics, questions, resamples=resamples, seed=seed)
+
+
+def _numbered(rollouts: Sequence[Rollout]) -> tuple[dict[str, float], dict[str, Statistic], int]:
+    """The numbers of a run, what can be resampled of them, and the number of questions."""
     metrics = RolloutMetrics()
     metrics.update(rollouts)
     records = metrics.records()
     statistics = metrics.statistics(records)
     numbers = point_estimates(statistics, records.questions) | metrics.counts(records)
-    draws = replicates(statistics, records.questions, resamples=resamples, seed=seed)
-    return {name: value.item() for name, value in numbers.items()}, draws
+    return {name: value.item() for name, value in numbers.items()}, statistics, records.questions
 
 
 def _check_same_questions(baseline: Sequence[Rollout], model: Sequence[Rollout]) -> None:
