@@ -64,6 +64,20 @@ def test_the_summary_of_four_rollouts():
     )
 
 
+def test_scores_of_a_list_ask_no_other_rank(monkeypatch):
+    def refuse(*_):
+        raise AssertionError("the states of other ranks were gathered")
+
+    monkeypatch.setattr("torchmetrics.metric.jit_distributed_available", lambda: True)
+    monkeypatch.setattr("torchmetrics.metric.gather_all_tensors", refuse)
+    assert summarize(RUN)["n"] == 4
+    assert compare(RUN, RUN).model["n"] == 4
+    metric = TokenUsage()
+    metric.update(RUN)
+    with pytest.raises(AssertionError, match="gathered"):  # as a metric does
+        metric.compute()
+
+
 def test_several_rollouts_per_question_add_the_sampling_scores():
     once = [rollout(example, predicted="Paris") for example in "ab"]
     assert not any("@" in name for name in summarize(once))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +19,7 @@ class RolloutMean(Metric):
     """Mean of `score` over the rollouts that it applies to.
 
     The state is two sums and a count, so batches and ranks merge exactly. `compute` returns a float64 scalar: nan when
-    rollouts were given but the score applies to none of them. `options` are those of `torchmetrics.Metric`.
+    rollouts were given but the score applies to none of them.
 
     Raises:
         InputError: `compute` before any rollout was given.
@@ -33,8 +32,8 @@ class RolloutMean(Metric):
     applicable: Tensor
     rollouts: Tensor
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
+    def __init__(self) -> None:
+        super().__init__()
         self.add_state("total", torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("applicable", torch.tensor(0), dist_reduce_fx="sum")
         self.add_state("rollouts", torch.tensor(0), dist_reduce_fx="sum")

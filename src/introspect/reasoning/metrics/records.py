@@ -6,7 +6,6 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -64,7 +63,6 @@ class RecordMetric(Metric):
 
     Records of batches and ranks are concatenated, and their order does not matter. The numbers are float64, which
     CPU and CUDA know; texts are kept as 64-bit hashes. `compute` returns a flat dict of float64 scalars.
-    `options` are those of `torchmetrics.Metric`.
 
     Raises:
         InputError: `compute` before any rollout was given, or after a rollout was given twice.
@@ -76,8 +74,8 @@ class RecordMetric(Metric):
     keys: list[Tensor]
     values: list[Tensor]
 
-    def __init__(self, columns: Mapping[str, Score], **options: Any) -> None:
-        super().__init__(**options)
+    def __init__(self, columns: Mapping[str, Score]) -> None:
+        super().__init__()
         self.columns = dict(columns)
         self.add_state("keys", [], dist_reduce_fx="cat")
         self.add_state("values", [], dist_reduce_fx="cat")

@@ -79,8 +79,8 @@ class SamplingScores(RecordMetric):
 
     higher_is_better = True
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__({"accuracy": ExactMatch.score}, **options)
+    def __init__(self) -> None:
+        super().__init__({"accuracy": ExactMatch.score})
 
     def statistics(self, records: Records) -> dict[str, Statistic]:
         """See `sampling_statistics`."""

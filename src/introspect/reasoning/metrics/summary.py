@@ -53,8 +53,8 @@ class RolloutMetrics(RecordMetric):
     `questions` and `n` (rollouts), and, where every question has several rollouts, those of `SamplingScores`.
     """
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__({**MEANS, **TOKEN_COLUMNS}, **options)
+    def __init__(self) -> None:
+        super().__init__({**MEANS, **TOKEN_COLUMNS})
 
     def statistics(self, records: Records) -> dict[str, Statistic]:
         """Everything that is a mean, share or quantile."""

@@ -43,8 +43,8 @@ class TokenUsage(RecordMetric):
 
     higher_is_better = False
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(TOKEN_COLUMNS, **options)
+    def __init__(self) -> None:
+        super().__init__(TOKEN_COLUMNS)
 
     def statistics(self, records: Records) -> dict[str, Statistic]:
         """See `token_statistics`."""
