@@ -65,7 +65,7 @@ def test_the_summary_of_four_rollouts():
 
 
 def test_scores_of_a_list_ask_no_other_rank(monkeypatch):
-    def refuse(*_):
+    def refuse(*_, **__):
         raise AssertionError("the states of other ranks were gathered")
 
     monkeypatch.setattr("torchmetrics.metric.jit_distributed_available", lambda: True)
