@@ -14,7 +14,6 @@ from omegaconf import OmegaConf
 from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader
-from transformers import AutoTokenizer
 
 from introspect.errors import InputError
 from introspect.reasoning.batching import collate
@@ -295,16 +294,18 @@ def test_a_checkpoint_does_not_decide_whether_code_may_run(folder, items, tmp_pa
     checkpoint["hyper_parameters"] |= {"model": str(base), "trust_remote_code": True}
     torch.save(checkpoint, path)
 
-    with pytest.raises(InputError):
+    with pytest.raises(InputError, match="the student can not be rebuilt"):
         load_student(path)
 
     assert not marker.exists()
-    with pytest.raises(InputError):  # a configuration without a model
+    with pytest.raises(InputError, match="the student can not be rebuilt"):  # a configuration without a model
         load_student(path, trust_remote_code=True)
     assert marker.exists()  # the trap works
 
 
 def test_rollouts_stop_at_the_end_of_turn_that_is_learnt(folder, tmp_path):
+    from transformers import AutoTokenizer
+
     other = tmp_path / "other"
     shutil.copytree(folder, other)
     tokenizer = AutoTokenizer.from_pretrained(other)

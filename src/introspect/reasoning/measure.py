@@ -163,8 +163,8 @@ def saved_runs(model: str | Path, baseline: str | Path | None = AUTO) -> Runs:
 
     Args:
         model: a file, or a run's folder.
-        baseline: another one, whose model is the baseline; `auto` takes the one in the same folder, if `model` is a folder;
-            None takes none.
+        baseline: another one, whose model is the baseline; `auto` takes the one in the same folder, if `model` is a
+            folder; None takes none.
 
     Raises:
         InputError: there are none, or they are not rollouts.
