@@ -3,8 +3,8 @@
 A unit is active at the pixels of a mask where its feature map, upsampled to the mask bilinearly (half-pixel centres,
 edges repeated), exceeds the unit's threshold. Those pixels are few, about 1 in 200, and this is what makes it fast:
 between four neighbouring cells of the map the upsampled value never exceeds the largest of the four, so only the
-*patches* of pixels between cells of which one exceeds the threshold are computed at all, and only the pixels above the
-threshold are looked up in the masks.
+*patches* of pixels between cells of which one exceeds the threshold are looked at, of those only the rows of which one
+end does, and only the pixels above the threshold are looked up in the masks.
 
     cells of the map            the patch between a, b, c, d:  all pixels whose four neighbours they are
       a ─ b                     edges: the map is continued by a repeated border, so a map of h x w cells
@@ -16,17 +16,18 @@ Two rules say in which images a category counts, that is, which of a unit's acti
 - `lite` (NetDissect-Lite, and papers after it): images in which a label of the category lies under the unit's mask.
 - `original` (NetDissect): images that are annotated with the category at all. The IoU is never larger.
 
-Shapes: b images, u units, h x w cells, sh x sw pixels of a mask, c pixel layers, l labels, k categories; n patches,
-m active pixels. Counts are whole numbers, int64.
+Shapes: b images, u units, h x w cells, sh x sw pixels of a mask, c pixel layers, l labels, k categories, p labels of
+one image; n patches, m active pixels. Counts are whole numbers, int64.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -57,40 +58,68 @@ class Counts:
         return cls(*(torch.zeros(shape, dtype=torch.int64, device=device) for shape in shapes))
 
 
-@dataclass(frozen=True)
-class Masks:
-    """The annotations of b images with masks of one size.
+class Annotation(NamedTuple):
+    """What is known about one image, in little space: pixels point into a list of the labels that it has.
 
-    pixels: label of each pixel in each layer, int32 [b * sh * sw, c]; 0 is none.
-    scalars: how often each image as a whole has each label, float64 [b, l].
-    size: (sh, sw).
+    size: (sh, sw). pixels: places in `labels`, uint8 (int16 for more than 256 labels) [sh * sw, c]. labels: int64 [p],
+    the first is 0 ("no label"). counts: how many pixels of all layers have each, int64 [p]. scalars: labels of the
+    image as a whole, int64 [any].
     """
 
-    pixels: Tensor
-    scalars: Tensor
     size: tuple[int, int]
-    images: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "images", len(self.scalars))
+    pixels: np.ndarray
+    labels: np.ndarray
+    counts: np.ndarray
+    scalars: np.ndarray
 
     @classmethod
-    def of(cls, pixels: Sequence[Tensor], scalars: Sequence[Sequence[int]], labels: int) -> Masks:
-        """From the layers [c, sh, sw] of each image, which may differ in c, and its whole-image labels."""
-        size = pixels[0].shape[1], pixels[0].shape[2]
-        layers = max(len(layer) for layer in pixels)
-        stacked = torch.zeros(len(pixels), *size, layers, dtype=torch.int32)
-        for image, layer in zip(stacked, pixels, strict=True):
-            image[..., : len(layer)] = layer.permute(1, 2, 0)
-        counts = torch.zeros(len(pixels), labels, dtype=torch.float64)
-        for row, numbers in zip(counts, scalars, strict=True):
-            if numbers:
-                row += torch.bincount(torch.tensor(numbers), minlength=labels)
-        return cls(stacked.view(-1, layers), counts, size)
+    def of(cls, pixels: Tensor, scalars: Sequence[int]) -> Annotation:
+        """From pixel layers [c, sh, sw] of label numbers and whole-image labels."""
+        layers = pixels.flatten(1).numpy()
+        histogram = np.bincount(layers.ravel(), minlength=1)
+        present = histogram > 0
+        present[0] = True
+        labels = np.flatnonzero(present)
+        small = np.uint8 if len(labels) <= 256 else np.int16
+        place = (present.cumsum() - 1).astype(small)
+        counts = histogram[labels]
+        counts[0] = 0
+        size = pixels.shape[1], pixels.shape[2]
+        return cls(size, np.ascontiguousarray(place[layers.T]), labels, counts, np.array(scalars, np.int64))
+
+
+class Masks(NamedTuple):
+    """The annotations of b images with masks of one size, (sh, sw); as in `Annotation`, filled up with 0.
+
+    pixels: [b * sh * sw, c]. labels, counts: [b, p]. scalars: image and label of each whole-image label, [2, any].
+    """
+
+    size: tuple[int, int]
+    pixels: Tensor
+    labels: Tensor
+    counts: Tensor
+    scalars: Tensor
+
+    @classmethod
+    def of(cls, annotations: Sequence[Annotation]) -> Masks:
+        """A batch of annotations."""
+        first = annotations[0]
+        layers = max(a.pixels.shape[1] for a in annotations)
+        most = max(len(a.labels) for a in annotations)
+        dtype = np.result_type(*(a.pixels for a in annotations))
+        pixels = np.zeros((len(annotations), len(first.pixels), layers), dtype)
+        tables = np.zeros((2, len(annotations), most), np.int64)
+        for i, a in enumerate(annotations):
+            pixels[i, :, : a.pixels.shape[1]] = a.pixels
+            tables[:, i, : len(a.labels)] = a.labels, a.counts
+        image = np.repeat(np.arange(len(annotations)), [len(a.scalars) for a in annotations])
+        scalars = np.stack([image, np.concatenate([a.scalars for a in annotations])])
+        tensors = map(torch.from_numpy, (pixels.reshape(-1, layers), *tables, scalars))
+        return cls(first.size, *tensors)
 
     def to(self, device: torch.device | str) -> Masks:
         """On another device."""
-        return Masks(self.pixels.to(device), self.scalars.to(device), self.size)
+        return Masks(self.size, *(tensor.to(device) for tensor in self[1:]))
 
 
 class _Bands(NamedTuple):
@@ -119,27 +148,22 @@ def _bands(cells: int, pixels: int) -> _Bands:
     return _Bands(edges.clamp(min=0), (edges + 1).clamp(max=cells - 1), weight, pixel)
 
 
-class _Patches(NamedTuple):
-    """Both axes: bands of rows and of columns, and the pixel number of each place of each patch, -1 for none."""
-
-    rows: _Bands
-    columns: _Bands
-    pixel: Tensor
-
-
 @lru_cache(maxsize=64)
-def _patches(cells: tuple[int, int], pixels: tuple[int, int], device: torch.device) -> _Patches:
-    rows, columns = (
-        _Bands(*(part.to(device) for part in _bands(*pair))) for pair in zip(cells, pixels, strict=True)
-    )
-    y, x = rows.pixel[:, None, :, None], columns.pixel[None, :, None, :]
-    pixel = torch.where((y < 0) | (x < 0), -1, y * pixels[1] + x)
-    return _Patches(rows, columns, pixel.reshape(-1, pixel.shape[2] * pixel.shape[3]))
+def _axes(cells: tuple[int, int], pixels: tuple[int, int], device: torch.device) -> tuple[_Bands, _Bands]:
+    """Bands of rows and of columns."""
+    rows, columns = (_Bands(*(part.to(device) for part in _bands(*pair))) for pair in zip(cells, pixels, strict=True))
+    return rows, columns
 
 
 class Active(NamedTuple):
-    """The active pixels of b images: `pair` is image * u + unit, `pixel` image * sh * sw + place in it; both [m]."""
+    """The active pixels of b images.
 
+    image, unit: of each pair of them that has a patch to look at, [pairs]. pair: index of each pixel into these,
+    ascending; pixel: image * sh * sw + its place in the mask; both [m].
+    """
+
+    image: Tensor
+    unit: Tensor
     pair: Tensor
     pixel: Tensor
 
@@ -147,52 +171,61 @@ class Active(NamedTuple):
 def active_pixels(activations: Tensor, thresholds: Tensor, size: tuple[int, int]) -> Active:
     """Where the upsampled maps exceed the thresholds.
 
+    Between two cells the value is `low + weight * (high - low)`, which between equal cells is exactly theirs.
+
     Args:
         activations: of a batch, float [b, u, h, w].
         thresholds: float64 [u].
         size: (sh, sw), pixels of a mask.
     """
-    images, units, height, width = activations.shape
-    rows, columns, places = _patches((height, width), size, activations.device)
+    units, height, width = activations.shape[1:]
+    rows, columns = _axes((height, width), size, activations.device)
     above = activations > _below(thresholds, activations.dtype)[:, None, None]
     above = above.index_select(2, rows.low) | above.index_select(2, rows.high)
     above = above.index_select(3, columns.low) | above.index_select(3, columns.high)
-    patch = above.flatten().nonzero().squeeze(1)
-    pair = patch.div((height + 1) * (width + 1), rounding_mode="floor")
-    place = patch - pair * ((height + 1) * (width + 1))
+    patch = _where(above)
+    source = patch.div((height + 1) * (width + 1), rounding_mode="floor")
+    place = patch - source * ((height + 1) * (width + 1))
     row = place.div(width + 1, rounding_mode="floor")
     column = place - row * (width + 1)
-    values = _upsample(activations.flatten(), pair * (height * width), width, rows, columns, row, column)
-    limit = thresholds.index_select(0, pair % units).to(values.dtype)
-    hits = (values > limit[:, None, None]).flatten().nonzero().squeeze(1)
-    source = hits.div(places.shape[1], rounding_mode="floor")
-    pixel = places.flatten().index_select(0, place.index_select(0, source) * places.shape[1] + hits % places.shape[1])
-    pair = pair.index_select(0, source)
-    inside = pixel >= 0
-    pair, pixel = pair[inside], pixel[inside]
-    return Active(pair, pair.div(units, rounding_mode="floor") * (size[0] * size[1]) + pixel)
+    pairs, pair = source.unique_consecutive(return_inverse=True)
+    image = pairs.div(units, rounding_mode="floor")
+    unit = pairs - image * units
 
-
-def _upsample(
-    cells: Tensor, origin: Tensor, width: int, rows: _Bands, columns: _Bands, row: Tensor, column: Tensor
-) -> Tensor:
-    """The values of the n patches at (row, column) of the maps that begin at `origin`, float64 [n, s, s].
-
-    As `low + weight * (high - low)`, which between equal cells is exactly their value.
-    """
-    exact = torch.float32 if cells.device.type == "mps" else torch.float64
-
-    def corner(y: Tensor, x: Tensor) -> Tensor:
-        index = origin + y.index_select(0, row) * width + x.index_select(0, column)
-        return cells.index_select(0, index).to(exact)
-
-    across = columns.weight.index_select(0, column).to(exact)
-    top, bottom = (
-        left[:, None] + across * (corner(y, columns.high) - left)[:, None]
-        for y, left in ((y, corner(y, columns.low)) for y in (rows.low, rows.high))
+    # The left and right end of each row of pixels of each patch, [n, s].
+    left, right = (
+        _between(activations.reshape(-1), source * (height * width) + x.index_select(0, column), width, rows, row)
+        for x in (columns.low, columns.high)
     )
-    down = rows.weight.index_select(0, row).to(exact)
-    return torch.addcmul(top[:, None, :], down[:, :, None], (bottom - top)[:, None, :])
+    limit = thresholds.index_select(0, unit).to(left.dtype).index_select(0, pair)
+    place = rows.pixel.index_select(0, row) * size[1] + (image * (size[0] * size[1])).index_select(0, pair)[:, None]
+    strip = _where((torch.maximum(left, right) > limit[:, None]) & (rows.pixel >= 0).index_select(0, row))
+    patch = strip.div(left.shape[1], rounding_mode="floor")
+    left, right = left.view(-1).index_select(0, strip), right.view(-1).index_select(0, strip)
+    column = column.index_select(0, patch)
+    weight = columns.weight.to(left.dtype).index_select(0, column)
+    values = torch.addcmul(left[:, None], weight, (right - left)[:, None])
+    active = (values > limit.index_select(0, patch)[:, None]) & (columns.pixel >= 0).index_select(0, column)
+    hit = _where(active)
+    strips = torch.repeat_interleave(active.sum(1))
+    pixel = (columns.pixel.index_select(0, column) + place.view(-1).index_select(0, strip)[:, None]).view(-1)
+    return Active(image, unit, pair.index_select(0, patch).index_select(0, strips), pixel.index_select(0, hit))
+
+
+def _between(cells: Tensor, origin: Tensor, width: int, rows: _Bands, row: Tensor) -> Tensor:
+    """The values at the pixels of a band of rows, in the columns of the cells that begin at `origin`, [n, s]."""
+    exact = torch.float32 if cells.device.type == "mps" else torch.float64
+    low, high = (
+        cells.index_select(0, origin + y.index_select(0, row) * width).to(exact)[:, None] for y in (rows.low, rows.high)
+    )
+    return torch.addcmul(low, rows.weight.to(exact).index_select(0, row), high - low)
+
+
+def _where(mask: Tensor) -> Tensor:
+    """Indices of what is true, of the flattened mask; on the CPU through NumPy, which is several times faster."""
+    if mask.device.type == "cpu":
+        return torch.from_numpy(np.flatnonzero(mask.numpy()))
+    return mask.flatten().nonzero().squeeze(1)
 
 
 def _below(thresholds: Tensor, dtype: torch.dtype) -> Tensor:
@@ -215,52 +248,39 @@ def add(
         primary: category in which each label counts, int64 [l].
         presence: in which images a category counts; see the module.
     """
-    units, labels = counts.intersections.shape
-    categories = counts.category_areas.shape[1]
-    size = masks.size[0] * masks.size[1]
+    labels, categories = counts.intersections.shape[1], counts.category_areas.shape[1]
+    most = masks.labels.shape[1]
     active = active_pixels(activations, thresholds, masks.size)
-    pairs = masks.images * units
-    area = torch.bincount(active.pair, minlength=pairs).view(masks.images, units)
-
-    found = masks.pixels.index_select(0, active.pixel)
-    key = (active.pair % units * labels)[:, None] + found
-    together = torch.bincount(key.flatten(), minlength=units * labels).view(units, labels)
+    area = torch.bincount(active.pair, minlength=len(active.image))
+    key = (active.pair * most).to(torch.int32)[:, None] + masks.pixels.index_select(0, active.pixel)
+    together = torch.bincount(key.view(-1), minlength=len(area) * most).view(-1, most)
     together[:, 0] = 0
-    counts.intersections.add_(together)
-    used = masks.scalars.any(0).nonzero().squeeze(1)
-    whole = masks.scalars[:, used]
-    counts.intersections[:, used] += (area.double().T @ whole).long()
+    numbers = masks.labels.index_select(0, active.image)
+    place = (active.unit * labels)[:, None] + numbers
+    counts.intersections.view(-1).index_add_(0, place.view(-1), together.view(-1))
 
-    per_image = _label_pixels(masks, labels)
-    counts.label_pixels.add_(per_image.sum(0))
-    counts.label_pixels[used] += (whole.sum(0) * size).long()
-    counts.areas.add_(area.sum(0))
+    image, number = masks.scalars
+    per_image = torch.zeros(activations.shape[:2], dtype=torch.int64, device=area.device)
+    per_image[active.image, active.unit] = area
+    counts.intersections.index_add_(1, number, per_image.index_select(0, image).T)
+    counts.label_pixels.index_add_(0, masks.labels.view(-1), masks.counts.view(-1))
+    counts.label_pixels.index_add_(0, number, torch.full_like(number, masks.size[0] * masks.size[1]))
+    counts.areas.add_(per_image.sum(0))
 
-    # Label 0 belongs to no category: it goes to one more, which is cut off.
-    category = torch.cat([primary.new_tensor([categories]), primary[1:]])
-    in_image = _has_category(masks.scalars > 0, primary, categories)
+    in_image = torch.zeros(len(masks.labels), categories, dtype=torch.bool, device=area.device)
+    in_image[image, primary[number]] = True
     if presence == "lite":
-        key = (active.pair * (categories + 1))[:, None] + category.index_select(0, found.flatten()).view(found.shape)
-        under = torch.bincount(key.flatten(), minlength=pairs * (categories + 1)) > 0
-        counted = under.view(masks.images, units, categories + 1)[..., :categories] | in_image[:, None]
+        counted = _any_of_category(together, primary[numbers], categories) | in_image[active.image]
     else:
-        counted = (in_image | _has_category(per_image > 0, primary, categories))[:, None]
-    counts.category_areas.add_((area[..., None] * counted).sum(0))
+        in_image |= _any_of_category(masks.counts, primary[masks.labels], categories)
+        counted = in_image[active.image]
+    counts.category_areas.index_add_(0, active.unit, counted * area[:, None])
 
 
-def _label_pixels(masks: Masks, labels: int) -> Tensor:
-    """How many pixels of each image have each label, [b, l]; none have label 0."""
-    image = torch.arange(masks.images, device=masks.pixels.device) * labels
-    key = masks.pixels.view(masks.images, -1) + image[:, None]
-    counted = torch.bincount(key.flatten(), minlength=masks.images * labels).view(masks.images, labels)
-    counted[:, 0] = 0
-    return counted
-
-
-def _has_category(has_label: Tensor, primary: Tensor, categories: int) -> Tensor:
-    """Whether an image has a label of a category, bool [b, k], from whether it has each label, bool [b, l]."""
-    found = torch.zeros(len(has_label), categories, dtype=torch.int64, device=primary.device)
-    return found.index_add_(1, primary, has_label.long()) > 0
+def _any_of_category(amounts: Tensor, category: Tensor, categories: int) -> Tensor:
+    """Whether any of the amounts [any, p] in each category, which [any, p] says, is positive, bool [any, k]."""
+    total = torch.zeros(len(amounts), categories, dtype=torch.int64, device=amounts.device)
+    return total.scatter_add_(1, category, amounts) > 0
 
 
 def iou(counts: Counts, primary: Tensor) -> Tensor:
