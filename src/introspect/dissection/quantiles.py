@@ -1,8 +1,7 @@
 """The exact upper quantile of each unit's activations, which come in pieces.
 
 Network dissection calls a unit active where it exceeds the value that it exceeds in a share q (0.005) of all cells of
-all feature maps. Every value above the (1 - q) quantile is among the largest q n of n, and nothing else is kept: as many
-numbers as a share q of the activations, whatever comes in.
+all feature maps. What is above the (1 - q) quantile of n values is among the largest q n, and nothing else is kept.
 
 Shapes: u units, n values per unit in all.
 """

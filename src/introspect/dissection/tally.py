@@ -57,6 +57,11 @@ class Counts:
         shapes = ((units, labels), (units,), (units, categories), (labels,))
         return cls(*(torch.zeros(shape, dtype=torch.int64, device=device) for shape in shapes))
 
+    def cpu(self) -> Counts:
+        """In main memory."""
+        parts = (self.intersections, self.areas, self.category_areas, self.label_pixels)
+        return Counts(*(part.cpu() for part in parts))
+
 
 class Annotation(NamedTuple):
     """What is known about one image, in little space: pixels point into a list of the labels that it has.
@@ -114,7 +119,7 @@ class Masks(NamedTuple):
             tables[:, i, : len(a.labels)] = a.labels, a.counts
         image = np.repeat(np.arange(len(annotations)), [len(a.scalars) for a in annotations])
         scalars = np.stack([image, np.concatenate([a.scalars for a in annotations])])
-        tensors = map(torch.from_numpy, (pixels.reshape(-1, layers), *tables, scalars))
+        tensors = map(torch.from_numpy, (pixels.reshape(pixels.shape[0] * pixels.shape[1], layers), *tables, scalars))
         return cls(first.size, *tensors)
 
     def to(self, device: torch.device | str) -> Masks:

@@ -59,9 +59,7 @@ class ConceptDataset(Protocol):
         ...
 
 
-def primary_categories(
-    labels: int, categories: Sequence[str], coverage: Mapping[str, Mapping[int, float]]
-) -> Tensor:
+def primary_categories(labels: int, categories: Sequence[str], coverage: Mapping[str, Mapping[int, float]]) -> Tensor:
     """The category in which each label is counted: the one that it covers most of.
 
     Args:

@@ -21,7 +21,6 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from introspect.dissection.concepts.base import Annotated, Label, primary_categories
 from introspect.errors import InputError
@@ -229,5 +228,3 @@ def _rows(path: Path, *columns: str) -> Iterator[_Row]:
             if "" in values or None in values.values():
                 raise InputError(f"{path}, row {line}: expected {len(reader.fieldnames or ())} cells, as in the header")
             yield _Row(values, path, line)
-
-
