@@ -1,8 +1,10 @@
 """Several dissections side by side, with an honest error bar.
 
 Another training run would have other units: so the units are drawn with replacement, of each dissection on its own, and
-the counts are taken again. The interval says how far the count of another layer of this kind might be from this one; it
-does not say how far that of another seed might be, for which there must be runs of several seeds.
+the counts are taken again. The interval says how far the count of a layer with other units of this kind might be from
+this one; it does not say how far that of another seed might be, for which there must be runs of several seeds. A
+resample never has more distinct concepts than the layer itself and mostly has fewer, so the replicates are shifted to
+have the count itself as their mean.
 
 Shapes: u units, r replicates, k categories.
 """
@@ -41,36 +43,41 @@ class Comparison:
     differences: Mapping[str, Mapping[str, Estimate]]
 
     def rows(self) -> list[list[str]]:
-        """Name and counts, as text: `31 [24, 38]`, then the difference to the first, `+4 [-5, 13]`."""
-        rows = []
-        for name, counts in self.counts.items():
-            rows.append([name, *(_cell(estimate) for estimate in counts.values())])
-        for name, counts in self.differences.items():
-            first = next(iter(self.counts))
-            rows.append([f"{name} - {first}", *(_cell(estimate, "+") for estimate in counts.values())])
-        return rows
+        """A row per count: its name, then its value and interval in each dissection, as text: `31 [24, 38]`."""
+        return _rows(self.counts)
 
     def table(self) -> Table:
-        """For the terminal."""
+        """For the terminal: the counts."""
         from rich.box import SIMPLE_HEAD
+        from rich.markup import escape
         from rich.table import Table
 
         table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
         table.caption = "concept detectors; in brackets: 95 % bootstrap intervals over units"
-        for column in self._columns():
-            table.add_column(column, justify="left" if column == "dissection" else "right", overflow="fold")
+        table.add_column("detectors", no_wrap=True)
+        for name in self.counts:
+            table.add_column(escape(name), justify="right", overflow="fold")
         for row in self.rows():
-            table.add_row(*row)
+            table.add_row(*map(escape, row))
         return table
 
     def markdown(self) -> str:
-        """For a file."""
-        columns = self._columns()
-        lines = [columns, ["---", *("---:" for _ in columns[1:])], *self.rows()]
-        return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+        """For a file: the counts, and how they differ from the first dissection."""
+        text = _markdown(["detectors", *self.counts], self.rows())
+        if self.differences:
+            header = ["difference", *(f"{name} - {next(iter(self.counts))}" for name in self.differences)]
+            text += "\n" + _markdown(header, _rows(self.differences, "+"))
+        return text + "\nIn brackets: 95 % bootstrap intervals over units.\n"
 
-    def _columns(self) -> list[str]:
-        return ["dissection", *next(iter(self.counts.values()))]
+
+def _rows(estimates: Mapping[str, Mapping[str, Estimate]], sign: str = "") -> list[list[str]]:
+    columns = next(iter(estimates.values()))
+    return [[name, *(_cell(counts[name], sign) for counts in estimates.values())] for name in columns]
+
+
+def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---", *("---:" for _ in header[1:])], *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def compare(
@@ -139,7 +146,8 @@ def _replicates(
 
 
 def _estimates(order: Sequence[str], values: Tensor, replicates: Tensor) -> dict[str, Estimate]:
-    low, high = replicates.quantile(torch.tensor([0.025, 0.975]), dim=0)
+    centred = (replicates - replicates.mean(0) + values).to(torch.float64)
+    low, high = centred.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64), dim=0)
     rows = zip(values.tolist(), low.tolist(), high.tolist(), strict=True)
     return {name: Estimate(*row) for name, row in zip(order, rows, strict=True)}
 
