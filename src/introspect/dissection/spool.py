@@ -60,7 +60,7 @@ class Spool:
         file = self._annotations
         self._offsets.append(file.seek(0, 2))
         pixels, labels, scalars = annotation.pixels, annotation.labels, annotation.scalars
-        file.write(_HEADER.pack(*annotation.size, pixels.shape[1], pixels.itemsize, len(labels), len(scalars)))
+        file.write(_HEADER.pack(*annotation.size, len(pixels), pixels.itemsize, len(labels), len(scalars)))
         file.write(b"".join(part.tobytes() for part in (pixels, labels, annotation.counts, scalars)))
 
     def annotation(self, index: int) -> Annotation:
@@ -69,7 +69,7 @@ class Spool:
         file.seek(self._offsets[index])
         height, width, layers, size, labels, scalars = _HEADER.unpack(file.read(_HEADER.size))
         kind = np.uint8 if size == 1 else np.int16
-        pixels = np.frombuffer(file.read(height * width * layers * size), kind).reshape(height * width, layers)
+        pixels = np.frombuffer(file.read(height * width * layers * size), kind).reshape(layers, height * width)
         numbers = np.frombuffer(file.read(8 * (2 * labels + scalars)), np.int64)
         return Annotation(
             (height, width), pixels, numbers[:labels], numbers[labels : 2 * labels], numbers[2 * labels :]

@@ -66,7 +66,7 @@ class Counts:
 class Annotation(NamedTuple):
     """What is known about one image, in little space: pixels point into a list of the labels that it has.
 
-    size: (sh, sw). pixels: places in `labels`, uint8 (int16 for more than 256 labels) [sh * sw, c]. labels: int64 [p],
+    size: (sh, sw). pixels: places in `labels`, uint8 (int16 for more than 256 labels) [c, sh * sw]. labels: int64 [p],
     the first is 0 ("no label"). counts: how many pixels of all layers have each, int64 [p]. scalars: labels of the
     image as a whole, int64 [any].
     """
@@ -90,13 +90,13 @@ class Annotation(NamedTuple):
         counts = histogram[labels]
         counts[0] = 0
         size = pixels.shape[1], pixels.shape[2]
-        return cls(size, np.ascontiguousarray(place[layers.T]), labels, counts, np.array(scalars, np.int64))
+        return cls(size, place[layers], labels, counts, np.array(scalars, np.int64))
 
 
 class Masks(NamedTuple):
     """The annotations of b images with masks of one size, (sh, sw); as in `Annotation`, filled up with 0.
 
-    pixels: [b * sh * sw, c]. labels, counts: [b, p]. scalars: image and label of each whole-image label, [2, any].
+    pixels: [c, b * sh * sw]. labels, counts: [b, p]. scalars: image and label of each whole-image label, [2, any].
     """
 
     size: tuple[int, int]
@@ -109,17 +109,17 @@ class Masks(NamedTuple):
     def of(cls, annotations: Sequence[Annotation]) -> Masks:
         """A batch of annotations."""
         first = annotations[0]
-        layers = max(a.pixels.shape[1] for a in annotations)
+        layers = max(len(a.pixels) for a in annotations)
         most = max(len(a.labels) for a in annotations)
         dtype = np.result_type(*(a.pixels for a in annotations))
-        pixels = np.zeros((len(annotations), len(first.pixels), layers), dtype)
+        pixels = np.zeros((layers, len(annotations), first.size[0] * first.size[1]), dtype)
         tables = np.zeros((2, len(annotations), most), np.int64)
         for i, a in enumerate(annotations):
-            pixels[i, :, : a.pixels.shape[1]] = a.pixels
+            pixels[: len(a.pixels), i] = a.pixels
             tables[:, i, : len(a.labels)] = a.labels, a.counts
         image = np.repeat(np.arange(len(annotations)), [len(a.scalars) for a in annotations])
         scalars = np.stack([image, np.concatenate([a.scalars for a in annotations])])
-        tensors = map(torch.from_numpy, (pixels.reshape(pixels.shape[0] * pixels.shape[1], layers), *tables, scalars))
+        tensors = map(torch.from_numpy, (pixels.reshape(layers, pixels[0].size if layers else 0), *tables, scalars))
         return cls(first.size, *tensors)
 
     def to(self, device: torch.device | str) -> Masks:
@@ -130,33 +130,36 @@ class Masks(NamedTuple):
 class _Bands(NamedTuple):
     """How one axis of a map becomes that of a mask: bands of pixels between neighbouring cells.
 
-    low, high: the two cells of each band, [h + 1]. weight: of the high one at each pixel, float64 [h + 1, s].
-    pixel: which pixel of the mask that is, [h + 1, s]; -1 fills up bands that have fewer than s.
+    low, high: the two cells of each band, [h + 1]. weight: of the high one at each pixel of the band, float64
+    [h + 1, s]; NaN, which exceeds nothing, fills up bands that have fewer than s. start: first pixel of each, [h + 1].
     """
 
     low: Tensor
     high: Tensor
     weight: Tensor
-    pixel: Tensor
+    start: Tensor
 
 
 def _bands(cells: int, pixels: int) -> _Bands:
     centre = (torch.arange(pixels, dtype=torch.float64) + 0.5) * cells / pixels - 0.5
     band = centre.floor().long() + 1
     counts = torch.bincount(band, minlength=cells + 1)
-    place = torch.arange(pixels) - (counts.cumsum(0) - counts)[band]
-    pixel = torch.full((cells + 1, int(counts.max())), -1)
-    pixel[band, place] = torch.arange(pixels)
-    weight = torch.zeros(pixel.shape, dtype=torch.float64)
-    weight[band, place] = centre - centre.floor()
+    start = counts.cumsum(0) - counts
+    weight = torch.full((cells + 1, int(counts.max())), torch.nan, dtype=torch.float64)
+    weight[band, torch.arange(pixels) - start[band]] = centre - centre.floor()
     edges = torch.arange(-1, cells)
-    return _Bands(edges.clamp(min=0), (edges + 1).clamp(max=cells - 1), weight, pixel)
+    return _Bands(edges.clamp(min=0), (edges + 1).clamp(max=cells - 1), weight, start)
 
 
 @lru_cache(maxsize=64)
-def _axes(cells: tuple[int, int], pixels: tuple[int, int], device: torch.device) -> tuple[_Bands, _Bands]:
-    """Bands of rows and of columns."""
-    rows, columns = (_Bands(*(part.to(device) for part in _bands(*pair))) for pair in zip(cells, pixels, strict=True))
+def _axes(
+    cells: tuple[int, int], pixels: tuple[int, int], device: torch.device, dtype: torch.dtype
+) -> tuple[_Bands, _Bands]:
+    """Bands of rows and of columns, for values of a precision."""
+    rows, columns = (
+        _Bands(*(part.to(device, dtype if part.is_floating_point() else None) for part in _bands(*pair)))
+        for pair in zip(cells, pixels, strict=True)
+    )
     return rows, columns
 
 
@@ -184,53 +187,80 @@ def active_pixels(activations: Tensor, thresholds: Tensor, size: tuple[int, int]
         size: (sh, sw), pixels of a mask.
     """
     units, height, width = activations.shape[1:]
-    rows, columns = _axes((height, width), size, activations.device)
-    above = activations > _below(thresholds, activations.dtype)[:, None, None]
-    above = above.index_select(2, rows.low) | above.index_select(2, rows.high)
-    above = above.index_select(3, columns.low) | above.index_select(3, columns.high)
-    patch = _where(above)
-    source = patch.div((height + 1) * (width + 1), rounding_mode="floor")
-    place = patch - source * ((height + 1) * (width + 1))
-    row = place.div(width + 1, rounding_mode="floor")
-    column = place - row * (width + 1)
+    exact = torch.float32 if activations.device.type == "mps" else torch.float64
+    rows, columns = _axes((height, width), size, activations.device, exact)
+    source, row, column = _active_patches(activations, thresholds)
     pairs, pair = source.unique_consecutive(return_inverse=True)
     image = pairs.div(units, rounding_mode="floor")
     unit = pairs - image * units
+    limit = thresholds.to(exact).index_select(0, unit).index_select(0, pair)
 
     # The left and right end of each row of pixels of each patch, [n, s].
+    origin, cells = source * (height * width), activations.reshape(-1)
     left, right = (
-        _between(activations.reshape(-1), source * (height * width) + x.index_select(0, column), width, rows, row)
-        for x in (columns.low, columns.high)
+        _between(cells, origin + x.index_select(0, column), width, rows, row) for x in (columns.low, columns.high)
     )
-    limit = thresholds.index_select(0, unit).to(left.dtype).index_select(0, pair)
-    place = rows.pixel.index_select(0, row) * size[1] + (image * (size[0] * size[1])).index_select(0, pair)[:, None]
-    strip = _where((torch.maximum(left, right) > limit[:, None]) & (rows.pixel >= 0).index_select(0, row))
-    patch = strip.div(left.shape[1], rounding_mode="floor")
+    deep, wide = left.shape[1], columns.weight.shape[1]
+    strip = _where(torch.maximum(left, right) > limit[:, None])
+    patch = _over(strip, deep)
     left, right = left.view(-1).index_select(0, strip), right.view(-1).index_select(0, strip)
-    column = column.index_select(0, patch)
-    weight = columns.weight.to(left.dtype).index_select(0, column)
+    weight = columns.weight.index_select(0, column.index_select(0, patch))
     values = torch.addcmul(left[:, None], weight, (right - left)[:, None])
-    active = (values > limit.index_select(0, patch)[:, None]) & (columns.pixel >= 0).index_select(0, column)
-    hit = _where(active)
-    strips = torch.repeat_interleave(active.sum(1))
-    pixel = (columns.pixel.index_select(0, column) + place.view(-1).index_select(0, strip)[:, None]).view(-1)
-    return Active(image, unit, pair.index_select(0, patch).index_select(0, strips), pixel.index_select(0, hit))
+    hit = _where(values > limit.index_select(0, patch)[:, None])
+
+    # A pixel's number is that of its strip's first one, and how far it is from there.
+    first = (image * (size[0] * size[1])).index_select(0, pair) + columns.start.index_select(0, column)
+    first += rows.start.index_select(0, row) * size[1]
+    first = first.index_select(0, patch) + (strip - patch * deep) * size[1]
+    first -= torch.arange(len(strip), device=strip.device) * wide
+    of = _over(hit, wide)
+    return Active(image, unit, pair.index_select(0, patch).index_select(0, of), first.index_select(0, of).add_(hit))
+
+
+def _active_patches(activations: Tensor, thresholds: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The patches of which one cell exceeds the threshold: image * u + unit, band of rows and of columns; [n] each.
+
+    The cell (y, x) belongs to the patches (y, x), (y, x + 1), (y + 1, x) and (y + 1, x + 1).
+    """
+    height, width = activations.shape[2:]
+    across, patches = width + 1, (height + 1) * (width + 1)
+    above = activations.flatten(2) > _below(thresholds, activations.dtype)[:, None]
+    cell = _where(above)
+    line = _over(cell, width)
+    source = _over(line, height)
+    patch = cell + line + source * across  # a map has one patch more than cells per row, and one row more
+    active = torch.zeros(activations[..., 0, 0].numel() * patches, dtype=torch.bool, device=cell.device)
+    for offset in (0, 1, across, across + 1):
+        active[patch + offset] = True
+    patch = _where(active)
+    source = _over(patch, patches)
+    place = patch - source * patches
+    row = _over(place, across)
+    return source, row, place - row * across
 
 
 def _between(cells: Tensor, origin: Tensor, width: int, rows: _Bands, row: Tensor) -> Tensor:
     """The values at the pixels of a band of rows, in the columns of the cells that begin at `origin`, [n, s]."""
-    exact = torch.float32 if cells.device.type == "mps" else torch.float64
+    weight = rows.weight.index_select(0, row)
     low, high = (
-        cells.index_select(0, origin + y.index_select(0, row) * width).to(exact)[:, None] for y in (rows.low, rows.high)
+        cells.index_select(0, origin + y.index_select(0, row) * width).to(weight.dtype)[:, None]
+        for y in (rows.low, rows.high)
     )
-    return torch.addcmul(low, rows.weight.to(exact).index_select(0, row), high - low)
+    return torch.addcmul(low, weight, high - low)
 
 
 def _where(mask: Tensor) -> Tensor:
-    """Indices of what is true, of the flattened mask; on the CPU through NumPy, which is several times faster."""
+    """Indices of what is not 0, of the flattened tensor; on the CPU through NumPy, which is several times faster."""
     if mask.device.type == "cpu":
         return torch.from_numpy(np.flatnonzero(mask.numpy()))
     return mask.flatten().nonzero().squeeze(1)
+
+
+def _over(numbers: Tensor, divisor: int) -> Tensor:
+    """Whole numbers from 0, divided and rounded down; by a power of two as a shift, which is much faster."""
+    if divisor & (divisor - 1) == 0:
+        return numbers >> (divisor.bit_length() - 1)
+    return numbers.div(divisor, rounding_mode="floor")
 
 
 def _below(thresholds: Tensor, dtype: torch.dtype) -> Tensor:
@@ -254,38 +284,41 @@ def add(
         presence: in which images a category counts; see the module.
     """
     labels, categories = counts.intersections.shape[1], counts.category_areas.shape[1]
-    most = masks.labels.shape[1]
     active = active_pixels(activations, thresholds, masks.size)
     area = torch.bincount(active.pair, minlength=len(active.image))
-    key = (active.pair * most).to(torch.int32)[:, None] + masks.pixels.index_select(0, active.pixel)
-    together = torch.bincount(key.view(-1), minlength=len(area) * most).view(-1, most)
-    together[:, 0] = 0
-    numbers = masks.labels.index_select(0, active.image)
-    place = (active.unit * labels)[:, None] + numbers
-    counts.intersections.view(-1).index_add_(0, place.view(-1), together.view(-1))
+    pair, number, amount = _overlaps(active, masks)
+    counts.intersections.view(-1).index_add_(0, active.unit.index_select(0, pair) * labels + number, amount)
 
-    image, number = masks.scalars
     per_image = torch.zeros(activations.shape[:2], dtype=torch.int64, device=area.device)
     per_image[active.image, active.unit] = area
-    counts.intersections.index_add_(1, number, per_image.index_select(0, image).T)
+    image, whole = masks.scalars
+    counts.intersections.index_add_(1, whole, per_image.index_select(0, image).T)
     counts.label_pixels.index_add_(0, masks.labels.view(-1), masks.counts.view(-1))
-    counts.label_pixels.index_add_(0, number, torch.full_like(number, masks.size[0] * masks.size[1]))
+    counts.label_pixels.index_add_(0, whole, torch.full_like(whole, masks.size[0] * masks.size[1]))
     counts.areas.add_(per_image.sum(0))
 
     in_image = torch.zeros(len(masks.labels), categories, dtype=torch.bool, device=area.device)
-    in_image[image, primary[number]] = True
+    in_image[image, primary[whole]] = True
+    if presence == "original":
+        image, place = masks.counts.nonzero().T
+        in_image[image, primary[masks.labels[image, place]]] = True
+    counted = in_image.index_select(0, active.image)
     if presence == "lite":
-        counted = _any_of_category(together, primary[numbers], categories) | in_image[active.image]
-    else:
-        in_image |= _any_of_category(masks.counts, primary[masks.labels], categories)
-        counted = in_image[active.image]
+        counted[pair, primary.index_select(0, number)] = True
     counts.category_areas.index_add_(0, active.unit, counted * area[:, None])
 
 
-def _any_of_category(amounts: Tensor, category: Tensor, categories: int) -> Tensor:
-    """Whether any of the amounts [any, p] in each category, which [any, p] says, is positive, bool [any, k]."""
-    total = torch.zeros(len(amounts), categories, dtype=torch.int64, device=amounts.device)
-    return total.scatter_add_(1, category, amounts) > 0
+def _overlaps(active: Active, masks: Masks) -> tuple[Tensor, Tensor, Tensor]:
+    """What lies under the active pixels: pair of image and unit, label, and how many pixels (over 0); [any] each."""
+    most = masks.labels.shape[1]
+    base = (active.pair * most).to(torch.int32)
+    keys = [base + layer.index_select(0, active.pixel) for layer in masks.pixels]
+    table = torch.bincount(torch.cat([base[:0], *keys]), minlength=len(active.image) * most).view(-1, most)
+    table[:, 0] = 0
+    entry = _where(table)
+    pair = _over(entry, most)
+    place = active.image.index_select(0, pair) * most + (entry - pair * most)
+    return pair, masks.labels.view(-1).index_select(0, place), table.view(-1).index_select(0, entry)
 
 
 def iou(counts: Counts, primary: Tensor) -> Tensor:
