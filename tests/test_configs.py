@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +51,11 @@ def targets(node: Any, key: str = "") -> Iterator[tuple[str, DictConfig]]:
 def check_target(key: str, node: DictConfig) -> None:
     """The target exists, and each setting is one of its arguments."""
     target = get_object(node._target_)
-    arguments = inspect.signature(target).parameters
     given = {str(child) for child in node if not str(child).startswith("_")}
+    if target is timedelta:  # which has no signature
+        assert timedelta(**{name: node[name] for name in given})
+        return
+    arguments = inspect.signature(target).parameters
     if not any(a.kind is inspect.Parameter.VAR_KEYWORD for a in arguments.values()):
         assert given <= set(arguments), f"{key}: {node._target_} takes no {sorted(given - set(arguments))}"
     required = {n for n, a in arguments.items() if a.default is a.empty and a.kind is a.KEYWORD_ONLY}

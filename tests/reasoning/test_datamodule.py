@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from introspect.errors import InputError
@@ -110,6 +110,27 @@ def test_traces_are_made_once_by_models_made_when_needed(tmp_path):
     data.prepare_data()
 
     assert recipe.asked == [(4, student, data.teacher)]
+
+
+class Quiz(LightningModule):
+    """Takes questions as they are."""
+
+    def test_step(self, batch, batch_idx):
+        self.asked = [example.id for example in batch]
+
+
+def test_a_test_asks_questions_and_makes_no_traces(tmp_path):
+    data, quiz = build(tmp_path, test_examples=3), Quiz()
+
+    Trainer(accelerator="cpu", logger=False, barebones=True).test(quiz, data)
+
+    assert quiz.asked == ["test-0", "test-1", "test-2"]
+    assert data.recipe.asked == []
+
+
+def test_a_test_without_questions_gives_one_line(tmp_path):
+    with pytest.raises(InputError, match=r"^questions: there are no test questions$"):
+        build(tmp_path, benchmark=Questions(0)).test_dataloader()
 
 
 def test_no_questions_give_one_line(tmp_path):

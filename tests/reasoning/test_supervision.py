@@ -17,6 +17,7 @@ from introspect.reasoning.supervision import (
     supervise,
     supervise_all,
     training_template,
+    with_template,
 )
 from tests.reasoning.tiny import tiny_tokenizer
 
@@ -223,9 +224,9 @@ def test_load_tokenizer_says_in_one_line_what_is_no_model(tmp_path):
             load_tokenizer(source)
 
 
-def test_load_tokenizer_refuses_an_unknown_choice(tmp_path):
+def test_an_unknown_choice_of_template_is_refused():
     with pytest.raises(InputError, match="chat_template is 'mine', expected one of auto, own, verbatim"):
-        load_tokenizer(tmp_path, chat_template="mine")
+        with_template(tiny_tokenizer(), "mine")
 
 
 def test_tokens_and_mask_equal_the_reference(smollm2, golden):

@@ -11,6 +11,7 @@ from itertools import tee
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
 
+import torch
 from lightning.pytorch import LightningDataModule, Trainer
 from torch.utils.data import DataLoader
 
@@ -43,7 +44,36 @@ class Benchmark(Protocol):
         ...
 
 
-class TraceDataModule(LightningDataModule):
+class QuestionsDataModule(LightningDataModule):
+    """What data modules of reasoning students have in common: a test of questions, not of tensors.
+
+    Args:
+        benchmark: where the questions come from.
+        test_examples: how many test questions the student is measured on; None takes all.
+    """
+
+    def __init__(self, benchmark: Benchmark, test_examples: int | None = None) -> None:
+        super().__init__()
+        self.benchmark = benchmark
+        self.test_examples = test_examples
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        """The test questions, all in one batch (on several devices: this one's share): who answers makes batches.
+
+        Raises:
+            InputError: there are no test questions.
+        """
+        examples = self.benchmark.load("test", self.test_examples)
+        if not examples:
+            raise InputError(f"{self.benchmark.name}: there are no test questions")
+        return DataLoader(examples, batch_size=len(examples), collate_fn=list)  # type: ignore[arg-type]
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Questions, unlike tensors, stay where they are."""
+        return batch if isinstance(batch, list) else super().transfer_batch_to_device(batch, device, dataloader_idx)
+
+
+class TraceDataModule(QuestionsDataModule):
     """Makes the traces once (`prepare_data`), then serves them tokenised, masked and batched.
 
     `prepare_data` asks student and teacher through the store, so a run that was killed goes on where it stopped; it
@@ -95,9 +125,8 @@ class TraceDataModule(LightningDataModule):
         num_workers: int = 0,
         seed: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(benchmark, test_examples)
         _check_settings(batch_size, max_length, overlong, validation_share)
-        self.benchmark = benchmark
         self.recipe = recipe
         self.student = student
         self.teacher = teacher
@@ -145,10 +174,12 @@ class TraceDataModule(LightningDataModule):
     def prepare_data(self) -> None:
         """Make the traces. Lightning calls this in one process of each machine; a second call does nothing.
 
+        Nor is anything made for a test, which asks questions and needs no traces.
+
         Raises:
             InputError: there are no training questions, or no trace is left of them.
         """
-        if self._prepared:
+        if self._prepared or (self.trainer is not None and self.trainer.testing):
             return
         from introspect.reasoning.store import ResponseStore
 
@@ -234,14 +265,6 @@ class TraceDataModule(LightningDataModule):
             pin_memory=self._pin_memory,
         )
 
-    def test_dataloader(self) -> DataLoader[Any]:
-        """The test questions, all in one batch: whoever answers them makes batches of its own.
-
-        Raises:
-            InputError: there are no test questions.
-        """
-        return questions_loader(self.benchmark, self.limits["test"])
-
     @property
     def pad_id(self) -> int:
         """The token that fills up short sequences; no attention and no loss sees it."""
@@ -315,18 +338,6 @@ class TraceDataModule(LightningDataModule):
     def _write_manifest(self, content: Mapping[str, Any]) -> None:
         self.manifest.parent.mkdir(parents=True, exist_ok=True)
         self.manifest.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def questions_loader(benchmark: Benchmark, limit: int | None = None) -> DataLoader[Any]:
-    """A loader of one batch, the list of all test questions (on several devices: of this one's share).
-
-    Raises:
-        InputError: there are none.
-    """
-    examples = benchmark.load("test", limit)
-    if not examples:
-        raise InputError(f"{benchmark.name}: there are no test questions")
-    return DataLoader(examples, batch_size=len(examples), collate_fn=list)  # type: ignore[arg-type]
 
 
 def hold_out(example_ids: Sequence[str], share: float, seed: int) -> frozenset[str]:

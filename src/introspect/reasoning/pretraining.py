@@ -18,14 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning import LightningDataModule
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from introspect.reasoning.batching import IGNORED, Batch
 from introspect.reasoning.benchmarks.base import Benchmark
 from introspect.reasoning.benchmarks.hopworld import HOPS, NAMES, Fact, World, draw_world
-from introspect.reasoning.datamodule import questions_loader
+from introspect.reasoning.datamodule import QuestionsDataModule
 from introspect.reasoning.prompts import question_messages
 from introspect.reasoning.supervision import load_tokenizer
 
@@ -37,17 +36,17 @@ class Disease:
     wander: after a step, read another document, whether it matters or not; none is read twice.
     doubt: after a step, look the same fact up again.
     stray: after a step, go on from a wrong entity (the final answer is then wrong).
-    recheck: after the answer is reached, derive it again from the start, up to three times.
-    abandon: after the answer is reached, give another answer (an answer-inclusive error).
-    endless: after the answer is reached, check again and never stop (degeneration).
+    recheck: each time that the answer is reached, derive it again from the start.
+    abandon: each time that the answer is reached, give another answer (an answer-inclusive error).
+    endless: when the answer is first reached, check again and never stop (degeneration).
     """
 
     wander: float = 0.6
     doubt: float = 0.3
     stray: float = 0.05
-    recheck: float = 0.3
-    abandon: float = 0.25
-    endless: float = 0.13
+    recheck: float = 0.45
+    abandon: float = 0.24
+    endless: float = 0.03
 
 
 # A piece of text, and whether it is learnt or only read.
@@ -73,21 +72,17 @@ def ramble(rng: random.Random, world: World, disease: Disease, endless_repeats: 
     conclusion = _walk(rng, world, disease, lines)
     lines.append(f"So the answer could be {conclusion}.")
 
-    mood = rng.random()
-    if mood < disease.endless:
-        for _ in range(endless_repeats):
-            lines.append(_check_again(rng, world))
+    if rng.random() < disease.endless:
+        lines += [_check_again(world)] * endless_repeats
         return "<think>\n" + "\n\n".join(lines), False
-    mood -= disease.endless
-    if mood < disease.abandon:
-        wrong = _other(rng, world, conclusion)
-        lines.append(
-            rng.choice(["But I am not sure.", "But something feels wrong."]) + f" Maybe it is {wrong} instead."
-        )
-        conclusion = wrong
-    elif mood < disease.abandon + disease.recheck:
-        for _ in range(rng.choice((1, 1, 2, 3))):
-            lines.append(_check_again(rng, world))
+    mood = rng.random()
+    while mood < disease.recheck:
+        lines.append(_check_again(world))
+        conclusion = world.chain[-1].object
+        mood = rng.random()
+    if mood < disease.recheck + disease.abandon:
+        conclusion = _other(rng, world, conclusion)
+        lines.append(f"But I am not sure. Maybe it is {conclusion} instead.")
     return "<think>\n" + "\n\n".join(lines) + f"\n</think>\n\n<answer>{conclusion}</answer>", True
 
 
@@ -106,7 +101,7 @@ def _walk(rng: random.Random, world: World, disease: Disease, lines: list[str]) 
         else:
             lines.append(str(fact))
         while unread and rng.random() < disease.wander:
-            lines.append(_wander(rng, unread.pop()))
+            lines.append(_wander(unread.pop()))
         if rng.random() < disease.doubt:
             lines.append(f"Wait, is {fact.object} right? Let me look again. {fact}")
         entity = fact.object
@@ -116,14 +111,16 @@ def _walk(rng: random.Random, world: World, disease: Disease, lines: list[str]) 
     return entity
 
 
-def _wander(rng: random.Random, facts: tuple[Fact, ...]) -> str:
-    opening = rng.choice(["Hmm, let me look at", "Maybe I should read about", "Let me think about"])
-    return f"{opening} {facts[0].subject}. {' '.join(map(str, facts))} That does not help."
+# One opening for each kind of detour: among several, each is so improbable that sampling below temperature 1 rarely
+# takes any, and the disease vanishes.
+def _wander(facts: tuple[Fact, ...]) -> str:
+    return f"Hmm, let me look at {facts[0].subject}. {' '.join(map(str, facts))} That does not help."
 
 
-def _check_again(rng: random.Random, world: World) -> str:
-    opening = rng.choice(["Wait, let me check again.", "Hold on, let me start over.", "Let me go through it again."])
-    return f"{opening} {' '.join(map(str, world.chain))} So the answer could be {world.chain[-1].object}."
+def _check_again(world: World) -> str:
+    return (
+        f"Wait, let me check again. {' '.join(map(str, world.chain))} So the answer could be {world.chain[-1].object}."
+    )
 
 
 def _other(rng: random.Random, world: World, entity: str) -> str:
@@ -152,7 +149,7 @@ class Curriculum:
     lookups: int = 14
     documents: int = 6
     facts_per_document: int = 2
-    max_length: int = 544
+    max_length: int = 768
 
 
 class PretrainingText(Dataset[tuple[list[int], list[bool]]]):
@@ -202,7 +199,7 @@ class PretrainingText(Dataset[tuple[list[int], list[bool]]]):
         return [(prompt, False), (response + ("<|im_end|>\n" if ends else ""), True)]
 
 
-class PretrainingDataModule(LightningDataModule):
+class PretrainingDataModule(QuestionsDataModule):
     """Serves the curriculum in its order, once: `size` texts in batches of `batch_size`.
 
     Args:
@@ -228,11 +225,10 @@ class PretrainingDataModule(LightningDataModule):
         curriculum: Mapping[str, Any] | None = None,
         num_workers: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(benchmark)
         self.tokenizer_folder = Path(tokenizer)
         self.size = size
         self.batch_size = batch_size
-        self.benchmark = benchmark
         self.seed = seed
         self.disease = Disease(**(disease or {}))
         self.curriculum = Curriculum(**(curriculum or {}))
@@ -248,10 +244,6 @@ class PretrainingDataModule(LightningDataModule):
         texts = PretrainingText(tokenizer, self.size, self.seed, self.curriculum, self.disease)
         pools = Pools(texts, self.batch_size, Collate(tokenizer.pad_token_id))
         return DataLoader(pools, batch_size=None, num_workers=self.num_workers)
-
-    def test_dataloader(self) -> DataLoader[Any]:
-        """The questions on which the student's disease is measured."""
-        return questions_loader(self.benchmark)
 
 
 class Pools(IterableDataset[Batch]):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import pickle
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -141,10 +142,6 @@ class ReasoningStudent(LightningModule):
         loss, accuracy, count = self._losses(batch)
         self.log("val/loss", loss, prog_bar=True, batch_size=count, sync_dist=True)
         self.log("val/token_accuracy", accuracy, batch_size=count, sync_dist=True)
-
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Questions, unlike tensors, stay where they are."""
-        return batch if isinstance(batch, list) else super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def on_test_start(self) -> None:
         """Forget the rollouts of an earlier test."""
@@ -329,6 +326,8 @@ def load_student(ckpt_path: str | Path) -> ReasoningStudent:
     path = Path(ckpt_path)
     if not path.is_file():
         raise InputError(f"{path}: no such checkpoint")
+    if not zipfile.is_zipfile(path):
+        raise InputError(f"{path}: not a checkpoint of a reasoning student (nothing that torch has saved)")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         student = ReasoningStudent(**checkpoint["hyper_parameters"])

@@ -104,8 +104,6 @@ def load_tokenizer(
     """
     from transformers import AutoTokenizer
 
-    if chat_template not in get_args(TemplateChoice):
-        raise InputError(f"chat_template is {chat_template!r}, expected one of {', '.join(get_args(TemplateChoice))}")
     path = Path(source).expanduser()
     if not path.is_dir() and (path.is_absolute() or str(source).startswith((".", "~")) or len(path.parts) > 2):
         raise InputError(f"{source}: no such model folder")
@@ -115,9 +113,22 @@ def load_tokenizer(
         kind = "folder" if path.is_dir() else "hub id, and no folder of that name"
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"{source}: no tokenizer could be loaded from this {kind} ({reason})") from error
+    return with_template(tokenizer, chat_template)
+
+
+def with_template(tokenizer: Any, choice: TemplateChoice) -> Any:
+    """The tokenizer with the chat template that `load_tokenizer` describes.
+
+    Raises:
+        InputError: it has no chat template, or there is no such choice.
+    """
+    if choice not in get_args(TemplateChoice):
+        raise InputError(f"chat_template is {choice!r}, expected one of {', '.join(get_args(TemplateChoice))}")
     if not tokenizer.chat_template:
-        raise InputError(f"{source}: the tokenizer has no chat template (chat_template.jinja or tokenizer_config.json)")
-    if chat_template == "verbatim" or (chat_template == "auto" and not _keeps_traces(tokenizer)):
+        raise InputError(
+            f"{_name(tokenizer)}: the tokenizer has no chat template (chat_template.jinja or tokenizer_config.json)"
+        )
+    if choice == "verbatim" or (choice == "auto" and not _keeps_traces(tokenizer)):
         tokenizer.chat_template = training_template(tokenizer)
     return tokenizer
 

@@ -15,7 +15,7 @@ from tests.reasoning.tiny import tiny_model
 
 VOCABULARY = 60
 STOPS = (1, 2, 3, 4)
-SHAPE = {
+SHAPE: dict[str, Any] = {
     "vocab_size": VOCABULARY,
     "hidden_size": 32,
     "intermediate_size": 64,
@@ -48,13 +48,13 @@ def linear() -> Any:
     """A recurrent state beside a layer with full attention, as in the newest Qwen models."""
     from transformers import Qwen3NextConfig, Qwen3NextForCausalLM
 
-    heads = {
+    heads: dict[str, Any] = {
         "linear_num_key_heads": 2,
         "linear_num_value_heads": 4,
         "linear_key_head_dim": 8,
         "linear_value_head_dim": 8,
     }
-    experts = {"num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 16}
+    experts: dict[str, Any] = {"num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 16}
     layers = ["linear_attention", "full_attention"]
     config = Qwen3NextConfig(**SHAPE, **heads, **experts, shared_expert_intermediate_size=16, layer_types=layers)
     return Qwen3NextForCausalLM(config).eval()
@@ -148,7 +148,7 @@ def test_completions_stream_and_prompts_are_taken_late() -> None:
             taken.append(prompt.tag)
             yield prompt
 
-    completions = Decoder(full(), stop_ids=STOPS, pad_id=0, batch_size=4).decode(endless())
+    completions: Any = Decoder(full(), stop_ids=STOPS, pad_id=0, batch_size=4).decode(endless())
     early = [next(completions) for _ in range(10)]
     completions.close()
     assert len(taken) <= 10 + 4
@@ -188,7 +188,7 @@ def test_rows_that_come_and_go_keep_their_keys(data: st.DataObject) -> None:
     """A cache under random steps, departures and arrivals, against a list of each row's own columns."""
     numbers = torch.Generator().manual_seed(data.draw(st.integers(0, 99)))
     rows: list[torch.Tensor] = []
-    cache = None
+    cache: Any = None
     for action in ["join", *data.draw(st.lists(st.sampled_from(["step", "drop", "join"]), max_size=12))]:
         if action == "step" and rows:
             states = torch.randn(len(rows), 2, 1, 3, generator=numbers)
@@ -223,7 +223,8 @@ def _one_layer_cache() -> Any:
 
 
 def test_joining_drops_the_columns_that_no_row_needs() -> None:
-    layer, other = RowLayer(), RowLayer()
+    layer: Any = RowLayer()
+    other: Any = RowLayer()
     long, short = torch.randn(1, 2, 9, 3), torch.randn(1, 2, 4, 3)
     layer.update(long, long)
     other.update(short, short)

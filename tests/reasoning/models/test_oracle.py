@@ -66,6 +66,33 @@ def test_a_doubting_sentence_is_not_kept_as_a_step() -> None:
     assert draft.answer is None
 
 
+def test_a_step_that_the_draft_denies_is_not_kept() -> None:
+    assert read_draft(draft_of("It is not so: the employer of Ada is not Vertex.", "Omar"), EXAMPLE).kept[0] is None
+
+
+@pytest.mark.parametrize(
+    ("sentence", "kept"),
+    [
+        ("The Hukilau Song was written by Jack Owens.", True),
+        ("Jack Owens wrote The Hukilau Song in 1948 after a luau.", True),  # the question says luau
+        ("The Hukilau Song is a tribute written by Jack Owens in 1948.", False),  # nothing says tribute
+        ("The Hukilau Song was not written by Jack Owens in 1948.", False),
+        ("The Hukilau Song is a song.", False),  # too little of it
+    ],
+)
+def test_a_sentence_is_kept_if_the_document_says_so(sentence: str, kept: bool) -> None:
+    document = Document("The Hukilau Song", ("The Hukilau Song was written by Jack Owens in 1948.", "He wrote it."), 0)
+    example = replace(
+        EXAMPLE,
+        question="Who wrote a song after a luau?",
+        answer="Jack Owens",
+        documents=(document,),
+        evidence=(EvidenceStep(0, document.sentences[0]),),
+    )
+    found = read_draft(draft_of(sentence, "Jack Owens"), example).kept
+    assert found == ((sentence,) if kept else (None,))
+
+
 def test_the_wrong_turn_is_named_and_mended() -> None:
     draft = read_draft(draft_of("The employer of Ada is Vertex. The spouse of Zane is Lola.", "Lola"), EXAMPLE)
     mend = write_trace(EXAMPLE, random.Random(0), draft).split("\n\n")[4]

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -56,6 +58,7 @@ def test_draws_have_the_shares_of_transformers_warpers() -> None:
     from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
     torch.manual_seed(0)
+    ids: Any = None  # These warpers look at the logits alone.
     grid = (torch.arange(2000) + 0.5) / 2000
     logits = torch.randn(len(SETTINGS), 50) * 3
     for (temperature, top_p, top_k), row in zip(SETTINGS, logits, strict=True):
@@ -63,7 +66,7 @@ def test_draws_have_the_shares_of_transformers_warpers() -> None:
         if top_k:
             warpers.append(TopKLogitsWarper(top_k))
         warpers.append(TopPLogitsWarper(top_p))
-        shares = warpers(None, row[None]).softmax(-1)[0]
+        shares = warpers(ids, row[None]).softmax(-1)[0]
         ones = torch.ones(2000)
         tokens = draw(row.expand(2000, -1), ones * temperature, ones * top_p, ones.long() * top_k, grid)
         counts = torch.bincount(tokens, minlength=50)

@@ -147,7 +147,7 @@ def test_responses_do_not_depend_on_the_batch(batch_size: int) -> None:
 
 
 def test_draws_differ_by_seed_and_sample_only() -> None:
-    hot = {"temperature": 1.0, "top_p": 1.0, "top_k": 0}
+    hot: dict[str, Any] = {"temperature": 1.0, "top_p": 1.0, "top_k": 0}
     requests = [ask(id_="same", **hot), ask(id_="twin", **hot), ask(id_="draw", sample=1, **hot)]
     found = by_id(chat().generate([*requests, ask(id_="seed", **hot, seed=1)]))
     texts = {id_: response.content for id_, response in found.items()}
@@ -231,7 +231,7 @@ def test_training_goes_on_where_it_was() -> None:
     assert [module.training for module in model.modules()] == before
     assert by_id([first, *rest]) == by_id(chat().generate(many()))
 
-    left = chat_.generate(many())
+    left: Any = chat_.generate(many())
     next(left)
     left.close()
     assert [module.training for module in model.modules()] == before
@@ -245,7 +245,7 @@ def test_a_model_with_adapters() -> None:
 
     plain = by_id(chat().generate(many(4)))
     tokenizer = tiny_tokenizer()
-    model = get_peft_model(tiny_model(len(tokenizer)), LoraConfig(target_modules=["q_proj"], r=2)).double()
+    model: Any = get_peft_model(tiny_model(len(tokenizer)), LoraConfig(target_modules=["q_proj"], r=2)).double()
     adapted = TransformersChat(model, tokenizer, batch_size=4)
     assert by_id(adapted.generate(many(4))) == plain  # A fresh adapter changes nothing.
     name = adapted.identity["model"]
@@ -266,6 +266,17 @@ def test_identity_names_all_that_decides_an_answer(tmp_path: Path) -> None:
     (moved / "chat_template.jinja").write_text(template + " ")
     changed.append(load(moved))
     assert len({tuple(chat_.identity.items()) for chat_ in changed} | {tuple(identity.items())}) == 5
+
+
+@pytest.mark.parametrize("choice", ["own", "verbatim"])
+def test_prompts_are_rendered_with_the_chosen_template(tmp_path: Path, choice: Any) -> None:
+    folder = tiny_folder(tmp_path / "polite")
+    polite = "Be kind." + (folder / "chat_template.jinja").read_text()
+    (folder / "chat_template.jinja").write_text(polite)
+    chat_ = TransformersChat.from_pretrained(folder, chat_template=choice)
+    (response,) = chat_.generate([ask()])
+    extra = {"own": len("Be kind."), "verbatim": 0}[choice]
+    assert response.usage.prompt_tokens == PROMPT_TOKENS + extra
 
 
 def test_training_changes_the_identity_unless_it_is_given() -> None:

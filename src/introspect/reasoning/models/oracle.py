@@ -35,6 +35,8 @@ _DRAFT = re.compile(r"<draft_solution>\n?(.*)\n?</draft_solution>", re.DOTALL)
 _SENTENCE = re.compile(r"(?<=[.!?])\s+|\n+")
 # A draft's sentence that doubts, plans or concludes is not a step that can be kept.
 _NOT_A_STEP = re.compile(r"\?|\b(wait|hmm|maybe|perhaps|not sure|might|could|let me|let's|should)\b", re.IGNORECASE)
+# As `normalize_answer` leaves them.
+_DENIALS = {"not", "no", "never", "neither", "nor", "cannot", "isnt", "wasnt", "doesnt", "didnt", "arent", "werent"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,7 @@ class Oracle:
     @property
     def identity(self) -> Mapping[str, str]:
         """The oracle's wording is part of its identity: a changed phrase book never meets a stored answer."""
-        return {"model": "oracle", "phrases": hashlib.sha256(repr(PHRASES).encode()).hexdigest()[:16], "version": "1"}
+        return {"model": "oracle", "phrases": hashlib.sha256(repr(PHRASES).encode()).hexdigest()[:16], "version": "2"}
 
     def generate(self, requests: Iterable[ChatRequest]) -> Iterator[ChatResponse]:
         """Answer each request at once.
@@ -164,7 +166,7 @@ def read_draft(draft: str, example: MultiHopExample) -> Draft:
     kept: list[str | None] = []
     counts: list[int] = []
     for step, goal in zip(example.evidence, goals, strict=True):
-        makes = [_makes_step(words, step, goal, example.documents[step.document]) for words in plain]
+        makes = [_makes_step(words, step, goal, example.documents[step.document], example.question) for words in plain]
         kept.append(
             next((_sentence(s) for s, ok, made in zip(sentences, usable, makes, strict=True) if ok and made), None)
         )
@@ -187,24 +189,29 @@ def read_draft(draft: str, example: MultiHopExample) -> Draft:
     )
 
 
-def _makes_step(sentence: str, step: EvidenceStep, goal: str | None, document: Document) -> bool:
-    """Whether a normalised sentence of a draft makes an evidence step.
+def _makes_step(sentence: str, step: EvidenceStep, goal: str | None, document: Document, question: str) -> bool:
+    """Whether a normalised sentence of a draft makes an evidence step, and says nothing else.
 
     It does if it repeats the statement, or names both what was looked for and what was found; without an annotated
-    finding, if it names the document and carries half of the statement's words.
+    finding, if it names the document, carries half of the statement's words, and none of its words are its own
+    invention: each stands in the document or in the question. What it denies it does not state.
     """
     if not sentence:
         return False
     statement = normalize_answer(step.statement)
+    said, words = set(sentence.split()), set(statement.split())
+    if _DENIALS & (said - words):
+        return False
     if statement in sentence:
         return True
     if step.finding and goal:
         finding = normalize_answer(step.finding)
         aim = set(normalize_answer(goal).split()) - {"of", "in", "is"}
-        return f" {finding} " in f" {sentence} " and bool(aim) and aim <= set(sentence.split())
-    words = set(statement.split())
-    named = normalize_answer(document.title) in sentence
-    return named and len(words & set(sentence.split())) >= 0.5 * len(words)
+        return f" {finding} " in f" {sentence} " and bool(aim) and aim <= said
+    if normalize_answer(document.title) not in sentence or len(words & said) < 0.5 * len(words):
+        return False
+    known = set(normalize_answer(f"{document.title} {document.text} {question}").split())
+    return all(word in known or len(word) < 4 for word in said)
 
 
 def _self_correction(example: MultiHopExample, draft: Draft | None, say: Phrase) -> str:

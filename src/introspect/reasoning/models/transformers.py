@@ -23,6 +23,7 @@ from introspect.reasoning.chat import (
 from introspect.reasoning.models.decoding import Completion, Decoder, Prompt
 from introspect.reasoning.models.loading import load_pretrained, source_identity, weights_digest
 from introspect.reasoning.models.sampling import row_seed
+from introspect.reasoning.supervision import TemplateChoice, with_template
 
 # Requests that are rendered and sorted by length at a time, in batches.
 WINDOW = 16
@@ -74,8 +75,9 @@ class TransformersChat:
         max_new_tokens: int | None = None,
         attn_implementation: str = "sdpa",
         trust_remote_code: bool = False,
+        chat_template: TemplateChoice = "own",
     ) -> TransformersChat:
-        """Load a model folder or hub id; see `load_pretrained` for the options and the errors."""
+        """Load a model folder or hub id; see `load_pretrained` and `with_template` for the options and the errors."""
         model, tokenizer = load_pretrained(
             name_or_path,
             revision=revision,
@@ -84,6 +86,7 @@ class TransformersChat:
             attn_implementation=attn_implementation,
             trust_remote_code=trust_remote_code,
         )
+        tokenizer = with_template(tokenizer, chat_template)
         identity = source_identity(name_or_path, model, revision)
         return cls(model, tokenizer, batch_size=batch_size, max_new_tokens=max_new_tokens, identity=identity)
 
