@@ -24,8 +24,10 @@ def detector_table(dissection: Dissection, rows: int = 15) -> Table:
     by_category = ", ".join(f"{name} {summary[name]}" for name in dissection.categories)
     title = f"{dissection.layer}: {summary['total']} of {dissection.units} units detect {summary['unique']} concepts"
     table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True, title=escape(title), title_justify="left")
-    for column, side in (("concept", "left"), ("category", "left"), ("units", "right"), ("best IoU", "right")):
-        table.add_column(column, justify=side)  # type: ignore[arg-type] - rich's literal
+    for column in ("concept", "category"):
+        table.add_column(column)
+    for column in ("units", "best IoU"):
+        table.add_column(column, justify="right")
     best = {detector.label: detector for detector in reversed(dissection.detectors())}
     concepts = dissection.unique()
     for label, units in list(concepts.items())[:rows]:
