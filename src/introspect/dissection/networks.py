@@ -79,7 +79,8 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
     expected = network.state_dict()
     chosen = next((part for part in _unwrapped(state) if expected.keys() & part.keys()), state)
     wrong = [
-        *(f"{name} is missing" for name in expected.keys() - chosen.keys()),
+        # Weights older than PyTorch 0.4.1 lack this counter, which plays no part.
+        *(f"{n} is missing" for n in expected.keys() - chosen.keys() if not n.endswith("num_batches_tracked")),
         *(f"{name} is unknown" for name in chosen.keys() - expected.keys()),
         *(
             f"{name} is {list(chosen[name].shape)}, expected {list(value.shape)}"
