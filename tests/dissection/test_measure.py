@@ -11,6 +11,7 @@ from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 
 from introspect.app import dissect
+from introspect.cli import check
 from introspect.dissection.measure import measure
 from introspect.dissection.networks import load_weights, torchvision_network
 from introspect.errors import InputError
@@ -70,6 +71,15 @@ def test_the_command(tmp_path: Path) -> None:
     metrics = dissect(cfg)
     assert metrics["dissect/layer4/detectors/total"] >= 0
     assert (tmp_path / "run/layer4/report.html").is_file()
+
+
+@pytest.mark.parametrize("network", ["student", "torchvision"])
+def test_the_command_wants_weights(network: str, tmp_path: Path) -> None:
+    cfg = compose_config("dissect", [*SETTINGS, f"network={network}", "layer=layer4"], tmp_path)
+    with pytest.raises(
+        InputError, match="ckpt_path is required: the weights of the network; or give network=torchvision"
+    ):
+        check(cfg)
 
 
 def test_weights_are_never_random_in_silence(tmp_path: Path) -> None:

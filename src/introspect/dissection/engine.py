@@ -34,7 +34,7 @@ Control = Literal["rotation", "labels"]
 CONTROLS: tuple[Control, ...] = ("rotation", "labels")
 QUANTILE = 0.005
 IOU_THRESHOLD = 0.05
-_TALLY_VALUES = 2**19  # activations that are counted at a time
+_TALLY_VALUES = 2**20  # activations that are counted at a time
 
 
 @dataclass(frozen=True, slots=True)
