@@ -14,8 +14,8 @@ from introspect.dissection.measure import measure, numbers
 class ConceptDetectors(Callback):
     """Dissects `module.student`: a part of the concept data every few epochs, all of it after the test.
 
-    Logs `dissect/detectors/total`, `unique`, and one per category, beside the accuracy; after the test also those of the
-    controls, with the files and the report of `dissect.py` in `folder`. The first of several devices does it.
+    Logs `dissect/detectors/total`, `unique`, and one per category, beside the accuracy; after the test also those of
+    the controls, with the files and the report of `dissect.py` in `folder`. The first of several devices does it.
 
     Args:
         layer: name of the student's module that is dissected.

@@ -39,8 +39,8 @@ class Distillation(LightningModule):
     Args:
         student: which network is trained.
         objective: what it is trained to do.
-        teacher: whom it learns from, where the objective needs one. If its weights are nowhere, it is trained first, and
-            kept for later runs.
+        teacher: whom it learns from, where the objective needs one. If its weights are nowhere, it is trained first,
+            and kept for later runs.
         normalization: of the pixels: `imagenet` or `reference`, or mean and deviation, for student and teacher alike.
         lr: learning rate of the first epochs.
         momentum, weight_decay: of SGD.

@@ -34,8 +34,8 @@ class StudyTable(Callback):
     A run without `metrics.json` is named and left out; a sweep without any gives no table.
 
     Args:
-        metrics: names of the rows, as they stand in each run's `metrics.json` (`outer/inner` where it is nested), with the
-            heading of each; rows that no run has are left out.
+        metrics: names of the rows, as they stand in each run's `metrics.json` (`outer/inner` where it is nested), with
+            the heading of each; rows that no run has are left out.
     """
 
     def __init__(self, metrics: Mapping[str, str]) -> None:

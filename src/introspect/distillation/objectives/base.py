@@ -15,7 +15,7 @@ from introspect.errors import InputError
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """What a network makes of a batch: logits [b, c], and the outputs of the layers that an objective wants, by name."""
+    """What a network makes of a batch: logits [b, c], and the outputs of those layers that an objective wants."""
 
     logits: Tensor
     maps: Mapping[str, Tensor] = field(default_factory=dict)

@@ -1,7 +1,7 @@
 """Label smoothing (Szegedy et al. 2016, arXiv 1512.00567, section 7): the control of logit distillation.
 
-With temperature 1 the only difference between the two is what stands beside the label: the teacher's probabilities, which
-say which classes are alike, or the same number for every class, which says nothing (Han et al. 2023, arXiv 2305.15734).
+With temperature 1 the only difference between the two is what stands beside the label: the teacher's probabilities,
+which say which classes are alike, or the same number for every class (Han et al. 2023, arXiv 2305.15734).
 """
 
 from __future__ import annotations
