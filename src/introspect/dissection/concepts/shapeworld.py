@@ -42,9 +42,9 @@ class ShapeworldConcepts:
         self.world = Shapeworld(split=split, size=size, seed=seed, side=side)
         wanted = list(VOCABULARY) if categories is None else list(categories)
         if absent := [category for category in wanted if category not in VOCABULARY]:
-            raise InputError(
-                f"concepts.categories: shapeworld has no {', '.join(absent)}, only {', '.join(VOCABULARY)}"
-            )
+            raise InputError(f"concepts.categories={absent[0]}: shapeworld has {', '.join(VOCABULARY)}")
+        if not wanted:
+            raise InputError("concepts.categories: name at least one, or null for all")
         self.categories = tuple(category for category in VOCABULARY if category in wanted)
         self._layers = [index for index, category in enumerate(LAYERS) if category in self.categories]
         last = self.categories[-1]
