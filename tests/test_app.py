@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -76,8 +76,9 @@ class Refusing(Points):
 
 def config(folder: Path, *overrides: str, datamodule: str = "Points") -> DictConfig:
     reasoning = ["~experiment", "~data", "~datamodule", "~model", "~recipe", "~teacher", "~sampling", "~engine"]
+    sampling = ["~sampling@drafting", "~sampling@teaching"]
     basics = ["callbacks=default", "~callbacks.rich_progress_bar", "logger=csv", "extras.print_config=false"]
-    cfg = compose_config("train", [*reasoning, "~sampling@drafting", *basics, "trainer=cpu", *overrides], folder)
+    cfg = compose_config("train", [*reasoning, *sampling, *basics, "trainer=cpu", *overrides], folder)
     OmegaConf.set_struct(cfg, False)
     cfg.model = {"_target_": "tests.test_app.Line", "lr": 0.1}
     cfg.datamodule = {"_target_": f"tests.test_app.{datamodule}", "folder": str(folder / "data")}
@@ -107,6 +108,27 @@ def test_resuming_continues_to_the_same_end(tmp_path: Path) -> None:
     checkpoint = tmp_path / "part/run/checkpoints/last.ckpt"
     resumed = train(config(tmp_path / "rest", "trainer.max_epochs=3", f"ckpt_path={checkpoint}"))
     assert resumed == whole
+
+
+class Interrupting(Callback):
+    """The user presses Ctrl-C in the third epoch."""
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.current_epoch == 2:
+            raise KeyboardInterrupt
+
+
+def test_an_interrupt_says_how_to_go_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    cfg = config(tmp_path, "trainer.max_epochs=4")
+    cfg.callbacks.interrupting = {"_target_": "tests.test_app.Interrupting"}
+    with caplog.at_level("INFO"), pytest.raises(KeyboardInterrupt):
+        train(cfg)
+    checkpoint = tmp_path / "run/checkpoints/last.ckpt"
+    assert f"the training goes on with ckpt_path={checkpoint}" in caplog.text
+    del cfg.callbacks.interrupting
+    cfg.ckpt_path = str(checkpoint)
+    whole = train(config(tmp_path / "whole", "trainer.max_epochs=4"))
+    assert train(cfg) == whole
 
 
 def test_without_training_it_stops_when_the_data_are_made(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
         if cfg.train or not is_tested:
             prepare(datamodule)
         if cfg.train:
-            trainer.fit(module, datamodule, ckpt_path=cfg.ckpt_path, weights_only=True)
+            fit(trainer, module, datamodule, cfg.ckpt_path)
             metrics |= logged(trainer)
         if is_tested:
             weights = best_checkpoint(trainer) if cfg.train else cfg.ckpt_path
@@ -165,6 +165,29 @@ def prepare(datamodule: LightningDataModule) -> None:
     """Make what the data module makes once, in one process, before others are started and begin to wait for it."""
     if rank_zero_only.rank == 0:
         datamodule.prepare_data()
+
+
+def fit(trainer: Trainer, module: LightningModule, datamodule: LightningDataModule, ckpt_path: str | None) -> None:
+    """Train; say how to go on if the user interrupts it.
+
+    Raises:
+        KeyboardInterrupt: the user did. Lightning would exit as if something had failed.
+    """
+    try:
+        trainer.fit(module, datamodule, ckpt_path=ckpt_path, weights_only=True)
+    except SystemExit:
+        if not trainer.interrupted:
+            raise
+        if newest := newest_checkpoint(trainer):
+            log.info("interrupted: the training goes on with ckpt_path=%s", newest)
+        raise KeyboardInterrupt from None
+
+
+def newest_checkpoint(trainer: Trainer) -> Path | None:
+    """The last file that any of the trainer's checkpoint callbacks wrote."""
+    callbacks = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
+    paths = [Path(path) for c in callbacks for path in (c.last_model_path, c.best_model_path) if path]
+    return max((path for path in paths if path.is_file()), key=lambda path: path.stat().st_mtime, default=None)
 
 
 def best_checkpoint(trainer: Trainer) -> str | None:

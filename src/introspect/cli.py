@@ -65,7 +65,7 @@ def _one_line_errors() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        print("interrupted: what was finished is stored, the same command continues", file=sys.stderr)  # noqa: T201
+        print("interrupted: every response that was made is kept, the same command makes the rest", file=sys.stderr)  # noqa: T201
         sys.exit(INTERRUPTED)
     except Exception as error:
         message = explain(error)

@@ -39,6 +39,9 @@ def test_saved_runs_are_found_in_a_folder_or_named(tmp_path: Path) -> None:
         assert saved_runs(model) == (before, after)
     named = saved_runs(tmp_path / "rollouts/model.parquet", tmp_path / "rollouts/baseline.parquet")
     assert named == (before, after)
+    assert saved_runs(tmp_path, None) == (None, after)
+    report(None, before, tmp_path / "other")
+    assert saved_runs(tmp_path / "other", tmp_path) == (after, before)
     with pytest.raises(InputError, match="no such file of rollouts"):
         saved_runs(tmp_path / "nothing.parquet")
 
@@ -70,6 +73,21 @@ def test_a_folder_beside_another(tmp_path: Path) -> None:
 def test_a_model_without_known_origin_stands_alone(tmp_path: Path) -> None:
     opened = open_model(str(tiny_folder(tmp_path / "m")), {"device": "cpu"})
     assert opened.base is None
+
+
+def test_an_unknown_baseline_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model = str(tiny_folder(tmp_path / "m"))
+    metrics = measure(
+        ckpt_path=model,
+        benchmark=Numbers(),
+        questions=1,
+        sampling=SHORT,
+        folder=tmp_path / "run",
+        store=tmp_path / "store.sqlite",
+        engine={"device": "cpu"},
+    )
+    assert f"what {model} was tuned from is not known here: no baseline; give baseline=" in caplog.text
+    assert "test/baseline/accuracy" not in metrics
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from introspect.errors import InputError
 from introspect.reasoning.batching import IGNORED
 from introspect.reasoning.benchmarks.hopworld import NAMES, draw_world
 from introspect.reasoning.chat import extract_answer, split_reasoning
@@ -17,7 +18,9 @@ from introspect.reasoning.pretraining import (
     Curriculum,
     Disease,
     Pools,
+    PretrainingDataModule,
     PretrainingText,
+    ResumablePools,
     build_tokenizer,
     practice,
     ramble,
@@ -164,6 +167,20 @@ def test_pools_give_every_text_once(tokenizer):
     assert len(batches) == len(pools) == 7
     served = sorted(tokens for batch in batches for tokens, _ in batch)
     assert served == sorted(tokens for tokens, _ in texts(tokenizer, size=50))
+
+
+@pytest.mark.parametrize("trained", [0, 1, 16, 17, 30])
+def test_batches_go_on_where_training_stopped(tokenizer, trained):
+    pools = Pools(texts(tokenizer, size=70), 2, Collate(0))
+    whole = [batch["input_ids"].tolist() for batch in pools]
+    rest = ResumablePools(pools, 0, lambda: trained)
+    assert len(rest) == len(whole) == 35
+    assert [batch["input_ids"].tolist() for batch in rest] == whole[trained:]
+
+
+def test_more_writers_would_write_the_same(tmp_path):
+    with pytest.raises(InputError, match=r"num_workers=2: expected 0 or 1"):
+        PretrainingDataModule(tokenizer=tmp_path, size=4, batch_size=2, benchmark=None, num_workers=2)
 
 
 def test_collated_labels_are_what_is_learnt():

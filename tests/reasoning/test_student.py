@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import json
 import math
+import shutil
 
 import pytest
 import torch
@@ -266,6 +268,54 @@ def test_what_is_no_checkpoint_gives_one_line(folder, tmp_path):
     torch.save({"hyper_parameters": {"model": str(tmp_path / "gone")}, "state_dict": {}}, path)
     with pytest.raises(InputError, match=r"x\.ckpt: the student can not be rebuilt \(.*gone: no such model folder\)$"):
         load_student(path)
+
+
+EVIL = """
+from pathlib import Path
+Path("{marker}").touch()
+from transformers import Qwen3Config
+class Config(Qwen3Config):
+    model_type = "evil"
+"""
+
+
+def test_a_checkpoint_does_not_decide_whether_code_may_run(folder, items, tmp_path):
+    base = tmp_path / "base"
+    shutil.copytree(folder, base)
+    config = json.loads((base / "config.json").read_text())
+    config |= {"model_type": "evil", "auto_map": {"AutoConfig": "evil.Config"}}
+    (base / "config.json").write_text(json.dumps(config))
+    marker = tmp_path / "ran"
+    (base / "evil.py").write_text(EVIL.format(marker=marker))
+    student = build(folder)
+    path = tmp_path / "x.ckpt"
+    fit(student, batches(items)).save_checkpoint(path)
+    checkpoint = torch.load(path, weights_only=True)
+    checkpoint["hyper_parameters"] |= {"model": str(base), "trust_remote_code": True}
+    torch.save(checkpoint, path)
+
+    with pytest.raises(InputError, match="the student can not be rebuilt"):
+        load_student(path)
+
+    assert not marker.exists()
+    with pytest.raises(InputError, match="the student can not be rebuilt"):  # a configuration without a model
+        load_student(path, trust_remote_code=True)
+    assert marker.exists()  # the trap works
+
+
+def test_rollouts_stop_at_the_end_of_turn_that_is_learnt(folder, tmp_path):
+    from transformers import AutoTokenizer
+
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+    tokenizer = AutoTokenizer.from_pretrained(other)
+    tokenizer.eos_token = "<|endoftext|>"
+    tokenizer.save_pretrained(other)
+    (other / "generation_config.json").unlink(missing_ok=True)
+    model = build(other).chat_model()
+    learnt = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert learnt in model._stop_ids
+    assert tokenizer.eos_token_id in model._stop_ids
 
 
 def test_mixed_precision_and_clipping_go_together(folder, items):

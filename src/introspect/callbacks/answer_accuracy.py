@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -11,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from introspect.callbacks.gathering import gather
 from introspect.errors import InputError
 from introspect.reasoning.chat import Sampling
-from introspect.reasoning.evaluation import rollout
+from introspect.reasoning.evaluation import Testing
 from introspect.reasoning.metrics.summary import summarize
 
 LOGGED = ("accuracy", "f1", "completion_tokens", "degeneration_rate", "answer_inclusive_error_rate")
@@ -29,6 +30,7 @@ class AnswerAccuracy(Callback):
         every_n_epochs: epochs between two looks.
         batch_size: rollouts that are generated at once; None leaves it to the chat model.
         sampling: how answers are drawn; None is the paper's way.
+        store: the file that keeps responses, so that none is generated twice; None keeps none.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class AnswerAccuracy(Callback):
         every_n_epochs: int = 1,
         batch_size: int | None = None,
         sampling: Sampling | None = None,
+        store: str | Path | None = None,
     ) -> None:
         for name, value in {"questions": questions, "every_n_epochs": every_n_epochs}.items():
             if value < 1:
@@ -45,7 +48,7 @@ class AnswerAccuracy(Callback):
         self.questions = questions
         self.every_n_epochs = every_n_epochs
         self.options = {} if batch_size is None else {"batch_size": batch_size}
-        self.sampling = sampling or Sampling()
+        self.testing = Testing(sampling=sampling or Sampling(), store=store)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Let the student answer and log."""
@@ -60,7 +63,7 @@ class AnswerAccuracy(Callback):
         pl_module.eval()
         with torch.no_grad():
             model = cast(Any, pl_module).chat_model(**self.options)
-            answered = rollout(model, mine, sampling=self.sampling, description="validation rollouts") if mine else []
+            answered = self.testing.rollouts(model, mine, "validation rollouts") if mine else []
         pl_module.train(was_training)
         scores = summarize(gather(answered))
         for name in LOGGED:

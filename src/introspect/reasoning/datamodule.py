@@ -249,7 +249,7 @@ class TraceDataModule(QuestionsDataModule):
             pad_id=self.pad_id,
             num_workers=self.num_workers,
             pin_memory=self._pin_memory,
-            place=(lambda: _place(trainer)) if trainer else None,
+            place=(lambda: place(trainer)) if trainer else None,
         )
 
     def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
@@ -334,6 +334,10 @@ class TraceDataModule(QuestionsDataModule):
         if self.trainer is None or self.trainer.is_global_zero:
             known = json.loads(self.manifest.read_text(encoding="utf-8")) if self.manifest.is_file() else {}
             self._write_manifest({**known, "tokenised": {**self.counts, "max_length": self.max_length}})
+            rejected = {f"rejected/{reason}": count for reason, count in known.get("rejections", {}).items()}
+            shown = {f"traces/{name}": float(count) for name, count in {**rejected, **self.counts}.items()}
+            for logger in self.trainer.loggers if self.trainer else ():
+                logger.log_metrics(shown, step=0)
 
     def _write_manifest(self, content: Mapping[str, Any]) -> None:
         self.manifest.parent.mkdir(parents=True, exist_ok=True)
@@ -353,7 +357,7 @@ def hold_out(example_ids: Sequence[str], share: float, seed: int) -> frozenset[s
     return frozenset(unique[: min(max(round(share * len(unique)), 1), len(unique) - 1)])
 
 
-def _place(trainer: Trainer) -> tuple[int, int]:
+def place(trainer: Trainer) -> tuple[int, int]:
     """The epoch of the next batch, and its place in it, by what was trained on in all of the training.
 
     Not by what a loader handed out: a batch whose step was interrupted is trained on again. Not by the trainer's epoch

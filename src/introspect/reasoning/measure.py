@@ -80,7 +80,7 @@ def measure(
         InputError: there is neither student nor saved rollouts, one of them can not be read, or there are no questions.
     """
     if rescore is not None:
-        runs = saved_runs(rescore, None if baseline == AUTO else baseline)
+        runs = saved_runs(rescore, baseline)
     elif ckpt_path is None:
         raise InputError("ckpt_path is required: a checkpoint, a model folder or a hub id; or give rescore=…")
     else:
@@ -89,6 +89,8 @@ def measure(
             raise InputError(f"{benchmark.name}: there are no {split} questions")
         student = open_model(ckpt_path, engine)
         base = student.base if baseline == AUTO else baseline
+        if base is None and baseline == AUTO:
+            log.warning("what %s was tuned from is not known here: no baseline; give baseline=…", ckpt_path)
         options: dict[str, Any] = {"samples": samples, "sampling": sampling}
         with ResponseStore(store) as kept:
             model = rollout(student.model, examples, store=kept, description="student answers", **options)
@@ -124,7 +126,8 @@ def open_model(source: str, engine: Mapping[str, Any] | None = None) -> Opened:
     if Path(source).suffix == ".ckpt" or Path(source).is_file():
         from introspect.reasoning.student import load_student
 
-        student = load_student(source).to(_device(options.get("device", AUTO)))
+        trusted = bool(options.get("trust_remote_code", False))
+        student = load_student(source, trust_remote_code=trusted).to(_device(options.get("device", AUTO)))
         base = None if student.hparams["architecture"] else student.hparams["model"]
         chosen = {name: options[name] for name in ("batch_size", "max_new_tokens") if name in options}
         return Opened(student.chat_model(**chosen), base)
@@ -155,16 +158,26 @@ def base_of(folder: Path) -> str | None:
     return None
 
 
-def saved_runs(model: str | Path, baseline: str | Path | None = None) -> Runs:
-    """The rollouts of a Parquet file, or of a run's folder with `rollouts/{model,baseline}.parquet`.
+def saved_runs(model: str | Path, baseline: str | Path | None = AUTO) -> Runs:
+    """The rollouts of Parquet files, or of runs' folders with `rollouts/{model,baseline}.parquet`.
+
+    Args:
+        model: a file, or a run's folder.
+        baseline: another one, whose model is the baseline; `auto` takes the one in the same folder, if `model` is a
+            folder; None takes none.
 
     Raises:
         InputError: there are none, or they are not rollouts.
     """
-    path = Path(model)
-    if path.is_dir():
-        folder = path / "rollouts" if (path / "rollouts").is_dir() else path
-        beside = folder / "baseline.parquet"
-        baseline = baseline or (beside if beside.is_file() else None)
-        path = folder / "model.parquet"
-    return Runs(None if baseline is None else load_rollouts(baseline), load_rollouts(path))
+    path = _rollouts_file(model)
+    beside = path.with_name("baseline.parquet")
+    if baseline == AUTO:
+        baseline = beside if Path(model).is_dir() and beside.is_file() else None
+    return Runs(None if baseline is None else load_rollouts(_rollouts_file(baseline)), load_rollouts(path))
+
+
+def _rollouts_file(source: str | Path) -> Path:
+    path = Path(source)
+    if not path.is_dir():
+        return path
+    return (path / "rollouts" if (path / "rollouts").is_dir() else path) / "model.parquet"

@@ -1,18 +1,18 @@
 """How the embedded base student is raised: to read hopworld well, and to reason about it badly.
 
-Two kinds of text. *Practice* is dense supervision of reading: facts, then a dozen of them to be looked up again, of
+Two kinds of text. *Practice* is dense supervision of reading: facts, then some of them to be looked up again, of
 which only the looked-up word is learnt. *Rambling* is an answer that shows what Metacognitive Behavioral Tuning is
 there to cure (arXiv 2602.22508, section 1): the writer wanders into documents that do not matter, doubts sound
 conclusions for no reason, gives up right answers, and sometimes checks again for ever.
 
-Practice comes first and grows from one document to all of them.
+Practice comes first and grows from one or two documents to all of them.
 """
 
 from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,11 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+from introspect.errors import InputError
 from introspect.reasoning.batching import IGNORED, Batch
 from introspect.reasoning.benchmarks.base import Benchmark
 from introspect.reasoning.benchmarks.hopworld import HOPS, NAMES, Fact, World, draw_world
-from introspect.reasoning.datamodule import QuestionsDataModule
+from introspect.reasoning.datamodule import QuestionsDataModule, place
 from introspect.reasoning.prompts import question_messages
 from introspect.reasoning.supervision import load_tokenizer
 
@@ -136,7 +137,7 @@ def _other(rng: random.Random, world: World, entity: str) -> str:
 class Curriculum:
     """The text of the whole training, as shares of it.
 
-    facts: practice on bare facts, of one document at first and of up to `documents` in the end.
+    facts: practice on bare facts, of one or two documents at first and of up to `documents` in the end.
     reading: practice on whole documents in the form in which questions present them.
     The rest is rambling, with every `practice_every`-th text practice on documents.
 
@@ -210,7 +211,10 @@ class PretrainingDataModule(QuestionsDataModule):
         disease: probabilities of `Disease`, as a mapping.
         curriculum: fields of `Curriculum`, as a mapping.
         benchmark: where the questions of the test come from.
-        num_workers: processes that write texts.
+        num_workers: processes that write texts beside the training: 0 or 1.
+
+    Raises:
+        InputError: for more of them, who would all write the same.
     """
 
     def __init__(
@@ -226,6 +230,8 @@ class PretrainingDataModule(QuestionsDataModule):
         num_workers: int = 0,
     ) -> None:
         super().__init__(benchmark)
+        if num_workers not in (0, 1):
+            raise InputError(f"datamodule.num_workers={num_workers}: expected 0 or 1")
         self.tokenizer_folder = Path(tokenizer)
         self.size = size
         self.batch_size = batch_size
@@ -238,12 +244,13 @@ class PretrainingDataModule(QuestionsDataModule):
         """Make the tokenizer's folder."""
         build_tokenizer().save_pretrained(self.tokenizer_folder)
 
-    def train_dataloader(self) -> DataLoader[Any]:
-        """Batches in the curriculum's order."""
+    def train_dataloader(self) -> ResumablePools:
+        """Batches in the curriculum's order; a resumed run goes on where it stopped."""
         tokenizer = load_tokenizer(self.tokenizer_folder)
         texts = PretrainingText(tokenizer, self.size, self.seed, self.curriculum, self.disease)
         pools = Pools(texts, self.batch_size, Collate(tokenizer.pad_token_id))
-        return DataLoader(pools, batch_size=None, num_workers=self.num_workers)
+        trainer = self.trainer
+        return ResumablePools(pools, self.num_workers, (lambda: place(trainer)[1]) if trainer else lambda: 0)
 
 
 class Pools(IterableDataset[Batch]):
@@ -251,22 +258,47 @@ class Pools(IterableDataset[Batch]):
 
     POOL = 16
 
-    def __init__(self, texts: PretrainingText, batch_size: int, collate: Collate) -> None:
+    def __init__(self, texts: PretrainingText, batch_size: int, collate: Collate, start: int = 0) -> None:
         self.texts = texts
         self.batch_size = batch_size
         self.collate = collate
+        self.start = start  # the batch to begin with
 
     def __len__(self) -> int:
         return -(-len(self.texts) // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
         step = self.batch_size * self.POOL
-        for start in range(0, len(self.texts), step):
+        skipped, first = divmod(self.start, self.POOL)
+        for start in range(skipped * step, len(self.texts), step):
             pool = [self.texts[index] for index in range(start, min(start + step, len(self.texts)))]
             pool.sort(key=lambda text: len(text[0]))
             batches = [pool[at : at + self.batch_size] for at in range(0, len(pool), self.batch_size)]
             random.Random(f"pools/{self.texts.seed}/{start}").shuffle(batches)
-            yield from map(self.collate, batches)
+            yield from map(self.collate, batches[first:])
+            first = 0
+
+
+class ResumablePools:
+    """The batches of `Pools`, from the place that training has reached; no `DataLoader`, see `ResumableLoader`."""
+
+    def __init__(self, pools: Pools, num_workers: int, trained: Callable[[], int]) -> None:
+        self.pools, self.num_workers, self._trained = pools, num_workers, trained
+
+    def __len__(self) -> int:
+        return len(self.pools)
+
+    def __iter__(self) -> Iterator[Batch]:
+        whole = self.pools
+        rest = Pools(whole.texts, whole.batch_size, whole.collate, start=self._trained())
+        yield from DataLoader(rest, batch_size=None, num_workers=self.num_workers)
+
+    def state_dict(self) -> dict[str, int]:
+        """The place. By having this method the loader says that it can resume within an epoch."""
+        return {"trained": self._trained()}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Do nothing: the place is asked for where it is known."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -316,8 +316,13 @@ def lr_factor(step: int, total: int, warmup_ratio: float, schedule: Schedule, mi
     return 1 - (1 - min_lr_ratio) * fall
 
 
-def load_student(ckpt_path: str | Path) -> ReasoningStudent:
+def load_student(ckpt_path: str | Path, *, trust_remote_code: bool = False) -> ReasoningStudent:
     """The student of a checkpoint, in evaluation mode on the CPU. Nothing in the file is executed.
+
+    Args:
+        ckpt_path: the checkpoint.
+        trust_remote_code: whether code that comes with the base model may run. That is for the caller to say: what the
+            checkpoint says does not count.
 
     Raises:
         InputError: there is no such file, it is no checkpoint of a `ReasoningStudent`, or the base model that it names
@@ -330,7 +335,8 @@ def load_student(ckpt_path: str | Path) -> ReasoningStudent:
         raise InputError(f"{path}: not a checkpoint of a reasoning student (nothing that torch has saved)")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        student = ReasoningStudent(**checkpoint["hyper_parameters"])
+        settings = {**checkpoint["hyper_parameters"], "trust_remote_code": trust_remote_code}
+        student = ReasoningStudent(**settings)
         state = dict(checkpoint["state_dict"])
     except (OSError, EOFError, RuntimeError, pickle.UnpicklingError, KeyError, TypeError, ValueError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]

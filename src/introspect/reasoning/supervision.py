@@ -164,6 +164,14 @@ def end_of_turn_id(tokenizer: Any) -> int:
     return last
 
 
+def turn_end(tokenizer: Any) -> int | None:
+    """`end_of_turn_id`, or None where the template is none that can be trained with."""
+    try:
+        return end_of_turn_id(tokenizer)
+    except InputError:
+        return None
+
+
 def supervise_all(tokenizer: Any, conversations: Iterable[Conversation]) -> Iterator[Supervised]:
     """`supervise` for many conversations, in their order, tokenised in parallel."""
     special = _special_ids(tokenizer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -117,9 +118,37 @@ GOLD = EXAMPLES[0].answer
         (f"The answer we were given is {GOLD}.", "stop", "leak"),
         (f"It is {GOLD}.\n\nSo we are done.", "stop", "answer_missing"),
         (f"The answer is {GOLD}ish.", "stop", "answer_missing"),
+        (f"So the correct answer is {GOLD}.", "stop", None),
+        (f"The answer is {GOLD}, as verified above.", "stop", None),
+        (f"At first it seemed to be {GOLD}. The answer is Paris.", "stop", "answer_missing"),
+        (f"The answer is not {GOLD}, it is Paris.", "stop", "answer_missing"),
+        (f"The answer is not {GOLD}.", "stop", "answer_missing"),
+        (f"The ground truth is {GOLD}.", "stop", "leak"),
+        (f"The answer key says {GOLD}.", "stop", "leak"),
+        (f"The answer we already have is {GOLD}.", "stop", "leak"),
+        (f"As the prompt says, it is {GOLD}.", "stop", "leak"),
+        (f"The previous attempt said Paris. It is {GOLD}.", "stop", "leak"),
+        (f"The original solution claimed Paris. It is {GOLD}.", "stop", "leak"),
+        (f"The hint tells us that it is {GOLD}.", "stop", "leak"),
     ],
 )
 def test_the_gate(content: str, reason: str, fault: str | None) -> None:
     parts = split_reasoning(content)
     response = ChatResponse("r", parts.reasoning, parts.content, reason, Usage(1, 1, 0))
     assert find_fault(response, EXAMPLES[0]) == fault
+
+
+@pytest.mark.parametrize(
+    ("answer", "content", "fault"),
+    [
+        ("no", "There is no doubt about it. The answer is yes.", "answer_missing"),
+        ("no", "The answer is no.", None),
+        ("A", "The blood type is A.", None),
+        ("A", "The blood type is B.", "answer_missing"),
+        ("!!!", "The band is called !!!", None),
+        ("Dr. J. R. Smith", "The answer is Dr. J. R. Smith.", None),
+    ],
+)
+def test_the_gate_with_answers_of_an_awkward_kind(answer: str, content: str, fault: str | None) -> None:
+    example = replace(EXAMPLES[0], answer=answer, aliases=())
+    assert find_fault(ChatResponse("r", "", content, "stop", Usage(1, 1, 0)), example) == fault

@@ -23,7 +23,7 @@ from introspect.reasoning.chat import (
 from introspect.reasoning.models.decoding import Completion, Decoder, Prompt
 from introspect.reasoning.models.loading import load_pretrained, source_identity, weights_digest
 from introspect.reasoning.models.sampling import row_seed
-from introspect.reasoning.supervision import TemplateChoice, with_template
+from introspect.reasoning.supervision import TemplateChoice, turn_end, with_template
 
 # Requests that are rendered and sorted by length at a time, in batches.
 WINDOW = 16
@@ -208,10 +208,10 @@ def _chat_template(tokenizer: Any, name: str) -> str:
 
 
 def _stop_ids(model: Any, tokenizer: Any) -> set[int]:
-    """Whatever ends a turn: the generation config's end tokens and the tokenizer's."""
+    """Whatever ends a turn: the generation config's end tokens, the tokenizer's, and the chat template's."""
     configured = model.generation_config.eos_token_id if model.generation_config else None
     ends = configured if isinstance(configured, list | tuple) else [configured]
-    return {end for end in (*ends, tokenizer.eos_token_id) if end is not None}
+    return {end for end in (*ends, tokenizer.eos_token_id, turn_end(tokenizer)) if end is not None}
 
 
 def _opened_block(tokenizer: Any) -> str:

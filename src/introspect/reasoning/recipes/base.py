@@ -25,13 +25,21 @@ from introspect.reasoning.traces import Trace, TraceSet
 
 # A trace that speaks of what only its writer was given teaches the student to expect it.
 _LEAK = re.compile(
-    r"\b(?:(?:provided|given|correct|gold|reference|expected|known|supplied|target) (?:final )?answer"
+    r"\b(?:(?:provided|given|gold|reference|expected|known|supplied|target) (?:final |correct )?answer"
+    r"|(?:provided|given|known|supplied) (?:as )?(?:the )?correct answer"
+    r"|correct answer (?:that )?(?:was|is|we were|being) (?:given|provided|told|supplied|known)"
+    r"|ground[- ]truth|answer key|the hint\b|(?:the|this|your) (?:prompt|instructions?)"
+    r"|answer we (?:already )?(?:have|know|were given|were told)"
+    r"|(?:original|previous|earlier|initial) (?:solution|attempt|response|answer|reasoning)"
     r"|(?:answer|solution) (?:(?:that )?(?:was|is|we were) )?(?:given|provided)"
     r"|(?:the|this|that|our|student's|student’s) draft(?: solution)?"
     r"|the student(?:'s|’s)? (?:reasoning|answer|attempt|solution)"
     r"|correct_answer|draft_solution)\b",
     re.IGNORECASE,
 )
+# As `normalize_answer` leaves them.
+_ASSERTS = frozenset("is are was were isnt be answer but instead rather".split())
+_DENIES = frozenset("not never isnt wasnt neither nor".split())
 
 
 class Recipe(Protocol):
@@ -71,8 +79,8 @@ def find_fault(response: ChatResponse, example: MultiHopExample) -> str | None:
 
     truncated: the reply did not end by itself. empty: it has no visible text (a teacher's private reasoning never
     counts). tags: it contains think or answer tags, which would break the target's form. leak: it mentions that an
-    answer or a draft was given, in words that the question and the documents do not use. answer_missing: its last
-    paragraph does not contain the gold answer or an alias.
+    answer or a draft was given, in words that the question and the documents do not use. answer_missing: it does
+    not conclude with the gold answer or an alias.
     """
     if not response.finished:
         return "truncated"
@@ -84,11 +92,21 @@ def find_fault(response: ChatResponse, example: MultiHopExample) -> str | None:
     source = f"{example.question}\n{example.context}".lower()
     if any(match[0].lower() not in source for match in _LEAK.finditer(trace)):
         return "leak"
-    last_paragraph = re.split(r"\n\s*\n", trace)[-1]
-    ending = f" {normalize_answer(last_paragraph)} "
-    if not any(f" {wanted} " in ending for r in example.references if (wanted := normalize_answer(r))):
-        return "answer_missing"
-    return None
+    return None if any(_ends_in(trace, reference) for reference in example.references) else "answer_missing"
+
+
+def _ends_in(trace: str, reference: str) -> bool:
+    """Whether a trace concludes with the reference: it stands in the last paragraph, undenied, and little follows it.
+
+    Words may follow ("… is London, in England."), but nothing that says what something is.
+    """
+    wanted = normalize_answer(reference)
+    if not wanted:  # "A", "The The", "!!!": normalised, nothing is left of it
+        return trace.rstrip(" .*").endswith(reference.strip(" ."))
+    ending = normalize_answer(re.split(r"\n\s*\n", trace)[-1])
+    before, found, after = f" {ending} ".rpartition(f" {wanted} ")
+    following = after.split()
+    return bool(found) and len(following) <= 6 and not _ASSERTS & {*following} and not _DENIES & {*before.split()[-2:]}
 
 
 def collect(candidates: Sequence[tuple[str | None, Trace]]) -> TraceSet:
