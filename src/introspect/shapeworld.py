@@ -182,7 +182,7 @@ _PLACES = {
 _TIMES = {
     "day": ("blue", (1.0, 1.0, 1.0)),
     "dusk": ("pink", (1.0, 0.84, 0.74)),
-    "night": ("black", (0.62, 0.68, 0.84)),
+    "night": ("black", (0.68, 0.74, 0.88)),
 }
 SCENES = tuple(f"{place} by {time}" for place in _PLACES for time in _TIMES)
 MATERIALS = ("metal", "wood", "stone", "fabric", "glass", "plastic")
@@ -341,12 +341,13 @@ class _Canvas:
 
     def paint(self) -> tuple[Numbers, NDArray[np.int64], Numbers, NDArray[np.int64]]:
         """The arrays of `Drawn`."""
-        scenes, ground = self._scene()
+        place, time = self._scene()
         self._clutter()
-        self._thing(ground)
+        self._thing(_GROUNDS[place], _SKIES[time])
+        scenes = place * len(_TIMES) + time
         rgb, color = self._coated()
         light = np.array([light for _, light in _TIMES.values()], np.float32)[scenes % len(_TIMES)]
-        grain = self.noise(-0.5, 0.5, (3, self.side, self.side)) * self.dice(0.06, 0.30)[:, None, None, None]
+        grain = self.noise(-0.5, 0.5, (3, self.side, self.side)) * self.dice(0.04, 0.16)[:, None, None, None]
         image = rgb * (light * self.dice(0.75, 1.1)[:, None])[:, :, None, None] + grain
         images = (image.clip(0, 1) * 255).round().astype(np.uint8)
         family, kind = (np.where(self.layers["part"] > 0, label, 0).astype(np.uint8) for label in self._objects())
@@ -359,19 +360,18 @@ class _Canvas:
         yield (first + len(FAMILY_NAMES) + self.classes)[:, None, None]
 
     def _scene(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Sky and ground; the number of each scene, and the colour of each ground."""
+        """Sky and ground; the place and the time of each image."""
         homes = _HOMES[_FAMILY_OF[self.classes]]
-        at_home = self.dice() < 0.4
+        at_home = self.dice() < 0.5
         home = homes[np.arange(self.n), self.dice.below((homes >= 0).sum(1))]
         place = np.where(at_home, home, self.dice.below(len(_PLACES)))
         time = self.dice.below(len(_TIMES))
-        ground, sky = _GROUNDS[place], _SKIES[time]
         horizon, slope = self.dice(-0.5, 0.4), self.dice(-0.2, 0.2)
         below = self.y < _wide(horizon) + _wide(slope) * self.x
-        self._fill(~below, sky)
-        shade = 1.0 - self.dice(0.35, 0.65)[:, None, None] * self._textures(below)
-        self._fill(below, ground, shade)
-        return place * len(_TIMES) + time, ground
+        self._fill(~below, _SKIES[time])
+        shade = 1.0 - self.dice(0.15, 0.45)[:, None, None] * self._textures(below)
+        self._fill(below, _GROUNDS[place], shade)
+        return place, time
 
     def _textures(self, where: NDArray[np.bool_]) -> Floats:
         """The ground's pattern, from 0 to 1; three in ten grounds are plain."""
@@ -402,7 +402,7 @@ class _Canvas:
         """Three things that are nothing: patches of colour behind what matters."""
         for _ in range(3):
             x, y = self.dice(-1, 1), self.dice(-1, 1)
-            width, height, turn = self.dice(0.06, 0.26), self.dice(0.06, 0.26), self.dice(0, np.pi)
+            width, height, turn = self.dice(0.06, 0.18), self.dice(0.06, 0.18), self.dice(0, np.pi)
             box = np.round(self.dice())
             zero = np.zeros(self.n, np.float32)
             inside = _inside(self.x, self.y, np.stack([x, y, width, height, box, zero, turn], 1))
@@ -410,10 +410,10 @@ class _Canvas:
             self._fill(inside, color)
             self.layers["texture"][inside] = 0
 
-    def _thing(self, ground: NDArray[np.int64]) -> None:
+    def _thing(self, ground: NDArray[np.int64], sky: NDArray[np.int64]) -> None:
         """What the image shows, where it stands, how it is turned and what it is made of."""
-        size, turn = self.dice(0.5, 0.85), self.dice(-0.4, 0.4)
-        right, up = self.x - _wide(self.dice(-0.3, 0.3)), self.y - _wide(self.dice(-0.3, 0.3))
+        size, turn = self.dice(0.6, 0.9), self.dice(-0.25, 0.25)
+        right, up = self.x - _wide(self.dice(-0.2, 0.2)), self.y - _wide(self.dice(-0.2, 0.2))
         facing = np.where(self.dice() < 0.5, -1, 1).astype(np.float32)
         u = (np.cos(_wide(turn)) * right + np.sin(_wide(turn)) * up) / _wide(size * facing)
         v = (np.cos(_wide(turn)) * up - np.sin(_wide(turn)) * right) / _wide(size)
@@ -429,8 +429,10 @@ class _Canvas:
         for coat in (_BODY, _ACCENT):
             material = self.dice.below(len(MATERIALS))
             shade = self._materials(material, u, v)
-            # Any colour but the ground's.
-            color = (ground + 1 + self.dice.below(len(_COLOR_NAMES) - 1)) % len(_COLOR_NAMES)
+            # Any colour but those of ground and sky.
+            color = self.dice.below(len(_COLOR_NAMES) - 2)
+            for taken in (np.minimum(ground, sky), np.maximum(ground, sky)):
+                color = color + (color >= taken)
             covered = paint == coat
             self._fill(covered, color, shade)
             numbers = (_first("material") + material).astype(np.uint8)
@@ -506,11 +508,11 @@ _TEXTURE_PATTERNS: tuple[_Pattern, ...] = (
 )
 # Of x, y in the thing's own coordinates and smooth noise, to a brightness; in the order of `MATERIALS`.
 _MATERIAL_PATTERNS: tuple[Callable[[Floats, Floats, Floats], NDArray[Any]], ...] = (
-    lambda x, y, c: 0.6 + 0.9 * np.exp(-(((x + y) % 0.9 - 0.45) ** 2) / 0.02),
-    lambda x, y, c: 0.8 + 0.25 * np.sin(22 * y + 3 * np.sin(4 * x)),
-    lambda x, y, c: 0.55 + 0.8 * np.round(3 * c) / 3,
-    lambda x, y, c: 0.82 + 0.22 * np.sign(np.sin(20 * x)) * np.sign(np.sin(20 * y)),
-    lambda x, y, c: 1.0 + 0.6 * ((x - y) % 0.7 < 0.2) - 0.2 * y,
+    lambda x, y, c: 0.75 + 0.5 * np.exp(-(((x + y) % 0.9 - 0.45) ** 2) / 0.02),
+    lambda x, y, c: 0.85 + 0.15 * np.sin(22 * y + 3 * np.sin(4 * x)),
+    lambda x, y, c: 0.7 + 0.45 * np.round(3 * c) / 3,
+    lambda x, y, c: 0.85 + 0.15 * np.sign(np.sin(20 * x)) * np.sign(np.sin(20 * y)),
+    lambda x, y, c: 0.9 + 0.35 * ((x - y) % 0.7 < 0.2) - 0.2 * y,
     lambda x, y, c: np.ones_like(x),
 )
 
