@@ -72,7 +72,7 @@ def test_the_teacher_stands_by(tmp_path):
     (teacher,) = module._teacher
     assert not teacher.training
     assert not any(p.requires_grad for p in teacher.parameters())
-    fresh = module._source.load(data().identity)
+    fresh = module._source.load(module.identity)
     assert all(torch.equal(value, fresh.state_dict()[name]) for name, value in teacher.state_dict().items())
     run.save_checkpoint(tmp_path / "x.ckpt")
     saved = torch.load(tmp_path / "x.ckpt", weights_only=True)["state_dict"]
@@ -120,7 +120,7 @@ def test_settings_out_of_range(tmp_path, options, complaint):
 
 
 def test_a_teacher_that_is_not_there(tmp_path):
-    with pytest.raises(InputError, match="has not been trained yet: python train.py experiment=teacher"):
+    with pytest.raises(InputError, match=r"has not been trained yet: python train.py experiment=teacher"):
         Teacher(TEACHER, tmp_path).load("data")
     with pytest.raises(InputError, match="no such file"):
         Teacher(TEACHER, tmp_path, ckpt_path=tmp_path / "none.ckpt").load("data")

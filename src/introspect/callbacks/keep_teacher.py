@@ -25,5 +25,5 @@ class KeepTeacher(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write it."""
         if trainer.is_global_zero:
-            identity = cast(Any, trainer).datamodule.identity
-            log.info("the teacher is in %s", self.teacher.keep(cast(Any, pl_module).student, identity))
+            module = cast(Any, pl_module)
+            log.info("the teacher is in %s", self.teacher.keep(module.student, module.identity))

@@ -95,16 +95,20 @@ class Distillation(LightningModule):
         # In a list, so that it is no part of the module: it is not trained, not saved, not counted.
         self._teacher: list[nn.Module] = []
 
+    @property
+    def identity(self) -> str:
+        """Everything but network and recipe that decides what becomes of a teacher that is trained here."""
+        return _identity(self._datamodule(), self.hparams["normalization"])
+
     def prepare_data(self) -> None:
         """Train the teacher, where it is trained here and has not been yet. One process of each machine does this."""
         if self._source is None or not self._source.is_trained_here or self.trainer.testing:
             return
-        data = self._datamodule()
-        if self._source.file(data.identity).is_file():
+        if self._source.file(self.identity).is_file():
             return
         epochs = self._source.training.epochs
         log.info("there is no teacher yet: %s is trained for %d epochs, and kept", self._source.backbone.name, epochs)
-        train_teacher(self._source, data, self.hparams["normalization"])
+        train_teacher(self._source, self._datamodule(), self.hparams["normalization"])
 
     def setup(self, stage: str) -> None:
         """Load the teacher.
@@ -113,7 +117,7 @@ class Distillation(LightningModule):
             InputError: its weights can not be read.
         """
         if stage == "fit" and self._source is not None:
-            self._teacher = [self._source.load(self._datamodule().identity if self._source.is_trained_here else "")]
+            self._teacher = [self._source.load(self.identity if self._source.is_trained_here else "")]
 
     def on_fit_start(self) -> None:
         """The teacher goes to where the student is."""
@@ -223,9 +227,13 @@ def train_teacher(teacher: Teacher, data: Any, normalization: Any = "imagenet") 
         )
         trainer.fit(module, own)
         accuracy = float(trainer.callback_metrics["val/accuracy"])
-    path = teacher.keep(module.student, data.identity)
+    path = teacher.keep(module.student, _identity(data, normalization))
     log.info("the teacher is right on %.1f %% of the validation images; it is kept in %s", 100 * accuracy, path)
     return path
+
+
+def _identity(data: Any, normalization: Any) -> str:
+    return f"{data.identity}; normalization {plain_settings(normalization)}"
 
 
 def load_student(ckpt_path: str | Path) -> nn.Module:

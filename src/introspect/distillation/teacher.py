@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,7 @@ class Teacher:
     def file(self, identity: str) -> Path:
         """The file of a teacher that was trained here on the data of that identity; it changes with every setting."""
         settings = {"backbone": asdict(self.backbone), "training": asdict(self.training), "data": identity}
-        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+        digest = hashlib.sha256(json.dumps(plain_settings(settings), sort_keys=True).encode()).hexdigest()[:12]
         return Path(self.cache_dir) / f"{self.backbone.name}-{digest}.safetensors"
 
     def keep(self, network: nn.Module, identity: str) -> Path:
@@ -117,4 +117,6 @@ def plain_settings(value: Any) -> Any:
     """Mappings and sequences of any library as dict and list."""
     if isinstance(value, Mapping):
         return {str(key): plain_settings(item) for key, item in value.items()}
-    return [plain_settings(item) for item in value] if isinstance(value, list | tuple) else value
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [plain_settings(item) for item in value]
+    return value

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 
 from introspect.distillation.datasets.base import Split, TensorImages
 from introspect.errors import InputError
-from introspect.shapeworld import CLASS_NAMES, Shapeworld
+from introspect.shapeworld import CLASS_NAMES, Shapeworld, draw
 
 
 class ShapeworldImages:
@@ -36,8 +37,10 @@ class ShapeworldImages:
 
     @property
     def identity(self) -> str:
-        """See `ImageSet`."""
-        return f"shapeworld seed {self.seed}, {self.sizes}, {self.side} pixels"
+        """See `ImageSet`. Of another version that draws other images, it is another."""
+        sample = draw("train", self.seed, 0, self.classes, self.side).images.numpy().tobytes()
+        digest = hashlib.sha256(sample).hexdigest()[:12]
+        return f"shapeworld seed {self.seed}, {self.sizes}, {self.side} pixels, images {digest}"
 
     def load(self, split: Split) -> TensorImages:
         """The images of a split, in memory."""
