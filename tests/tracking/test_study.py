@@ -68,6 +68,19 @@ def test_a_sweeps_folder_is_read_and_what_failed_is_named(tmp_path, caplog):
     assert f"{tmp_path / '2'}: no metrics.json" in caplog.text
 
 
+def test_what_all_runs_have_in_common_is_no_name(tmp_path):
+    for number, (lr, seed) in enumerate([(0.1, 1), (0.1, 2), (0.2, 1), (0.2, 2)]):
+        overrides = ["experiment=kd", f"++model.lr={lr}", "trainer=cpu", f"seed={seed}", "~debug"]
+        job(tmp_path, number, overrides, {"test/accuracy": 0.5})
+    names = [(run.arm, run.seed) for run in read_runs(tmp_path)]
+    assert names == [
+        ("kd, model.lr=0.1", "1"),
+        ("kd, model.lr=0.1", "2"),
+        ("kd, model.lr=0.2", "1"),
+        ("kd, model.lr=0.2", "2"),
+    ]
+
+
 def test_the_table_is_left_in_the_sweeps_folder(tmp_path, capsys):
     job(tmp_path, 0, ["experiment=kd", "seed=1"], {"test/accuracy": 0.5})
     config = OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}})

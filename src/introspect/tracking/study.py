@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 log = logging.getLogger(__name__)
 
-SEED = "seed"
+SEED, EXPERIMENT = "seed", "experiment"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,15 +59,21 @@ class StudyTable(Callback):
 def read_runs(folder: Path) -> list[Run]:
     """The finished runs of a sweep's folder, in the order of their numbers."""
     runs = []
-    for place in sorted(folder.glob("*/.hydra/overrides.yaml"), key=lambda path: path.parent.parent.name.zfill(6)):
+    places = sorted(folder.glob("*/.hydra/overrides.yaml"), key=lambda path: path.parent.parent.name.zfill(6))
+    given = [dict(str(item).split("=", 1) for item in OmegaConf.load(place) if "=" in str(item)) for place in places]
+    for place, overrides in zip(places, given, strict=True):
         job = place.parent.parent
-        overrides = dict(str(item).split("=", 1) for item in OmegaConf.load(place) if "=" in str(item))
-        seed = overrides.pop(SEED, "")
+        seed = overrides.get(SEED, "")
+        varied = {
+            name: value
+            for name, value in overrides.items()
+            if name == EXPERIMENT or any(other.get(name) != value for other in given)
+        }
         file = job / "metrics.json"
         if not file.is_file():
             log.warning("%s: no metrics.json: this run is not in the table", job)
             continue
-        runs.append(Run(_arm(overrides), seed, _flat(json.loads(file.read_text(encoding="utf-8")))))
+        runs.append(Run(_arm(varied), seed, _flat(json.loads(file.read_text(encoding="utf-8")))))
     return runs
 
 
@@ -83,10 +89,13 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
 
 
 def _arm(overrides: Mapping[str, str]) -> str:
-    """`kd` if only the experiment was varied, else what was varied in full."""
-    if list(overrides) == ["experiment"]:
-        return overrides["experiment"]
-    return ", ".join(f"{name}={value}" for name, value in overrides.items()) or "default"
+    """The experiment, and what else was varied but the seed: `kd, model.lr=0.1`."""
+    parts = [
+        value if name == EXPERIMENT else f"{name.lstrip('+')}={value}"
+        for name, value in overrides.items()
+        if name != SEED
+    ]
+    return ", ".join(parts) or "default"
 
 
 def study(runs: Sequence[Run], names: Mapping[str, str]) -> str | None:
