@@ -17,7 +17,7 @@ from introspect import cli
 from tests.composing import CONFIGS, compose_config
 
 FILES = sorted(path for path in CONFIGS.rglob("*.yaml") if "local" not in path.parts)
-ROOTS = ("train", "evaluate")
+ROOTS = ("train", "evaluate", "dissect")
 EXPERIMENTS = sorted(
     str(p.relative_to(CONFIGS / "experiment").with_suffix("")) for p in FILES if "experiment" in p.parts
 )
@@ -29,6 +29,23 @@ OPTIONS = sorted(
 )
 # Settings that a test on any machine must give: a model folder in place of one that is embedded or on a hub.
 MODEL = "model.model=folder"
+# Experiments on images, and the options that only they take.
+IMAGES = ("kd", "label_smoothing", "scratch", "teacher")
+IMAGE_OPTIONS = {
+    "data": {"shapeworld", "cifar10", "cifar100", "imagenet", "places365", "image_folders"},
+    "datamodule": {"images"},
+    "model": {"distillation"},
+    "callbacks": {"distillation", "teaching", "concept_detectors", "metrics_file"},
+}
+# What image_folders can not know.
+FOLDERS = ["data.root=folder", "data.side=32", "data.classes=10"]
+
+
+def experiment_of(group: str, option: str) -> list[str]:
+    """Overrides with which an option of train.yaml makes sense."""
+    if option in IMAGE_OPTIONS.get(group, ()):
+        return ["experiment=kd", *(FOLDERS if option == "image_folders" else [])]
+    return ["experiment=base"] if option in ("pretraining", "hopworld_scratch", "raising") else [MODEL]
 
 
 def name(path: Path) -> str:
@@ -76,7 +93,7 @@ def test_targets_exist_and_take_what_they_are_given(path: Path, tmp_path: Path) 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_experiments_compose_and_fit_their_targets(experiment: str, tmp_path: Path) -> None:
-    cfg = compose_config("train", [f"experiment={experiment}", *([MODEL] if experiment != "base" else [])], tmp_path)
+    cfg = compose_config("train", [f"experiment={experiment}", *([] if experiment in ("base", *IMAGES) else [MODEL])], tmp_path)
     cli.check(cfg)
     nodes = list(targets(OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))))
     assert len(nodes) > 5
@@ -86,14 +103,34 @@ def test_experiments_compose_and_fit_their_targets(experiment: str, tmp_path: Pa
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_options_compose_and_fit_their_targets(group: str, option: str, tmp_path: Path) -> None:
-    experiment = ["experiment=base"] if option in ("pretraining", "hopworld_scratch", "raising") else [MODEL]
-    cfg = compose_config("train", [*experiment, f"{group}={option}"], tmp_path)
+    given, *needed = experiment_of(group, option)
+    cfg = compose_config("train", [given, f"{group}={option}", *needed], tmp_path)
     cli.check(cfg)
     for key, node in targets(OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))):
         check_target(key, node)
 
 
-@pytest.mark.parametrize("data", sorted(path.stem for path in (CONFIGS / "data").glob("*.yaml")))
+@pytest.mark.parametrize(
+    ("group", "option"),
+    [(group, path.stem) for group in ("objective", "backbone") for path in sorted((CONFIGS / group).glob("*.yaml"))],
+)
+def test_parts_of_a_distillation_compose_and_fit(group: str, option: str, tmp_path: Path) -> None:
+    place = {"objective": "objective@model.objective", "backbone": "backbone@model.student"}[group]
+    cfg = compose_config("train", ["experiment=kd", f"{place}={option}"], tmp_path)
+    cli.check(cfg)
+    for key, node in targets(OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))):
+        check_target(key, node)
+
+
+def test_an_experiment_on_images_has_nothing_of_reasoning(tmp_path: Path) -> None:
+    cfg = compose_config("train", ["experiment=kd"], tmp_path)
+    assert not {"recipe", "teacher", "sampling", "drafting", "teaching", "engine"} & set(cfg)
+    assert "reasoning" not in OmegaConf.to_yaml(cfg)
+
+
+@pytest.mark.parametrize(
+    "data", sorted({path.stem for path in (CONFIGS / "data").glob("*.yaml")} - IMAGE_OPTIONS["data"])
+)
 def test_evaluations_compose_and_fit_their_targets(data: str, tmp_path: Path) -> None:
     cfg = compose_config("evaluate", [f"data={data}", "ckpt_path=x"], tmp_path)
     cli.check(cfg)

@@ -81,6 +81,27 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
     return metrics
 
 
+def dissect(cfg: DictConfig) -> dict[str, float]:
+    """Count the concept detectors of a network.
+
+    Args:
+        cfg: configs/dissect.yaml, composed and checked.
+
+    Returns:
+        Every count.
+
+    Raises:
+        InputError: for a mistake in what the user gave.
+    """
+    introduce(cfg)
+    seed_everything(cfg.seed, workers=True, verbose=False)
+    with closing_trackers():
+        measure = instantiate(cfg.dissection)
+        metrics: dict[str, float] = measure(loggers=build_loggers(cfg))
+    log.info("everything about this run is in %s", cfg.paths.output_dir)
+    return metrics
+
+
 def introduce(cfg: DictConfig) -> None:
     """Show and save what is about to run, and set its manners; only the first of several processes does."""
     if cfg.extras.ignore_warnings:

@@ -175,6 +175,9 @@ def _mistyped(cfg: DictConfig) -> Iterator[str]:
             yield f"{key}={cfg[key]} is not {what}"
     if "rescore" in cfg and cfg.rescore is None and cfg.ckpt_path is None:
         yield "ckpt_path is required: a checkpoint, a model folder or a hub id; or give rescore=…"
+    network = cfg.get("network", {})
+    if "ckpt_path" in network and network.ckpt_path is None and network.get("weights") is None:
+        yield "ckpt_path is required: the weights of the network; or give network=torchvision network.weights=…"
 
 
 def _launch_conflicts(cfg: DictConfig) -> Iterator[str]:

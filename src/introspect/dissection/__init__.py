@@ -1,0 +1,1 @@
+"""Network dissection: which units of a network detect which human concepts, and how many."""

@@ -1,0 +1,156 @@
+"""Several dissections side by side, with an honest error bar.
+
+Another training run would have other units: so the units are drawn with replacement, of each dissection on its own, and
+the counts are taken again. The interval says how far the count of a layer with other units of this kind might be from
+this one; it does not say how far that of another seed might be, for which there must be runs of several seeds. A
+resample never has more distinct concepts than the layer itself and mostly has fewer, so the replicates are shifted to
+have the count itself as their mean.
+
+Shapes: u units, r replicates, k categories.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from introspect.dissection.result import Dissection
+from introspect.errors import InputError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+RESAMPLES = 2000
+
+
+class Estimate(NamedTuple):
+    """A count, or a difference of counts, and the 2.5th and 97.5th percentile of its replicates."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Counts of several dissections, and how much each differs from the first: name to `total`, … to estimate."""
+
+    counts: Mapping[str, Mapping[str, Estimate]]
+    differences: Mapping[str, Mapping[str, Estimate]]
+
+    def rows(self) -> list[list[str]]:
+        """A row per count: its name, then its value and interval in each dissection, as text: `31 [24, 38]`."""
+        return _rows(self.counts)
+
+    def table(self) -> Table:
+        """For the terminal: the counts."""
+        from rich.box import SIMPLE_HEAD
+        from rich.markup import escape
+        from rich.table import Table
+
+        table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+        table.caption = "concept detectors; in brackets: 95 % bootstrap intervals over units"
+        table.add_column("detectors", no_wrap=True)
+        for name in self.counts:
+            table.add_column(escape(name), justify="right", overflow="fold")
+        for row in self.rows():
+            table.add_row(*map(escape, row))
+        return table
+
+    def markdown(self) -> str:
+        """For a file: the counts, and how they differ from the first dissection."""
+        text = _markdown(["detectors", *self.counts], self.rows())
+        if self.differences:
+            header = ["difference", *(f"{name} - {next(iter(self.counts))}" for name in self.differences)]
+            text += "\n" + _markdown(header, _rows(self.differences, "+"))
+        return text + "\nIn brackets: 95 % bootstrap intervals over units.\n"
+
+
+def _rows(estimates: Mapping[str, Mapping[str, Estimate]], sign: str = "") -> list[list[str]]:
+    columns = next(iter(estimates.values()))
+    return [[name, *(_cell(counts[name], sign) for counts in estimates.values())] for name in columns]
+
+
+def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---", *("---:" for _ in header[1:])], *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def compare(
+    dissections: Mapping[str, Dissection],
+    *,
+    threshold: float | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Comparison:
+    """Count the detectors of several dissections, each with its interval.
+
+    Args:
+        dissections: by name; the others are compared with the first.
+        threshold: of the IoU; None takes each dissection's own.
+        resamples: how many replicates.
+        seed: of the draws.
+
+    Raises:
+        InputError: there are none, they differ in their categories, or `resamples` is not positive.
+    """
+    if not dissections:
+        raise InputError("a comparison needs at least one dissection")
+    if resamples < 1:
+        raise InputError(f"bootstrap resamples: got {resamples}, expected 1 or more")
+    if len({frozenset(d.categories) for d in dissections.values()}) > 1:
+        differing = "; ".join(f"{name}: {', '.join(d.categories)}" for name, d in dissections.items())
+        raise InputError(f"dissections with different categories can not be compared ({differing})")
+    order = ["total", "unique", *next(iter(dissections.values())).categories]
+    values, replicates = {}, {}
+    for number, (name, dissection) in enumerate(dissections.items()):
+        summary = dissection.summary(threshold)
+        values[name] = torch.tensor([float(summary[column]) for column in order])
+        replicates[name] = _replicates(dissection, order[2:], threshold, resamples, seed + number)
+    first = next(iter(values))
+    return Comparison(
+        {name: _estimates(order, values[name], replicates[name]) for name in values},
+        {
+            name: _estimates(order, values[name] - values[first], replicates[name] - replicates[first])
+            for name in values
+            if name != first
+        },
+    )
+
+
+def _replicates(
+    dissection: Dissection, categories: Sequence[str], threshold: float | None, resamples: int, seed: int
+) -> Tensor:
+    """Total, unique and per-category counts of each resample, float32 [r, 2 + k]."""
+    best = dissection.best
+    limit = dissection.iou_threshold if threshold is None else threshold
+    detects = best.iou >= limit
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randint(dissection.units, (resamples, dissection.units), generator=generator)
+    # How often each detector was drawn; what each detects, by name and by category.
+    weights = torch.zeros(resamples, dissection.units).scatter_add_(1, drawn, torch.ones(drawn.shape))[:, detects]
+    names: dict[str, int] = {}
+    label = torch.tensor(
+        [names.setdefault(dissection.labels[index].name, len(names)) for index in best.label[detects].tolist()],
+        dtype=torch.int64,
+    )
+    place = torch.tensor([categories.index(category) for category in dissection.categories])
+    category = place[best.category[detects]]
+    by_category = torch.zeros(resamples, len(categories)).index_add_(1, category, weights)
+    by_name = torch.zeros(resamples, len(names)).index_add_(1, label, weights)
+    return torch.cat([weights.sum(1, keepdim=True), (by_name > 0).sum(1, keepdim=True), by_category], dim=1)
+
+
+def _estimates(order: Sequence[str], values: Tensor, replicates: Tensor) -> dict[str, Estimate]:
+    centred = (replicates - replicates.mean(0) + values).to(torch.float64)
+    low, high = centred.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64), dim=0)
+    rows = zip(values.tolist(), low.tolist(), high.tolist(), strict=True)
+    return {name: Estimate(*row) for name, row in zip(order, rows, strict=True)}
+
+
+def _cell(estimate: Estimate, sign: str = "") -> str:
+    return f"{estimate.value:{sign}.0f} [{estimate.low:.0f}, {estimate.high:.0f}]"

@@ -1,0 +1,1 @@
+"""Images with the concepts that are in them: what a network is dissected with."""

@@ -1,0 +1,111 @@
+"""Networks to be dissected: torchvision's, with weights that someone has named."""
+
+from __future__ import annotations
+
+import difflib
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from introspect.dissection.preprocessing import preprocessing
+from introspect.errors import InputError
+
+RANDOM = "random"
+_WRAPPERS = ("module.", "model.", "student.", "network.")
+
+
+def torchvision_network(
+    *, name: str, ckpt_path: str | Path | None = None, weights: str | None = None, classes: int = 1000
+) -> nn.Module:
+    """A classifier of torchvision, in evaluation mode.
+
+    Args:
+        name: such as `resnet18`.
+        ckpt_path: file with its weights: a state dict, or a checkpoint that holds one.
+        weights: a name of torchvision's weights, such as `IMAGENET1K_V1` or `DEFAULT`, which are downloaded; `random`
+            leaves it untrained.
+        classes: how many it tells apart, where the weights come from a file.
+
+    Raises:
+        InputError: there is no such network, not exactly one of `ckpt_path` and `weights` is given, or they do not fit.
+    """
+    from torchvision import models
+
+    known = models.list_models(module=models)
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=5)
+        raise InputError(f"network.name={name}: torchvision has no such classifier; close are {', '.join(close)}")
+    if (ckpt_path is None) == (weights is None):
+        raise InputError(
+            f"which weights? give either ckpt_path=… or network.weights=… for {name} (network.weights=random leaves "
+            "it untrained)"
+        )
+    if ckpt_path is not None:
+        network = models.get_model(name, weights=None, num_classes=classes)
+        load_weights(network, ckpt_path)
+    else:
+        try:
+            network = models.get_model(name, weights=None if weights == RANDOM else weights)
+        except (ValueError, KeyError, AttributeError) as error:
+            raise InputError(f"network.weights={weights}: {name} has no such weights") from error
+    network.preprocess = preprocessing("imagenet")
+    return network.eval()
+
+
+def load_weights(network: nn.Module, path: str | Path) -> None:
+    """Fill a network with the weights of a file; nothing in it is executed.
+
+    A checkpoint's `state_dict` or `model` is taken, and the prefix that a wrapper has put before every name is dropped.
+
+    Raises:
+        InputError: there is no such file, it holds no weights, or they are not those of the network.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"ckpt_path={path}: no such file")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, LookupError, ValueError, TypeError) as error:
+        # What is no file of torch at all fails in any of these ways.
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(f"ckpt_path={path} can not be loaded safely: {reason}") from error
+    state = _state(content)
+    if not state:
+        raise InputError(f"ckpt_path={path} holds no weights")
+    expected = network.state_dict()
+    chosen = next((part for part in _unwrapped(state) if expected.keys() & part.keys()), state)
+    wrong = [
+        # Weights older than PyTorch 0.4.1 lack this counter, which plays no part.
+        *(f"{n} is missing" for n in expected.keys() - chosen.keys() if not n.endswith("num_batches_tracked")),
+        *(f"{name} is unknown" for name in chosen.keys() - expected.keys()),
+        *(
+            f"{name} is {list(chosen[name].shape)}, expected {list(value.shape)}"
+            for name, value in expected.items()
+            if name in chosen and chosen[name].shape != value.shape
+        ),
+    ]
+    if wrong:
+        raise InputError(f"ckpt_path={path}: the weights are not those of the network: {sorted(wrong)[0]}")
+    network.load_state_dict(chosen)
+
+
+def _state(content: Any) -> dict[str, Tensor]:
+    for key in ("state_dict", "model"):
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if not isinstance(content, Mapping):
+        return {}
+    return {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+
+
+def _unwrapped(state: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+    """The weights as they are, then those below each prefix."""
+    below = [
+        {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+        for prefix in _WRAPPERS
+    ]
+    return [state, *filter(None, below)]

@@ -1,0 +1,331 @@
+"""Counting, for all units and all labels at once, the pixels at which a unit is active and a label holds.
+
+A unit is active at the pixels of a mask where its feature map, upsampled to the mask bilinearly (half-pixel centres,
+edges repeated), exceeds the unit's threshold. Those pixels are few, about 1 in 200, and this is what makes it fast:
+between four neighbouring cells of the map the upsampled value never exceeds the largest of the four, so only the
+*patches* of pixels between cells of which one exceeds the threshold are looked at, of those only the rows of which one
+end does, and only the pixels above the threshold are looked up in the masks.
+
+    cells of the map            the patch between a, b, c, d:  all pixels whose four neighbours they are
+      a ─ b                     edges: the map is continued by a repeated border, so a map of h x w cells
+      │ ▒ │                     has (h + 1) x (w + 1) patches
+      c ─ d
+
+Two rules say in which images a category counts, that is, which of a unit's active pixels go into the denominator:
+
+- `lite` (NetDissect-Lite, and papers after it): images in which a label of the category lies under the unit's mask.
+- `original` (NetDissect): images that are annotated with the category at all. The IoU is never larger.
+
+Shapes: b images, u units, h x w cells, sh x sw pixels of a mask, c pixel layers, l labels, k categories, p labels of
+one image; n patches, m active pixels. Counts are whole numbers, int64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Presence = Literal["lite", "original"]
+
+PRESENCES: tuple[Presence, ...] = ("lite", "original")
+EPSILON = 1e-10
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Sums over all images so far.
+
+    intersections: active pixels with a label, [u, l]; once per pixel layer in which the label holds.
+    areas: active pixels, [u]. category_areas: those in images where a category counts, [u, k].
+    label_pixels: pixels with a label, [l].
+    """
+
+    intersections: Tensor
+    areas: Tensor
+    category_areas: Tensor
+    label_pixels: Tensor
+
+    @classmethod
+    def zeros(cls, units: int, labels: int, categories: int, device: torch.device | str = "cpu") -> Counts:
+        """Before the first image."""
+        shapes = ((units, labels), (units,), (units, categories), (labels,))
+        return cls(*(torch.zeros(shape, dtype=torch.int64, device=device) for shape in shapes))
+
+    def cpu(self) -> Counts:
+        """In main memory."""
+        parts = (self.intersections, self.areas, self.category_areas, self.label_pixels)
+        return Counts(*(part.cpu() for part in parts))
+
+
+class Annotation(NamedTuple):
+    """What is known about one image, in little space: pixels point into a list of the labels that it has.
+
+    size: (sh, sw). pixels: places in `labels`, uint8 (int16 for more than 256 labels) [c, sh * sw]. labels: int64 [p],
+    the first is 0 ("no label"). counts: how many pixels of all layers have each, int64 [p]. scalars: labels of the
+    image as a whole, int64 [any].
+    """
+
+    size: tuple[int, int]
+    pixels: np.ndarray
+    labels: np.ndarray
+    counts: np.ndarray
+    scalars: np.ndarray
+
+    @classmethod
+    def of(cls, pixels: Tensor, scalars: Sequence[int]) -> Annotation:
+        """From pixel layers [c, sh, sw] of label numbers and whole-image labels."""
+        layers = pixels.flatten(1).numpy()
+        histogram = np.bincount(layers.ravel(), minlength=1)
+        present = histogram > 0
+        present[0] = True
+        labels = np.flatnonzero(present)
+        small = np.uint8 if len(labels) <= 256 else np.int16
+        place = (present.cumsum() - 1).astype(small)
+        counts = histogram[labels]
+        counts[0] = 0
+        size = pixels.shape[1], pixels.shape[2]
+        return cls(size, place[layers], labels, counts, np.array(scalars, np.int64))
+
+
+class Masks(NamedTuple):
+    """The annotations of b images with masks of one size, (sh, sw); as in `Annotation`, filled up with 0.
+
+    pixels: [c, b * sh * sw]. labels, counts: [b, p]. scalars: image and label of each whole-image label, [2, any].
+    """
+
+    size: tuple[int, int]
+    pixels: Tensor
+    labels: Tensor
+    counts: Tensor
+    scalars: Tensor
+
+    @classmethod
+    def of(cls, annotations: Sequence[Annotation]) -> Masks:
+        """A batch of annotations."""
+        first = annotations[0]
+        layers = max(len(a.pixels) for a in annotations)
+        most = max(len(a.labels) for a in annotations)
+        dtype = np.result_type(*(a.pixels for a in annotations))
+        pixels = np.zeros((layers, len(annotations), first.size[0] * first.size[1]), dtype)
+        tables = np.zeros((2, len(annotations), most), np.int64)
+        for i, a in enumerate(annotations):
+            pixels[: len(a.pixels), i] = a.pixels
+            tables[:, i, : len(a.labels)] = a.labels, a.counts
+        image = np.repeat(np.arange(len(annotations)), [len(a.scalars) for a in annotations])
+        scalars = np.stack([image, np.concatenate([a.scalars for a in annotations])])
+        tensors = map(torch.from_numpy, (pixels.reshape(layers, pixels[0].size if layers else 0), *tables, scalars))
+        return cls(first.size, *tensors)
+
+    def to(self, device: torch.device | str) -> Masks:
+        """On another device."""
+        return Masks(self.size, *(tensor.to(device) for tensor in self[1:]))
+
+
+class _Bands(NamedTuple):
+    """How one axis of a map becomes that of a mask: bands of pixels between neighbouring cells.
+
+    low, high: the two cells of each band, [h + 1]. weight: of the high one at each pixel of the band, float64
+    [h + 1, s]; NaN, which exceeds nothing, fills up bands that have fewer than s. start: first pixel of each, [h + 1].
+    """
+
+    low: Tensor
+    high: Tensor
+    weight: Tensor
+    start: Tensor
+
+
+def _bands(cells: int, pixels: int) -> _Bands:
+    centre = (torch.arange(pixels, dtype=torch.float64) + 0.5) * cells / pixels - 0.5
+    band = centre.floor().long() + 1
+    counts = torch.bincount(band, minlength=cells + 1)
+    start = counts.cumsum(0) - counts
+    weight = torch.full((cells + 1, int(counts.max())), torch.nan, dtype=torch.float64)
+    weight[band, torch.arange(pixels) - start[band]] = centre - centre.floor()
+    edges = torch.arange(-1, cells)
+    return _Bands(edges.clamp(min=0), (edges + 1).clamp(max=cells - 1), weight, start)
+
+
+@lru_cache(maxsize=64)
+def _axes(
+    cells: tuple[int, int], pixels: tuple[int, int], device: torch.device, dtype: torch.dtype
+) -> tuple[_Bands, _Bands]:
+    """Bands of rows and of columns, for values of a precision."""
+    rows, columns = (
+        _Bands(*(part.to(device, dtype if part.is_floating_point() else None) for part in _bands(*pair)))
+        for pair in zip(cells, pixels, strict=True)
+    )
+    return rows, columns
+
+
+class Active(NamedTuple):
+    """The active pixels of b images.
+
+    image, unit: of each pair of them that has a patch to look at, [pairs]. pair: index of each pixel into these,
+    ascending; pixel: image * sh * sw + its place in the mask; both [m].
+    """
+
+    image: Tensor
+    unit: Tensor
+    pair: Tensor
+    pixel: Tensor
+
+
+def active_pixels(activations: Tensor, thresholds: Tensor, size: tuple[int, int]) -> Active:
+    """Where the upsampled maps exceed the thresholds.
+
+    Between two cells the value is `low + weight * (high - low)`, which between equal cells is exactly theirs.
+
+    Args:
+        activations: of a batch, float [b, u, h, w].
+        thresholds: float64 [u].
+        size: (sh, sw), pixels of a mask.
+    """
+    units, height, width = activations.shape[1:]
+    exact = torch.float32 if activations.device.type == "mps" else torch.float64
+    rows, columns = _axes((height, width), size, activations.device, exact)
+    source, row, column = _active_patches(activations, thresholds)
+    pairs, pair = source.unique_consecutive(return_inverse=True)
+    image = pairs.div(units, rounding_mode="floor")
+    unit = pairs - image * units
+    limit = thresholds.to(exact).index_select(0, unit).index_select(0, pair)
+
+    # The left and right end of each row of pixels of each patch, [n, s].
+    origin, cells = source * (height * width), activations.reshape(-1)
+    left, right = (
+        _between(cells, origin + x.index_select(0, column), width, rows, row) for x in (columns.low, columns.high)
+    )
+    deep, wide = left.shape[1], columns.weight.shape[1]
+    strip = _where(torch.maximum(left, right) > limit[:, None])
+    patch = _over(strip, deep)
+    left, right = left.view(-1).index_select(0, strip), right.view(-1).index_select(0, strip)
+    weight = columns.weight.index_select(0, column.index_select(0, patch))
+    values = torch.addcmul(left[:, None], weight, (right - left)[:, None])
+    hit = _where(values > limit.index_select(0, patch)[:, None])
+
+    # A pixel's number is that of its strip's first one, and how far it is from there.
+    first = (image * (size[0] * size[1])).index_select(0, pair) + columns.start.index_select(0, column)
+    first += rows.start.index_select(0, row) * size[1]
+    first = first.index_select(0, patch) + (strip - patch * deep) * size[1]
+    first -= torch.arange(len(strip), device=strip.device) * wide
+    of = _over(hit, wide)
+    return Active(image, unit, pair.index_select(0, patch).index_select(0, of), first.index_select(0, of).add_(hit))
+
+
+def _active_patches(activations: Tensor, thresholds: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The patches of which one cell exceeds the threshold: image * u + unit, band of rows and of columns; [n] each.
+
+    The cell (y, x) belongs to the patches (y, x), (y, x + 1), (y + 1, x) and (y + 1, x + 1).
+    """
+    height, width = activations.shape[2:]
+    across, patches = width + 1, (height + 1) * (width + 1)
+    above = activations.flatten(2) > _below(thresholds, activations.dtype)[:, None]
+    cell = _where(above)
+    line = _over(cell, width)
+    source = _over(line, height)
+    patch = cell + line + source * across  # a map has one patch more than cells per row, and one row more
+    active = torch.zeros(activations[..., 0, 0].numel() * patches, dtype=torch.bool, device=cell.device)
+    for offset in (0, 1, across, across + 1):
+        active[patch + offset] = True
+    patch = _where(active)
+    source = _over(patch, patches)
+    place = patch - source * patches
+    row = _over(place, across)
+    return source, row, place - row * across
+
+
+def _between(cells: Tensor, origin: Tensor, width: int, rows: _Bands, row: Tensor) -> Tensor:
+    """The values at the pixels of a band of rows, in the columns of the cells that begin at `origin`, [n, s]."""
+    weight = rows.weight.index_select(0, row)
+    low, high = (
+        cells.index_select(0, origin + y.index_select(0, row) * width).to(weight.dtype)[:, None]
+        for y in (rows.low, rows.high)
+    )
+    return torch.addcmul(low, weight, high - low)
+
+
+def _where(mask: Tensor) -> Tensor:
+    """Indices of what is not 0, of the flattened tensor; on the CPU through NumPy, which is several times faster."""
+    if mask.device.type == "cpu":
+        return torch.from_numpy(np.flatnonzero(mask.numpy()))
+    return mask.flatten().nonzero().squeeze(1)
+
+
+def _over(numbers: Tensor, divisor: int) -> Tensor:
+    """Whole numbers from 0, divided and rounded down; by a power of two as a shift, which is much faster."""
+    if divisor & (divisor - 1) == 0:
+        return numbers >> (divisor.bit_length() - 1)
+    return numbers.div(divisor, rounding_mode="floor")
+
+
+def _below(thresholds: Tensor, dtype: torch.dtype) -> Tensor:
+    """The thresholds in the activations' precision, rounded down: `x > t` is the same for every such x."""
+    rounded = thresholds.to(dtype)
+    lower = torch.nextafter(rounded, torch.full_like(rounded, -torch.inf))
+    return torch.where(rounded.double() > thresholds, lower, rounded)
+
+
+def add(
+    counts: Counts, activations: Tensor, thresholds: Tensor, masks: Masks, primary: Tensor, presence: Presence
+) -> None:
+    """Count a batch into `counts`.
+
+    Args:
+        counts: what came before; changed in place.
+        activations: of the images of `masks`, float [b, u, h, w].
+        thresholds: float64 [u].
+        masks: the annotations.
+        primary: category in which each label counts, int64 [l].
+        presence: in which images a category counts; see the module.
+    """
+    labels, categories = counts.intersections.shape[1], counts.category_areas.shape[1]
+    active = active_pixels(activations, thresholds, masks.size)
+    area = torch.bincount(active.pair, minlength=len(active.image))
+    pair, number, amount = _overlaps(active, masks)
+    counts.intersections.view(-1).index_add_(0, active.unit.index_select(0, pair) * labels + number, amount)
+
+    per_image = torch.zeros(activations.shape[:2], dtype=torch.int64, device=area.device)
+    per_image[active.image, active.unit] = area
+    image, whole = masks.scalars
+    counts.intersections.index_add_(1, whole, per_image.index_select(0, image).T)
+    counts.label_pixels.index_add_(0, masks.labels.view(-1), masks.counts.view(-1))
+    counts.label_pixels.index_add_(0, whole, torch.full_like(whole, masks.size[0] * masks.size[1]))
+    counts.areas.add_(per_image.sum(0))
+
+    in_image = torch.zeros(len(masks.labels), categories, dtype=torch.bool, device=area.device)
+    in_image[image, primary[whole]] = True
+    if presence == "original":
+        image, place = masks.counts.nonzero().T
+        in_image[image, primary[masks.labels[image, place]]] = True
+    counted = in_image.index_select(0, active.image)
+    if presence == "lite":
+        counted[pair, primary.index_select(0, number)] = True
+    counts.category_areas.index_add_(0, active.unit, counted * area[:, None])
+
+
+def _overlaps(active: Active, masks: Masks) -> tuple[Tensor, Tensor, Tensor]:
+    """What lies under the active pixels: pair of image and unit, label, and how many pixels (over 0); [any] each."""
+    most = masks.labels.shape[1]
+    base = (active.pair * most).to(torch.int32)
+    keys = [base + layer.index_select(0, active.pixel) for layer in masks.pixels]
+    table = torch.bincount(torch.cat([base[:0], *keys]), minlength=len(active.image) * most).view(-1, most)
+    table[:, 0] = 0
+    entry = _where(table)
+    pair = _over(entry, most)
+    place = active.image.index_select(0, pair) * most + (entry - pair * most)
+    return pair, masks.labels.view(-1).index_select(0, place), table.view(-1).index_select(0, entry)
+
+
+def iou(counts: Counts, primary: Tensor) -> Tensor:
+    """Intersection over union of each unit and label over all images, float64 [u, l].
+
+    The unit's area is that in images where the label's category counts.
+    """
+    together = counts.intersections.double()
+    union = counts.category_areas[:, primary] + counts.label_pixels - counts.intersections
+    return together / (union.double() + EPSILON)

@@ -1,0 +1,1 @@
+"""Image classifiers that learn from labels, from smoothed labels, or from a teacher."""

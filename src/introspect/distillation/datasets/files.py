@@ -1,0 +1,162 @@
+"""Images that lie on disk: CIFAR in its published files, and folders of one folder per class (ImageNet, Places365)."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch.utils.data import Dataset, Subset
+
+from introspect.distillation.datasets.base import Sample, Split, TensorImages
+from introspect.errors import InputError
+
+
+class Cifar:
+    """CIFAR-10 or CIFAR-100 (Krizhevsky 2009); the last images of the published training set are the validation set.
+
+    Args:
+        classes: 10 or 100, which one it is.
+        root: folder where the published files lie or are put.
+        download: whether they may be downloaded.
+        validation: how many training images are held out.
+
+    Raises:
+        InputError: the files are not there, or the numbers are impossible.
+    """
+
+    side = 32
+
+    def __init__(
+        self, *, classes: Literal[10, 100] = 10, root: str | Path, download: bool = False, validation: int = 5000
+    ) -> None:
+        if classes not in (10, 100):
+            raise InputError(f"data.classes={classes}: CIFAR has 10 or 100")
+        if not 0 < validation < 50_000:
+            raise InputError(f"data.validation={validation}: expected 1 to 49999 of the 50000 training images")
+        self.classes, self.root, self.download, self.validation = classes, Path(root), download, validation
+        self.name = f"cifar{classes}"
+
+    @property
+    def identity(self) -> str:
+        """See `ImageSet`."""
+        return f"{self.name}, {self.validation} held out"
+
+    def load(self, split: Split) -> TensorImages:
+        """The images of a split, in memory."""
+        from torchvision import datasets
+
+        published = {10: datasets.CIFAR10, 100: datasets.CIFAR100}[self.classes]
+        try:
+            found: Any = published(str(self.root), train=split != "test", download=self.download)
+        except (RuntimeError, OSError) as error:
+            raise InputError(
+                f"data.root={self.root}: no files of {self.name} ({str(error).splitlines()[0]}); data.download=true "
+                "gets them"
+            ) from error
+        images = torch.from_numpy(found.data).permute(0, 3, 1, 2).contiguous()
+        targets = torch.tensor(found.targets)
+        kept = {
+            "train": slice(None, len(images) - self.validation),
+            "validation": slice(len(images) - self.validation, None),
+            "test": slice(None),
+        }[split]
+        return TensorImages(images[kept], targets[kept])
+
+
+class ImageFolders:
+    """Folders `root/<split>/<class>/<image>`; classes are numbered in the order of their names.
+
+    Args:
+        name: of the data set.
+        root: its folder.
+        side: height and width to which images are brought, pixels.
+        classes: how many there are.
+        folders: folder of each split. Where validation has none, a share of train is held out, chosen by file name.
+        resize: `crop` scales the shorter side to 256/224 of `side` and takes the middle, as is usual for ImageNet;
+            `exact` expects images of that size already.
+        held_out: that share.
+
+    Raises:
+        InputError: a folder is missing, or has another number of classes.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        root: str | Path,
+        side: int,
+        classes: int,
+        train: str = "train",
+        validation: str | None = None,
+        test: str = "val",
+        resize: Literal["crop", "exact"] = "crop",
+        held_out: float = 0.1,
+    ) -> None:
+        self.name, self.root, self.side, self.classes = name, Path(root), side, classes
+        self.folders = {"train": train, "validation": validation or train, "test": test}
+        if resize not in ("crop", "exact"):
+            raise InputError(f"data.resize={resize}: expected crop or exact")
+        if not 0 < held_out < 1:
+            raise InputError(f"data.held_out={held_out}: expected a share between 0 and 1")
+        self.shared = validation is None
+        self.resize, self.held_out = resize, held_out
+
+    @property
+    def identity(self) -> str:
+        """See `ImageSet`."""
+        return f"{self.name} at {self.root}, {self.folders}, {self.side} pixels"
+
+    def load(self, split: Split) -> Dataset[Sample]:
+        """The images of a split, read when they are wanted."""
+        from torchvision import datasets
+
+        folder = self.root / self.folders[split]
+        if not folder.is_dir():
+            raise InputError(f"data.root={self.root}: there is no folder {self.folders[split]} of {split} images in it")
+        try:
+            found = datasets.ImageFolder(str(folder), transform=self._transform(split))
+        except (FileNotFoundError, OSError) as error:
+            raise InputError(
+                f"{folder}: expected one folder of images per class: {str(error).splitlines()[0]}"
+            ) from error
+        if len(found.classes) != self.classes:
+            raise InputError(f"{folder}: holds {len(found.classes)} classes, data.classes says {self.classes}")
+        if not self.shared or split == "test":
+            return found
+        is_held_out = [_bucket(Path(path).relative_to(folder)) < self.held_out for path, _ in found.samples]
+        return Subset(found, [n for n, held in enumerate(is_held_out) if held == (split == "validation")])
+
+    def _transform(self, split: Split) -> Any:
+        from torchvision.transforms import v2
+
+        if self.resize == "exact":
+            steps: list[Any] = [_Exact(self.side)]
+        elif split == "train":
+            steps = [v2.RandomResizedCrop(self.side, antialias=True)]
+        else:
+            steps = [v2.Resize(round(self.side * 256 / 224), antialias=True), v2.CenterCrop(self.side)]
+        return v2.Compose([v2.RGB(), v2.PILToTensor(), *steps])
+
+
+class _Exact:
+    """Refuses images of another size; a silent resize would change what is measured."""
+
+    def __init__(self, side: int) -> None:
+        self.side = side
+
+    def __call__(self, image: torch.Tensor) -> torch.Tensor:
+        if image.shape[-2:] != (self.side, self.side):
+            raise InputError(
+                f"data.side={self.side}: an image has {image.shape[-1]} x {image.shape[-2]} pixels; data.resize=crop "
+                "brings all to one size"
+            )
+        return image
+
+
+def _bucket(path: Path) -> float:
+    """A number from 0 to 1 that only the name decides."""
+    digest = hashlib.blake2b(path.as_posix().encode(), digest_size=4).digest()
+    return int.from_bytes(digest, "big") / 2**32

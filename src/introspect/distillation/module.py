@@ -1,0 +1,260 @@
+"""A classifier that learns from labels and, with some objectives, from a teacher.
+
+Shapes: b images of h x w pixels, c classes.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor, nn
+from torch.nn import functional
+from torchmetrics.classification import MulticlassAccuracy
+
+from introspect.checkpoints import check_checkpoint
+from introspect.dissection.preprocessing import preprocessing
+from introspect.distillation.backbones import Backbone, features
+from introspect.distillation.objectives import CrossEntropy, Objective
+from introspect.distillation.teacher import Teacher, plain_settings
+from introspect.errors import InputError
+
+log = logging.getLogger(__name__)
+
+Batch = tuple[Tensor, Tensor]
+Normalization = Literal["imagenet", "reference"]
+
+
+class Distillation(LightningModule):
+    """Trains `student` with an objective; the teacher stands by, frozen, in evaluation mode, and in no checkpoint.
+
+    SGD with momentum; the learning rate falls to `gamma` of itself at each milestone (He et al. 2016). A checkpoint
+    holds the student's weights and what it takes to build it again, as plain text and numbers.
+
+    Args:
+        student: which network is trained.
+        objective: what it is trained to do.
+        teacher: whom it learns from, where the objective needs one. If its weights are nowhere, it is trained first,
+            and kept for later runs.
+        normalization: of the pixels: `imagenet` or `reference`, or mean and deviation, for student and teacher alike.
+        lr: learning rate of the first epochs.
+        momentum, weight_decay: of SGD.
+        milestones: shares of the training after which the learning rate falls.
+        gamma: the factor by which it does.
+        warmup_steps: optimizer steps in which it rises to `lr`.
+
+    Raises:
+        InputError: a number is out of range, or the objective needs a teacher and there is none.
+    """
+
+    def __init__(
+        self,
+        *,
+        student: Backbone,
+        objective: Objective,
+        teacher: Teacher | None = None,
+        normalization: Normalization | Sequence[Sequence[float]] = "imagenet",
+        lr: float = 0.1,
+        momentum: float = 0.9,
+        weight_decay: float = 1e-4,
+        milestones: Sequence[float] = (0.3, 0.6, 0.9),
+        gamma: float = 0.1,
+        warmup_steps: int = 0,
+    ) -> None:
+        super().__init__()
+        if objective.needs_teacher and teacher is None:
+            raise InputError("model.teacher is required: the objective learns from a teacher")
+        if not lr > 0 or not all(0 < share < 1 for share in milestones):
+            raise InputError(f"model: lr={lr}, milestones={list(milestones)}: expected more than 0, and shares below 1")
+        self.save_hyperparameters(
+            {
+                "student": asdict(student),
+                "objective": type(objective).__name__,
+                "teacher": asdict(teacher.backbone) if teacher and objective.needs_teacher else None,
+                "normalization": plain_settings(normalization),
+                "lr": lr,
+                "momentum": momentum,
+                "weight_decay": weight_decay,
+                "milestones": list(milestones),
+                "gamma": gamma,
+                "warmup_steps": warmup_steps,
+            }
+        )
+        self.student = student.build()
+        self.objective = objective
+        self.preprocess = preprocessing(normalization)
+        self.train_accuracy, self.val_accuracy, self.test_accuracy = (
+            MulticlassAccuracy(student.classes, average="micro") for _ in range(3)
+        )
+        self._source = teacher if objective.needs_teacher else None
+        # In a list, so that it is no part of the module: it is not trained, not saved, not counted.
+        self._teacher: list[nn.Module] = []
+
+    @property
+    def identity(self) -> str:
+        """Everything but network and recipe that decides what becomes of a teacher that is trained here."""
+        return _identity(self._datamodule(), self.hparams["normalization"])
+
+    def prepare_data(self) -> None:
+        """Train the teacher, where it is trained here and has not been yet. One process of each machine does this."""
+        if self._source is None or not self._source.is_trained_here or self.trainer.testing:
+            return
+        if self._source.file(self.identity).is_file():
+            return
+        epochs = self._source.training.epochs
+        log.info("there is no teacher yet: %s is trained for %d epochs, and kept", self._source.backbone.name, epochs)
+        train_teacher(self._source, self._datamodule(), self.hparams["normalization"])
+
+    def setup(self, stage: str) -> None:
+        """Load the teacher.
+
+        Raises:
+            InputError: its weights can not be read.
+        """
+        if stage == "fit" and self._source is not None:
+            self._teacher = [self._source.load(self.identity if self._source.is_trained_here else "")]
+
+    def on_fit_start(self) -> None:
+        """The teacher goes to where the student is."""
+        for teacher in self._teacher:
+            teacher.to(self.device)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits [b, c] of uint8 images [b, 3, h, w]."""
+        logits: Tensor = self.student(self.preprocess(images))
+        return logits
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The loss, a scalar. Logs `train/loss`, `train/loss/<part>`, `train/accuracy` (share of the epoch)."""
+        images, targets = batch
+        prepared = self.preprocess(images)
+        student = features(self.student, prepared, self.objective.student_layers)
+        taught = None
+        for teacher in self._teacher:
+            with torch.no_grad():
+                taught = features(teacher, prepared, self.objective.teacher_layers)
+        losses = self.objective(student, taught, targets)
+        loss = torch.stack(list(losses.values())).sum()
+        self.train_accuracy(student.logits, targets)
+        self.log("train/loss", loss, prog_bar=True)
+        if len(losses) > 1:
+            self.log_dict({f"train/loss/{name}": value for name, value in losses.items()})
+        self.log("train/accuracy", self.train_accuracy, on_step=False, on_epoch=True)
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Logs `val/loss` (cross-entropy, nats) and `val/accuracy` (share)."""
+        self._evaluate(batch, "val", self.val_accuracy)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Logs `test/loss` and `test/accuracy`."""
+        self._evaluate(batch, "test", self.test_accuracy)
+
+    def _evaluate(self, batch: Batch, split: str, accuracy: MulticlassAccuracy) -> None:
+        images, targets = batch
+        logits = self(images)
+        accuracy(logits, targets)
+        loss = functional.cross_entropy(logits, targets)
+        self.log(f"{split}/loss", loss, prog_bar=split == "val", batch_size=len(images), sync_dist=True)
+        self.log(f"{split}/accuracy", accuracy, prog_bar=split == "val", batch_size=len(images))
+
+    def configure_optimizers(self) -> Any:
+        """SGD, and a learning rate that changes at shares of the training's steps."""
+        settings = self.hparams
+        trained = [*self.student.parameters(), *self.objective.parameters()]
+        optimizer = torch.optim.SGD(
+            trained, lr=settings["lr"], momentum=settings["momentum"], weight_decay=settings["weight_decay"]
+        )
+        total = int(self.trainer.estimated_stepping_batches)
+
+        def factor(step: int) -> float:
+            if step < settings["warmup_steps"]:
+                return float((step + 1) / settings["warmup_steps"])
+            passed = sum(step >= round(share * total) for share in settings["milestones"])
+            return float(settings["gamma"] ** passed)
+
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "lr"}}
+
+    def _datamodule(self) -> Any:
+        data = getattr(self.trainer, "datamodule", None)
+        if not hasattr(data, "identity"):
+            raise InputError("model.teacher: a teacher that is trained here needs an ImageDataModule; give a ckpt_path")
+        return data
+
+
+def train_teacher(teacher: Teacher, data: Any, normalization: Any = "imagenet") -> Path:
+    """Train a teacher on labels alone and keep it.
+
+    Args:
+        teacher: whose `training` says how.
+        data: an `ImageDataModule`.
+        normalization: of the pixels, as that of its students.
+
+    Returns:
+        The file of its weights.
+    """
+    from lightning.pytorch.callbacks import RichProgressBar
+
+    how = teacher.training
+    own = data.__class__.__new__(data.__class__)
+    own.__dict__.update(data.__dict__)
+    own.trainer, own.seed = None, how.seed
+    with torch.random.fork_rng():
+        torch.manual_seed(how.seed)
+        module = Distillation(
+            student=teacher.backbone,
+            objective=CrossEntropy(),
+            normalization=normalization,
+            lr=how.lr,
+            momentum=how.momentum,
+            weight_decay=how.weight_decay,
+            milestones=how.milestones,
+        )
+        trainer = Trainer(
+            max_epochs=how.epochs,
+            accelerator="auto",
+            devices=1,
+            logger=False,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            callbacks=[RichProgressBar()],
+        )
+        trainer.fit(module, own)
+        accuracy = float(trainer.callback_metrics["val/accuracy"])
+    path = teacher.keep(module.student, _identity(data, normalization))
+    log.info("the teacher is right on %.1f %% of the validation images; it is kept in %s", 100 * accuracy, path)
+    return path
+
+
+def _identity(data: Any, normalization: Any) -> str:
+    return f"{data.identity}; normalization {plain_settings(normalization)}"
+
+
+def load_student(ckpt_path: str | Path) -> nn.Module:
+    """The student of a checkpoint, in evaluation mode on the CPU; its `preprocess` takes uint8 images.
+
+    Raises:
+        InputError: there is no such file, or it is no checkpoint of a `Distillation`.
+    """
+    check_checkpoint(ckpt_path)
+    checkpoint = torch.load(ckpt_path, map_location="cpu", weights_only=True)
+    try:
+        settings = checkpoint["hyper_parameters"]
+        network = Backbone(**{**settings["student"], "weights": None}).build()
+        state = {
+            name.removeprefix("student."): value
+            for name, value in checkpoint["state_dict"].items()
+            if name.startswith("student.")
+        }
+        network.load_state_dict(state)
+    except (KeyError, TypeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"ckpt_path={ckpt_path}: not a checkpoint of a classifier ({reason})") from error
+    network.preprocess = preprocessing(settings["normalization"])  # type: ignore[assignment]
+    return network.eval()

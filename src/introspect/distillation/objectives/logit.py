@@ -1,0 +1,58 @@
+"""Logit distillation (Hinton, Vinyals and Dean 2015, arXiv 1503.02531)."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional
+
+from introspect.distillation.objectives.base import Features, Objective, share
+from introspect.errors import InputError
+
+
+class LogitDistillation(Objective):
+    """`cross_entropy`: (1 - alpha) CE(y, z_s). `logit`: alpha T² KL(softmax(z_t / T) || softmax(z_s / T)).
+
+    Alpha weighs the *teacher's* side, as Han et al. (2023, arXiv 2305.15734) write it; in torchdistill and its
+    descendants the alpha of a config weighs the labels' side. T² keeps the size of the gradients when T changes and is
+    applied whatever alpha is (theirs drops it at alpha = 0). The KL is summed over classes and averaged over the batch.
+
+    Args:
+        temperature: T, more than 0.
+        alpha: share of the teacher, from 0 (labels alone) to 1 (teacher alone).
+
+    Raises:
+        InputError: one of them is out of range.
+    """
+
+    needs_teacher = True
+
+    def __init__(self, temperature: float = 4.0, alpha: float = 0.5) -> None:
+        super().__init__()
+        if not temperature > 0:
+            raise InputError(f"objective.temperature={temperature}: expected more than 0")
+        self.temperature = temperature
+        self.alpha = share("alpha", alpha)
+
+    def forward(self, student: Features, teacher: Features | None, targets: Tensor) -> dict[str, Tensor]:
+        """See `Objective.forward`.
+
+        Raises:
+            InputError: there is no teacher, or it tells apart another number of classes.
+        """
+        if teacher is None:
+            raise InputError("objective: logit distillation needs a teacher: give model.teacher")
+        if teacher.logits.shape != student.logits.shape:
+            raise InputError(
+                f"model.teacher: tells {teacher.logits.shape[-1]} classes apart, the student {student.logits.shape[-1]}"
+            )
+        return {
+            "cross_entropy": (1 - self.alpha) * functional.cross_entropy(student.logits, targets),
+            "logit": self.alpha * soft_divergence(student.logits, teacher.logits, self.temperature),
+        }
+
+
+def soft_divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """T² KL(softmax(teacher / T) || softmax(student / T)) in nats, summed over classes, mean over the batch; [b, c]."""
+    log_student = functional.log_softmax(student / temperature, dim=-1)
+    log_teacher = functional.log_softmax(teacher / temperature, dim=-1)
+    return temperature**2 * functional.kl_div(log_student, log_teacher, reduction="batchmean", log_target=True)

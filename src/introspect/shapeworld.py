@@ -1,0 +1,529 @@
+"""shapeworld: generated images of families of similar classes, in which every pixel is known.
+
+Each image shows one thing, made of parts, in a scene. The members of a family share most of their parts and differ in a
+few: so some classes are alike, and a classifier that has seen enough knows which. Shape alone decides the class;
+colour, material and texture are drawn apart from it, and a family is at home in some places more often than in others.
+
+What there is to see falls into the six categories of Broden: `color`, `object` (the class, and its family), `part`,
+`material` (of each part) and `texture` (of the ground) for pixels, `scene` (place and time) for an image as a whole.
+
+An image is a function of seed, split and index alone, and images of different splits or seeds share no random number.
+
+Shapes: n images of s x s pixels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from introspect.errors import InputError
+
+Split = Literal["train", "validation", "test"]
+Floats = NDArray[np.floating[Any]]  # float32, if nothing else is said
+Numbers = NDArray[np.uint8]
+
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+_CHUNK = 128  # images that are drawn at a time
+_ROUND, _BOX = 0.0, 1.0
+_BODY, _ACCENT = 1, 2
+
+
+class _Part(NamedTuple):
+    """An ellipse or a box, in the thing's own coordinates: x to the front, y up, both from about -1 to 1.
+
+    width, height: half of each. box: whether it has corners. taper: by how much of its width it narrows from the middle
+    to the top and widens to the bottom; 1 makes a box a triangle. turn: counterclockwise, radians. paint: body's or
+    accent's colour and material.
+    """
+
+    name: str
+    x: float
+    y: float
+    width: float
+    height: float
+    box: float = _ROUND
+    taper: float = 0.0
+    turn: float = 0.0
+    paint: int = _BODY
+
+
+def _accent(part: _Part) -> _Part:
+    return part._replace(paint=_ACCENT)
+
+
+_BIRD = (
+    _Part("tail", -0.78, 0.08, 0.20, 0.26, _BOX, 0.7, 1.4),
+    _Part("body", -0.05, 0.0, 0.58, 0.36),
+    _Part("head", 0.52, 0.40, 0.24, 0.24),
+)
+_LEG = _accent(_Part("leg", 0.0, -0.55, 0.06, 0.28, _BOX))
+_BEAK = _accent(_Part("beak", 0.86, 0.38, 0.12, 0.16, _BOX, 0.9, -1.57))
+_WING = _accent(_Part("wing", -0.12, 0.08, 0.34, 0.18, _ROUND, 0.0, 0.3))
+_FISH = (_Part("body", 0.05, 0.0, 0.66, 0.36), _Part("tail", -0.78, 0.0, 0.30, 0.22, _BOX, 0.8, -1.57))
+_FIN = _accent(_Part("fin", 0.0, 0.42, 0.26, 0.18, _BOX, 0.8))
+_CAR = (
+    _Part("chassis", 0.0, -0.12, 0.86, 0.24, _BOX),
+    _accent(_Part("wheel", -0.48, -0.42, 0.20, 0.20)),
+    _accent(_Part("wheel", 0.48, -0.42, 0.20, 0.20)),
+)
+_HOUSE = (_Part("wall", 0.0, -0.25, 0.62, 0.50, _BOX),)
+_ROOF = _accent(_Part("roof", 0.0, 0.50, 0.40, 0.28, _BOX, 0.9))
+_DOOR = _accent(_Part("door", 0.0, -0.50, 0.13, 0.24, _BOX))
+_WINDOW = _accent(_Part("window", -0.36, -0.10, 0.13, 0.13, _BOX))
+_TREE = (_accent(_Part("trunk", 0.0, -0.62, 0.10, 0.34, _BOX)),)
+_BOAT = (_Part("hull", 0.0, -0.45, 0.66, 0.22, _BOX, -0.4), _accent(_Part("mast", 0.0, 0.25, 0.05, 0.60, _BOX)))
+
+# Family to class to parts, the later ones in front.
+FAMILIES: dict[str, dict[str, tuple[_Part, ...]]] = {
+    "bird": {
+        "finch": (*_BIRD, _BEAK, _WING, _LEG),
+        "duck": (*_BIRD, _BEAK._replace(width=0.09, height=0.28, taper=0.1, x=0.94, y=0.34), _WING),
+        "heron": (
+            *_BIRD[:2],
+            _Part("head", 0.60, 0.62, 0.18, 0.18),
+            _Part("neck", 0.46, 0.34, 0.09, 0.30, _BOX, 0.0, -0.3),
+            _BEAK._replace(y=0.62, x=0.92, height=0.22),
+            _LEG._replace(height=0.38, y=-0.62),
+        ),
+    },
+    "fish": {
+        "carp": (*_FISH, _FIN, _accent(_Part("fin", -0.10, -0.40, 0.20, 0.14, _BOX, -0.8))),
+        "shark": (*_FISH, _FIN._replace(width=0.20, height=0.32, y=0.50, taper=0.95), _WING._replace(name="fin")),
+        "eel": (
+            _Part("body", 0.05, 0.0, 0.86, 0.20),
+            _FISH[1]._replace(x=-0.88, height=0.14, width=0.22),
+            _FIN._replace(width=0.52, height=0.10, y=0.24, taper=0.3),
+        ),
+    },
+    "vehicle": {
+        "car": (*_CAR, _Part("cabin", -0.05, 0.28, 0.42, 0.22, _BOX, 0.3), _WINDOW._replace(x=-0.05, y=0.28)),
+        "van": (*_CAR, _Part("cabin", -0.12, 0.34, 0.72, 0.32, _BOX, 0.05), _WINDOW._replace(x=0.36, y=0.36)),
+        "truck": (
+            *_CAR,
+            _Part("cabin", 0.58, 0.34, 0.26, 0.30, _BOX),
+            _accent(_Part("cargo", -0.32, 0.36, 0.52, 0.26, _BOX)),
+            _WINDOW._replace(x=0.62, y=0.40, width=0.11),
+        ),
+    },
+    "building": {
+        "cottage": (*_HOUSE, _ROOF, _DOOR, _WINDOW),
+        "church": (
+            *_HOUSE,
+            _Part("tower", -0.46, 0.30, 0.18, 0.60, _BOX),
+            _ROOF._replace(width=0.13, height=0.20, x=-0.46, y=1.0),
+            _DOOR,
+        ),
+        "barn": (*_HOUSE, _ROOF._replace(width=0.54, taper=0.3, height=0.20, y=0.42), _DOOR._replace(width=0.28)),
+    },
+    "tree": {
+        "oak": (*_TREE, _Part("crown", 0.0, 0.25, 0.62, 0.56)),
+        "fir": (*_TREE, _Part("crown", 0.0, 0.30, 0.34, 0.66, _BOX, 0.95)),
+        "poplar": (*_TREE, _Part("crown", 0.0, 0.30, 0.30, 0.68)),
+    },
+    "boat": {
+        "sloop": (
+            *_BOAT,
+            _Part("sail", 0.30, 0.25, 0.16, 0.48, _BOX, 0.9),
+            _accent(_Part("flag", 0.12, 0.82, 0.14, 0.07, _BOX)),
+        ),
+        "ketch": (
+            *_BOAT,
+            _Part("sail", 0.28, 0.28, 0.15, 0.46, _BOX, 0.9),
+            _Part("sail", -0.36, 0.12, 0.15, 0.32, _BOX, 0.9),
+        ),
+        "steamer": (
+            *_BOAT[:1],
+            _Part("cabin", -0.12, -0.06, 0.36, 0.18, _BOX),
+            _accent(_Part("funnel", -0.12, 0.30, 0.12, 0.24, _BOX)),
+            _WINDOW._replace(x=0.06, y=-0.06, width=0.09, height=0.09),
+        ),
+    },
+}
+FAMILY_NAMES = tuple(FAMILIES)
+CLASS_NAMES = tuple(name for members in FAMILIES.values() for name in members)
+_PARTS = tuple(parts for members in FAMILIES.values() for parts in members.values())
+_FAMILY_OF = np.array([f for f, members in enumerate(FAMILIES.values()) for _ in members])
+
+# Name to red, green, blue.
+COLORS = {
+    "black": (0.06, 0.06, 0.07),
+    "blue": (0.16, 0.32, 0.82),
+    "brown": (0.45, 0.28, 0.14),
+    "grey": (0.50, 0.50, 0.50),
+    "green": (0.18, 0.56, 0.20),
+    "orange": (0.93, 0.52, 0.12),
+    "pink": (0.95, 0.60, 0.72),
+    "purple": (0.50, 0.22, 0.62),
+    "red": (0.80, 0.12, 0.13),
+    "white": (0.95, 0.95, 0.94),
+    "yellow": (0.94, 0.86, 0.24),
+}
+_COLOR_NAMES = tuple(COLORS)
+# Place to the colour of its ground and the families that are at home there; time to the colours of sky and light.
+_PLACES = {
+    "meadow": ("green", "building", "bird"),
+    "desert": ("orange", "vehicle", "building"),
+    "beach": ("yellow", "boat", "bird"),
+    "snowfield": ("white", "tree", "building"),
+    "street": ("grey", "vehicle", "building"),
+    "lake": ("blue", "fish", "boat"),
+    "forest": ("brown", "tree", "bird"),
+    "moor": ("purple", "tree", "vehicle"),
+}
+_TIMES = {
+    "day": ("blue", (1.0, 1.0, 1.0)),
+    "dusk": ("pink", (1.0, 0.84, 0.74)),
+    "night": ("black", (0.68, 0.74, 0.88)),
+}
+SCENES = tuple(f"{place} by {time}" for place in _PLACES for time in _TIMES)
+MATERIALS = ("metal", "wood", "stone", "fabric", "glass", "plastic")
+TEXTURES = (
+    "striped", "banded", "dotted", "checkered", "gridded", "zigzagged",
+    "wavy", "lozenged", "scaly", "bumpy", "marbled", "speckled",
+)  # fmt: skip
+
+# Category to its labels. A label's number is its place in this order, from 1; 0 is none.
+VOCABULARY: dict[str, tuple[str, ...]] = {
+    "color": _COLOR_NAMES,
+    "object": (*FAMILY_NAMES, *CLASS_NAMES),
+    "part": tuple(dict.fromkeys(part.name for parts in _PARTS for part in parts)),
+    "material": MATERIALS,
+    "texture": TEXTURES,
+    "scene": SCENES,
+}
+# What each layer of `Drawn.pixels` holds.
+LAYERS = ("color", "object", "object", "part", "material", "texture")
+
+
+def number(category: str, name: str) -> int:
+    """The number of a label."""
+    return _first(category) + VOCABULARY[category].index(name)
+
+
+def _first(category: str) -> int:
+    names = list(VOCABULARY)
+    return 1 + sum(len(VOCABULARY[earlier]) for earlier in names[: names.index(category)])
+
+
+class Drawn(NamedTuple):
+    """Images and all that is in them.
+
+    images: uint8 [n, 3, s, s], RGB. classes: places in `CLASS_NAMES`, int64 [n]. pixels: label numbers, uint8
+    [n, 6, s, s]; what each layer holds is in `LAYERS`. scenes: label numbers, int64 [n].
+    """
+
+    images: Tensor
+    classes: Tensor
+    pixels: Tensor
+    scenes: Tensor
+
+
+class Shapeworld:
+    """The images of a split, drawn when they are first wanted.
+
+    Args:
+        split: train, validation or test.
+        size: how many images.
+        seed: which ones.
+        side: their height and width, pixels.
+
+    Raises:
+        InputError: an argument is impossible.
+    """
+
+    def __init__(self, *, split: Split, size: int, seed: int = 0, side: int = 48) -> None:
+        if split not in SPLITS:
+            raise InputError(f"shapeworld: split={split}: expected {', '.join(SPLITS)}")
+        if size < 1 or side < 8:
+            raise InputError(f"shapeworld: size={size}, side={side}: expected at least 1 image of 8 pixels")
+        self.split: Split = split
+        self.size, self.seed, self.side = size, seed, side
+
+    def __len__(self) -> int:
+        return self.size
+
+    @property
+    def drawn(self) -> Drawn:
+        """All of it; the last few worlds of a process are kept."""
+        return _all(self.split, self.seed, self.size, self.side)
+
+    @property
+    def images(self) -> Tensor:
+        """See `Drawn`."""
+        return self.drawn.images
+
+    @property
+    def classes(self) -> Tensor:
+        """See `Drawn`."""
+        return self.drawn.classes
+
+
+@lru_cache(maxsize=6)
+def _all(split: Split, seed: int, size: int, side: int) -> Drawn:
+    return draw(split, seed, 0, size, side)
+
+
+def draw(split: Split, seed: int, start: int, stop: int, side: int = 48) -> Drawn:
+    """The images of a split from index `start` to before `stop`; image i is the same in every range."""
+    chunks = [
+        _Canvas(split, seed, first, min(first + _CHUNK, stop), side).paint() for first in range(start, stop, _CHUNK)
+    ]
+    return Drawn(*(torch.from_numpy(np.concatenate(parts)) for parts in zip(*chunks, strict=True)))
+
+
+class _Dice:
+    """Uniform numbers from 0 to 1 that only seed, split, purpose and index decide; each call takes the next ones."""
+
+    def __init__(self, split: str, seed: int, purpose: str, start: int, stop: int, each: int) -> None:
+        digest = hashlib.blake2b(f"shapeworld/{seed}/{split}/{purpose}".encode(), digest_size=16).digest()
+        each += -each % 4  # a step of the generator gives four numbers
+        source = np.random.Philox(key=int.from_bytes(digest, "little")).advance(start * each // 4)
+        self._numbers = np.random.Generator(source).random((stop - start, each))
+        self._taken = 0
+
+    def __call__(self, low: float = 0.0, high: float = 1.0, shape: tuple[int, ...] = ()) -> Floats:
+        """A number per image, or an array: [n, *shape]."""
+        count = int(np.prod(shape))
+        chosen = self._numbers[:, self._taken : self._taken + count]
+        assert chosen.shape[1] == count, "too few numbers were asked for"
+        self._taken += count
+        values: Floats = (low + (high - low) * chosen).astype(np.float32).reshape(-1, *shape)
+        return values
+
+    def below(self, count: int | NDArray[np.int64]) -> NDArray[np.int64]:
+        """A whole number from 0 to below `count` per image."""
+        return (self() * count).astype(np.int64).clip(0, np.asarray(count) - 1)
+
+
+@dataclass(frozen=True)
+class _Shapes:
+    """The parts of all classes as arrays: numbers [class, place, 7] in the order of `_Part`, 0 where there is none."""
+
+    geometry: Floats
+    label: NDArray[np.int64]
+    paint: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, classes: tuple[tuple[_Part, ...], ...]) -> _Shapes:
+        most = max(map(len, classes))
+        geometry = np.zeros((len(classes), most, 7), np.float32)
+        label, paint = (np.zeros((len(classes), most), np.int64) for _ in range(2))
+        for row, parts in enumerate(classes):
+            for place, part in enumerate(parts):
+                geometry[row, place] = part[1:8]
+                label[row, place], paint[row, place] = number("part", part.name), part.paint
+        return cls(geometry, label, paint)
+
+
+class _Canvas:
+    """A few images while they are painted: [n, s, s] per quantity, back to front."""
+
+    def __init__(self, split: Split, seed: int, start: int, stop: int, side: int) -> None:
+        self.n, self.side = stop - start, side
+        self.dice = _Dice(split, seed, "things", start, stop, 256)
+        self.noise = _Dice(split, seed, f"noise {side}", start, stop, 4 * side * side)
+        self.classes = np.arange(start, stop) % len(CLASS_NAMES)
+        axis = (np.arange(side, dtype=np.float32) + 0.5) / side * 2 - 1
+        self.x, self.y = axis[None, None, :], -axis[None, :, None]  # right and up, from -1 to 1
+        plane = (self.n, side, side)
+        self.coats: list[tuple[NDArray[np.int64], Floats]] = []
+        self.coat, self.shade = np.zeros(plane, np.uint8), np.ones(plane, np.float32)
+        self.layers = {name: np.zeros(plane, np.uint8) for name in ("part", "material", "texture")}
+
+    def paint(self) -> tuple[Numbers, NDArray[np.int64], Numbers, NDArray[np.int64]]:
+        """The arrays of `Drawn`."""
+        place, time = self._scene()
+        self._clutter()
+        self._thing(_GROUNDS[place], _SKIES[time])
+        scenes = place * len(_TIMES) + time
+        rgb, color = self._coated()
+        light = np.array([light for _, light in _TIMES.values()], np.float32)[scenes % len(_TIMES)]
+        grain = self.noise(-0.5, 0.5, (3, self.side, self.side)) * self.dice(0.04, 0.16)[:, None, None, None]
+        image = rgb * (light * self.dice(0.75, 1.1)[:, None])[:, :, None, None] + grain
+        images = (image.clip(0, 1) * 255).round().astype(np.uint8)
+        family, kind = (np.where(self.layers["part"] > 0, label, 0).astype(np.uint8) for label in self._objects())
+        masks = np.stack([color, family, kind, *(self.layers[name] for name in ("part", "material", "texture"))], 1)
+        return images, self.classes, masks, scenes + _first("scene")
+
+    def _objects(self) -> Iterator[NDArray[np.int64]]:
+        first = _first("object")
+        yield (first + _FAMILY_OF[self.classes])[:, None, None]
+        yield (first + len(FAMILY_NAMES) + self.classes)[:, None, None]
+
+    def _scene(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Sky and ground; the place and the time of each image."""
+        homes = _HOMES[_FAMILY_OF[self.classes]]
+        at_home = self.dice() < 0.5
+        home = homes[np.arange(self.n), self.dice.below((homes >= 0).sum(1))]
+        place = np.where(at_home, home, self.dice.below(len(_PLACES)))
+        time = self.dice.below(len(_TIMES))
+        horizon, slope = self.dice(-0.5, 0.4), self.dice(-0.2, 0.2)
+        below = self.y < _wide(horizon) + _wide(slope) * self.x
+        self._fill(~below, _SKIES[time])
+        shade = 1.0 - self.dice(0.15, 0.45)[:, None, None] * self._textures(below)
+        self._fill(below, _GROUNDS[place], shade)
+        return place, time
+
+    def _textures(self, where: NDArray[np.bool_]) -> Floats:
+        """The ground's pattern, from 0 to 1; three in ten grounds are plain."""
+        texture = np.where(self.dice() < 0.7, self.dice.below(len(TEXTURES)), -1)
+        turn, period = self.dice(0, np.pi), self.dice(0.2, 0.36)
+        across = (np.cos(_wide(turn)) * self.x + np.sin(_wide(turn)) * self.y) / _wide(period)
+        along = (np.cos(_wide(turn)) * self.y - np.sin(_wide(turn)) * self.x) / _wide(period)
+        clouds, grains = self._clouds(), self.noise(0, 1, (self.side, self.side))
+        pattern = np.zeros((self.n, self.side, self.side), np.float32)
+        for kind, render in enumerate(_TEXTURE_PATTERNS):
+            chosen = texture == kind
+            pattern[chosen] = render(across[chosen], along[chosen], clouds[chosen], grains[chosen])
+        numbers = np.where(texture >= 0, _first("texture") + texture, 0)[:, None, None]
+        self.layers["texture"] = np.where(where, numbers, 0).astype(np.uint8)
+        return pattern
+
+    def _clouds(self) -> Floats:
+        """Smooth noise, from 0 to 1: a 5 x 5 grid, interpolated."""
+        grid = self.dice(0, 1, (5, 5))
+        place = (np.arange(self.side) + 0.5) / self.side * 4
+        low = place.astype(np.int64).clip(0, 3)
+        part = (place - low).astype(np.float32)
+        rows = grid[:, low] * (1 - part)[:, None] + grid[:, low + 1] * part[:, None]
+        smooth: Floats = rows[:, :, low] * (1 - part) + rows[:, :, low + 1] * part
+        return smooth
+
+    def _clutter(self) -> None:
+        """Three things that are nothing: patches of colour behind what matters."""
+        for _ in range(3):
+            x, y = self.dice(-1, 1), self.dice(-1, 1)
+            width, height, turn = self.dice(0.06, 0.18), self.dice(0.06, 0.18), self.dice(0, np.pi)
+            box = np.round(self.dice())
+            zero = np.zeros(self.n, np.float32)
+            inside = _inside(self.x, self.y, np.stack([x, y, width, height, box, zero, turn], 1))
+            color = self.dice.below(len(_COLOR_NAMES))
+            self._fill(inside, color)
+            self.layers["texture"][inside] = 0
+
+    def _thing(self, ground: NDArray[np.int64], sky: NDArray[np.int64]) -> None:
+        """What the image shows, where it stands, how it is turned and what it is made of."""
+        size, turn = self.dice(0.6, 0.9), self.dice(-0.25, 0.25)
+        right, up = self.x - _wide(self.dice(-0.2, 0.2)), self.y - _wide(self.dice(-0.2, 0.2))
+        facing = np.where(self.dice() < 0.5, -1, 1).astype(np.float32)
+        u = (np.cos(_wide(turn)) * right + np.sin(_wide(turn)) * up) / _wide(size * facing)
+        v = (np.cos(_wide(turn)) * up - np.sin(_wide(turn)) * right) / _wide(size)
+        paint = np.zeros((self.n, self.side, self.side), np.uint8)
+        for place in range(_SHAPES.label.shape[1]):
+            geometry, label = _SHAPES.geometry[self.classes, place].copy(), _SHAPES.label[self.classes, place]
+            geometry[:, :2] += self.dice(-0.07, 0.07, (2,))
+            geometry[:, 2:4] *= self.dice(0.8, 1.25, (2,))
+            geometry[:, 6] += self.dice(-0.15, 0.15)
+            inside = _inside(u, v, geometry) & (label > 0)[:, None, None]
+            np.copyto(self.layers["part"], label.astype(np.uint8)[:, None, None], where=inside)
+            np.copyto(paint, _SHAPES.paint[self.classes, place].astype(np.uint8)[:, None, None], where=inside)
+        for coat in (_BODY, _ACCENT):
+            material = self.dice.below(len(MATERIALS))
+            shade = self._materials(material, u, v)
+            # Any colour but those of ground and sky.
+            color = self.dice.below(len(_COLOR_NAMES) - 2)
+            for taken in (np.minimum(ground, sky), np.maximum(ground, sky)):
+                color = color + (color >= taken)
+            covered = paint == coat
+            self._fill(covered, color, shade)
+            numbers = (_first("material") + material).astype(np.uint8)
+            np.copyto(self.layers["material"], numbers[:, None, None], where=covered)
+            self.layers["texture"][covered] = 0
+
+    def _materials(self, material: NDArray[np.int64], u: Floats, v: Floats) -> Floats:
+        shade = np.empty((self.n, self.side, self.side), np.float32)
+        clouds = self._clouds()
+        for kind, render in enumerate(_MATERIAL_PATTERNS):
+            chosen = material == kind
+            shade[chosen] = render(u[chosen], v[chosen], clouds[chosen])
+        return shade
+
+    def _fill(self, where: NDArray[np.bool_], color: NDArray[np.int64], shade: Floats | None = None) -> None:
+        """Put a coat of one colour per image, a little off, over pixels; times a shade per pixel."""
+        self.shade = np.where(where, np.float32(1) if shade is None else shade, self.shade)
+        np.copyto(self.coat, np.uint8(len(self.coats)), where=where)
+        self.coats.append((color, _RGB[color] + self.dice(-0.06, 0.06, (3,))))
+
+    def _coated(self) -> tuple[Floats, Numbers]:
+        """The pixels, [n, 3, s, s], and the label of their colours, [n, s, s]."""
+        colors, paints = (np.stack(values, 1) for values in zip(*self.coats, strict=True))
+        image = np.arange(self.n)[:, None, None]
+        channels = [paints[:, :, channel].astype(np.float32)[image, self.coat] for channel in range(3)]
+        rgb: Floats = np.stack(channels, 1) * self.shade[:, None]
+        return rgb, (_first("color") + colors).astype(np.uint8)[image, self.coat]
+
+
+def _wide(values: Floats) -> Floats:
+    return values[:, None, None]
+
+
+def _inside(x: Floats, y: Floats, geometry: Floats) -> NDArray[np.bool_]:
+    """Which pixels at [n or 1, s, s] lie in a part per image, [n, 7] in the order of `_Part`."""
+    left, bottom, width, height, box, taper, turn = (_wide(column) for column in geometry.T)
+    right, up = x - left, y - bottom
+    high = (np.cos(turn) * up - np.sin(turn) * right) / np.maximum(height, 1e-6)
+    wide = (np.cos(turn) * right + np.sin(turn) * up) / np.maximum(width * (1 - taper * high), 1e-6)
+    wide, high = wide * wide, high * high
+    inside: NDArray[np.bool_] = np.where(box > 0.5, np.maximum(wide, high), wide + high) <= 1
+    return inside
+
+
+def _zigzag(values: Floats) -> Floats:
+    """From 0 to 1 and back, with period 1."""
+    waves: Floats = np.abs(2 * (values - np.floor(values)) - 1)
+    return waves
+
+
+def _cell(values: Floats) -> Floats:
+    """Place in a cell of width 1, from -1 to 1."""
+    places: Floats = 2 * (values - np.floor(values)) - 1
+    return places
+
+
+_Pattern = Callable[[Floats, Floats, Floats, Floats], NDArray[Any]]
+
+# Of across, along (in periods), smooth noise and grain, to a darkness from 0 to 1; in the order of `TEXTURES`.
+_TEXTURE_PATTERNS: tuple[_Pattern, ...] = (
+    lambda a, b, c, g: _zigzag(a) > 0.5,
+    lambda a, b, c, g: _zigzag(a / 1.8),
+    lambda a, b, c, g: _cell(a) ** 2 + _cell(b) ** 2 < 0.45,
+    lambda a, b, c, g: (_zigzag(a / 1.4) > 0.5) ^ (_zigzag(b / 1.4) > 0.5),
+    lambda a, b, c, g: (_zigzag(a / 1.3) > 0.75) | (_zigzag(b / 1.3) > 0.75),
+    lambda a, b, c, g: _zigzag(a + _zigzag(b / 1.6)) > 0.5,
+    lambda a, b, c, g: _zigzag(a + 0.5 * np.sin(2.6 * b)),
+    lambda a, b, c, g: _zigzag(a / 1.6) + _zigzag(b / 1.6) > 1,
+    lambda a, b, c, g: (_cell(a / 1.3 + 0.5 * (np.floor(b) % 2)) ** 2 + (_cell(b) * 0.5 + 0.5) ** 2).clip(0, 1),
+    lambda a, b, c, g: (1 - _cell(a / 1.5) ** 2 - _cell(b / 1.5) ** 2).clip(0, 1),
+    lambda a, b, c, g: _zigzag(0.5 * a + 3 * c),
+    lambda a, b, c, g: g > 0.75,
+)
+# Of x, y in the thing's own coordinates and smooth noise, to a brightness; in the order of `MATERIALS`.
+_MATERIAL_PATTERNS: tuple[Callable[[Floats, Floats, Floats], NDArray[Any]], ...] = (
+    lambda x, y, c: 0.75 + 0.5 * np.exp(-(((x + y) % 0.9 - 0.45) ** 2) / 0.02),
+    lambda x, y, c: 0.85 + 0.15 * np.sin(22 * y + 3 * np.sin(4 * x)),
+    lambda x, y, c: 0.7 + 0.45 * np.round(3 * c) / 3,
+    lambda x, y, c: 0.85 + 0.15 * np.sign(np.sin(20 * x)) * np.sign(np.sin(20 * y)),
+    lambda x, y, c: 0.9 + 0.35 * ((x - y) % 0.7 < 0.2) - 0.2 * y,
+    lambda x, y, c: np.ones_like(x),
+)
+
+_SHAPES = _Shapes.of(_PARTS)
+_RGB = np.array(list(COLORS.values()), np.float32)
+_GROUNDS = np.array([_COLOR_NAMES.index(color) for color, *_ in _PLACES.values()])
+_SKIES = np.array([_COLOR_NAMES.index(color) for color, _ in _TIMES.values()])
+# Places at which each family is at home, [family, 3]; -1 fills up.
+_HOMES = np.array(
+    [
+        ([place for place, (_, *families) in enumerate(_PLACES.values()) if family in families] + [-1] * 3)[:3]
+        for family in FAMILY_NAMES
+    ]
+)

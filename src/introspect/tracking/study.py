@@ -1,0 +1,156 @@
+"""The end of a sweep: all its runs in one table."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+
+log = logging.getLogger(__name__)
+
+SEED, EXPERIMENT = "seed", "experiment"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run of a sweep: what was varied but the seed, the seed, and what was measured."""
+
+    arm: str
+    seed: str
+    metrics: Mapping[str, float]
+
+
+class StudyTable(Callback):
+    """When a sweep is done, compares its arms over seeds: `study.md` in the sweep's folder, and in the terminal.
+
+    A run without `metrics.json` is named and left out; a sweep without any gives no table.
+
+    Args:
+        metrics: names of the rows, as they stand in each run's `metrics.json` (`outer/inner` where it is nested), with
+            the heading of each; rows that no run has are left out.
+    """
+
+    def __init__(self, metrics: Mapping[str, str]) -> None:
+        self.metrics = dict(metrics)
+
+    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+        """Read the runs and write the table."""
+        folder = Path(config.hydra.sweep.dir)
+        runs = read_runs(folder)
+        table = study(runs, self.metrics)
+        if table is None:
+            return
+        import rich
+        from rich.markdown import Markdown
+
+        (folder / "study.md").write_text(table, encoding="utf-8")
+        rich.print(Markdown(table))
+        log.info("the study is in %s", folder / "study.md")
+
+
+def read_runs(folder: Path) -> list[Run]:
+    """The finished runs of a sweep's folder, in the order of their numbers."""
+    runs = []
+    places = sorted(folder.glob("*/.hydra/overrides.yaml"), key=lambda path: path.parent.parent.name.zfill(6))
+    given = [dict(str(item).split("=", 1) for item in OmegaConf.load(place) if "=" in str(item)) for place in places]
+    for place, overrides in zip(places, given, strict=True):
+        job = place.parent.parent
+        seed = overrides.get(SEED, "")
+        varied = {
+            name: value
+            for name, value in overrides.items()
+            if name == EXPERIMENT or any(other.get(name) != value for other in given)
+        }
+        file = job / "metrics.json"
+        if not file.is_file():
+            log.warning("%s: no metrics.json: this run is not in the table", job)
+            continue
+        runs.append(Run(_arm(varied), seed, _flat(json.loads(file.read_text(encoding="utf-8")))))
+    return runs
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+    """The numbers of nested mappings, by `outer/inner`."""
+    found: dict[str, float] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            found |= _flat(value, f"{prefix}{name}/")
+        elif isinstance(value, int | float):
+            found[f"{prefix}{name}"] = float(value)
+    return found
+
+
+def _arm(overrides: Mapping[str, str]) -> str:
+    """The experiment, and what else was varied but the seed: `kd, model.lr=0.1`."""
+    parts = [
+        value if name == EXPERIMENT else f"{name.lstrip('+')}={value}"
+        for name, value in overrides.items()
+        if name != SEED
+    ]
+    return ", ".join(parts) or "default"
+
+
+def study(runs: Sequence[Run], names: Mapping[str, str]) -> str | None:
+    """The arms side by side, mean ± standard deviation over seeds, and differences to the first arm, paired by seed.
+
+    Args:
+        runs: of one sweep.
+        names: metric to heading.
+
+    Returns:
+        Markdown, or None if no run has any of the metrics.
+    """
+    rows = [name for name in names if any(name in run.metrics for run in runs)]
+    if not rows:
+        return None
+    arms = list(dict.fromkeys(run.arm for run in runs))
+    values = {arm: {run.seed: run.metrics for run in runs if run.arm == arm} for arm in arms}
+    seeds = {arm: ", ".join(values[arm]) for arm in arms}
+    head = [
+        "| mean ± sd over seeds | " + " | ".join(arms) + " |",
+        "|---|" + "---|" * len(arms),
+        "| seeds | " + " | ".join(seeds[arm] or "one" for arm in arms) + " |",
+    ]
+    body = [
+        f"| {names[name]} | "
+        + " | ".join(_spread([m[name] for m in values[arm].values() if name in m]) for arm in arms)
+        + " |"
+        for name in rows
+    ]
+    lines = [*head, *body]
+    if len(arms) > 1:
+        first, others = arms[0], arms[1:]
+        lines += [
+            "",
+            f"| difference to {first}, paired by seed | " + " | ".join(others) + " |",
+            "|---|" + "---|" * len(others),
+        ]
+        for name in rows:
+            cells = []
+            for arm in others:
+                shared = [seed for seed in values[arm] if seed in values[first]]
+                pairs = [
+                    values[arm][seed][name] - values[first][seed][name]
+                    for seed in shared
+                    if name in values[arm][seed] and name in values[first][seed]
+                ]
+                cells.append(_spread(pairs, signed=True))
+            lines.append(f"| {names[name]} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _spread(values: Sequence[float], *, signed: bool = False) -> str:
+    if not values or any(math.isnan(value) for value in values):
+        return "–"
+    sign = "+" if signed else ""
+    digits = 3 if max(map(abs, values)) < 10 and any(value != round(value) for value in values) else 1
+    middle = f"{mean(values):{sign}.{digits}f}"
+    return f"{middle} ± {stdev(values):.{digits}f}" if len(values) > 1 else middle

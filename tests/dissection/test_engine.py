@@ -1,0 +1,208 @@
+"""The engine: what is true is found, controls find chance, and mistakes are named."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from introspect.dissection.engine import dissect, dissect_activations
+from introspect.dissection.preprocessing import preprocessing
+from introspect.dissection.quantiles import UpperQuantile
+from introspect.errors import InputError
+from tests.dissection.made import Made
+
+
+class Known(nn.Module):
+    """Its unit n is 1 exactly where the image shows label n + 1 (its red), on the grid of the image."""
+
+    def __init__(self, labels: int = 4) -> None:
+        super().__init__()
+        self.labels = labels
+        self.units = nn.Identity()
+        self.unused = nn.Identity()
+        self.last = nn.Linear(labels, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        number = torch.arange(1, self.labels + 1, device=x.device)[:, None, None]
+        return self.last(self.units((x[:, :1] == number).float()).mean((2, 3)))
+
+
+def world(images: int = 12, side: int = 16, seed: int = 0) -> Made:
+    """Images of four labels in rectangles that do not overlap, each label in few cells."""
+    generator = torch.Generator().manual_seed(seed)
+    masks = []
+    for _ in range(images):
+        mask = torch.zeros(1, side, side)
+        for quarter in range(4):
+            y, x = 8 * (quarter // 2), 8 * (quarter % 2)
+            height, width = torch.randint(1, 7, (2,), generator=generator).tolist()
+            mask[0, y : y + height, x : x + width] = torch.randint(1, 5, (1,), generator=generator)
+        masks.append(mask)
+    shown = [torch.cat([mask, 0 * mask, 0 * mask]).byte() for mask in masks]
+    return Made(masks, categories={"object": [1, 2], "part": [3, 4]}, images=shown)
+
+
+def raw(images: Tensor) -> Tensor:
+    return images.float()
+
+
+def test_units_that_are_masks_have_iou_one() -> None:
+    found = dissect(Known(), ["units"], world(), quantile=0.5, preprocessing=raw, examples=3, progress=False)["units"]
+    assert found.best.iou.numpy() == pytest.approx(1.0, abs=1e-9)
+    assert found.best.label.tolist() == [1, 2, 3, 4]
+    assert found.summary() == {"total": 4, "unique": 4, "object": 2, "part": 2}
+    assert found.thresholds.tolist() == [0.0] * 4
+    assert found.examples is not None
+    assert (found.examples.peaks == 1).all()
+
+
+def test_controls_find_less() -> None:
+    network = Known()
+    found = dissect(
+        network,
+        ["units"],
+        world(40),
+        quantile=0.25,
+        iou_threshold=0.2,
+        preprocessing=raw,
+        controls=["rotation", "labels"],
+        progress=False,
+    )
+    assert list(found) == ["units", "units:rotation", "units:labels"]
+    assert [result.control for result in found.values()] == ["", "rotation", "labels"]
+    best = [float(result.best.iou.mean()) for result in found.values()]
+    assert best[0] == pytest.approx(1.0)
+    assert max(best[1:]) < 0.9
+    plain, _, shuffled = found.values()
+    assert torch.equal(plain.counts.areas, shuffled.counts.areas)
+    assert torch.equal(plain.counts.label_pixels, shuffled.counts.label_pixels)
+
+
+def test_the_network_is_left_as_it_was() -> None:
+    network = Known().train()
+    network.unused.eval()
+    dissect(network, ["units"], world(3), quantile=0.5, preprocessing=raw, progress=False)
+    assert network.training
+    assert not network.unused.training
+    assert not network.units._forward_hooks
+
+
+def test_batches_workers_and_several_layers_change_nothing() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 5, 3, stride=2))
+    once = dissect(network, ["0", "2"], world(7), quantile=0.1, batch_size=7, progress=False)
+    parts = dissect(network, ["2"], world(7), quantile=0.1, batch_size=2, num_workers=1, progress=False)
+    assert torch.equal(once["2"].counts.intersections, parts["2"].counts.intersections)
+    assert (once["0"].units, once["2"].units) == (6, 5)
+    assert not torch.equal(once["0"].thresholds[:5], once["2"].thresholds)
+
+
+def test_images_of_different_size() -> None:
+    """A layer whose maps have one size whatever the image; masks of two sizes."""
+    small, large = world(3, 16), world(3, 24, seed=1)
+    both = Made(
+        [*small._pixels, *large._pixels],
+        categories={"object": [1, 2], "part": [3, 4]},
+        images=[*small._images, *large._images],
+    )
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(4))
+    assert dissect(network, ["1"], both, quantile=0.1, progress=False)["1"].images == 6
+    with pytest.raises(
+        InputError, match=r"layer=0: the map of image 3 is \[4, 22, 22\], of images before \[4, 14, 14\]"
+    ):
+        dissect(network, ["0"], both, quantile=0.1, progress=False)
+
+
+def test_units_without_a_map_count_as_one_cell() -> None:
+    found = dissect(Known(), ["last"], world(5), quantile=0.5, preprocessing=raw, progress=False)["last"]
+    assert found.units == 2
+    assert set(found.counts.areas.tolist()) <= {16 * 16 * n for n in range(6)}
+
+
+def test_wrong_layers_are_explained() -> None:
+    with pytest.raises(InputError, match="layer=unit: the network has no such layer; did you mean units"):
+        dissect(Known(), ["unit"], world(2), progress=False)
+    with pytest.raises(InputError, match="layer=zzz: the network has no such layer; its parts are units, unused, last"):
+        dissect(Known(), ["zzz"], world(2), progress=False)
+    with pytest.raises(InputError, match="layer: name at least one"):
+        dissect(Known(), [], world(2), progress=False)
+    with pytest.raises(InputError, match="layer=unused: the network does not use it"):
+        dissect(Known(), ["unused"], world(2), progress=False)
+    with pytest.raises(InputError, match=r"layer=0 puts out a tensor \[2, 3, 256\]: feature maps"):
+        dissect(nn.Sequential(nn.Flatten(2)), ["0"], world(2), progress=False)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_activations_that_are_no_numbers(value: float) -> None:
+    maps = torch.zeros(2, 3, 4, 4)
+    maps[1, 2, 3, 0] = value
+    with pytest.raises(InputError, match="layer=given: the activation of unit 2 for the image image 1 is not finite"):
+        dissect_activations(maps, world(2))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"quantile": 0.0}, "quantile=0.0: expected a share between 0 and 1"),
+        ({"iou_threshold": 1.5}, "iou_threshold=1.5: expected a share up to 1"),
+        ({"presence": "none"}, "presence=none: expected lite or original"),
+        ({"controls": ["other"]}, "controls=other: expected rotation or labels"),
+        ({"preprocessing": "other"}, "preprocessing=other: expected reference, imagenet or"),
+        ({"preprocessing": [[0, 0, 0]]}, "expected mean and deviation"),
+    ],
+)
+def test_impossible_options(options: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        dissect(Known(), ["units"], world(2), progress=False, **options)
+
+
+def test_no_images_or_other_ones() -> None:
+    empty = Made([], categories={"object": [1]})
+    with pytest.raises(InputError, match="made: there are no images"):
+        dissect(Known(), ["units"], empty, progress=False)
+    with pytest.raises(InputError, match="made has 3 images, activations were given for 2"):
+        dissect_activations(torch.zeros(2, 1, 2, 2), world(3))
+
+
+def test_images_without_labels_count_for_thresholds_only() -> None:
+    plain = world(4)
+    bare = Made(
+        [*plain._pixels, torch.zeros(0, 16, 16)],
+        categories={"object": [1, 2], "part": [3, 4]},
+        images=[*plain._images, torch.ones(3, 16, 16).byte()],
+    )
+    found = dissect(Known(), ["units"], bare, quantile=0.5, preprocessing=raw, progress=False)["units"]
+    assert found.best.iou.numpy() == pytest.approx(1.0, abs=1e-9)  # unit 0 is active in the bare image: not counted
+    assert found.counts.areas[0] == found.counts.category_areas[0, 0] + 256
+
+
+@given(
+    values=st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=60),
+    quantile=st.floats(0.001, 0.999),
+    piece=st.integers(1, 20),
+)
+@settings(max_examples=200, deadline=None)
+def test_quantiles_are_those_of_numpy(values: list[float], quantile: float, piece: int) -> None:
+    data = torch.tensor([values, values[::-1]])
+    stream = UpperQuantile(quantile, len(values))
+    for part in data.split(piece, dim=1):
+        stream.add(part)
+    expected = np.quantile(np.array(values, np.float64), 1 - quantile)
+    assert stream.thresholds().numpy() == pytest.approx(expected, rel=1e-9, abs=1e-6)
+
+
+def test_quantiles_hold_what_was_announced() -> None:
+    stream = UpperQuantile(0.5, 4)
+    stream.add(torch.zeros(1, 3))
+    with pytest.raises(ValueError, match="3 values per unit came, 4 were announced"):
+        stream.thresholds()
+
+
+def test_preprocessing() -> None:
+    image = torch.tensor([125, 119, 110], dtype=torch.uint8).view(1, 3, 1, 1)
+    expected = (torch.tensor([125, 119, 110]) - torch.tensor([124.6901, 118.6897, 109.5388])) / 57.12
+    assert torch.equal(preprocessing("reference")(image).flatten(), expected)
+    assert preprocessing([[125, 119, 110], [1, 1, 1]])(image).abs().sum() == 0

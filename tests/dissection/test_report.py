@@ -1,0 +1,151 @@
+"""The HTML report, also in a browser."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from introspect.dissection.report import write_report
+from introspect.dissection.report.pictures import outlined, pictures
+from introspect.dissection.result import Dissection, Examples
+from introspect.dissection.tally import Counts
+from tests.dissection.made import Made
+
+HOSTILE = "<script>document.title='taken over'</script>\"'><img src=x onerror=alert(1)>"
+
+
+def dissected() -> tuple[Dissection, Made]:
+    """Unit 0 detects a label with a hostile name (IoU 1), 1 `zebra` (0.5), 2 `apple-c` (0.25), and 3 nothing."""
+    generator = torch.Generator().manual_seed(0)
+    images = [torch.randint(256, (3, 40, 60), generator=generator, dtype=torch.uint8) for _ in range(3)]
+    concepts = Made(
+        [torch.ones(1, 10, 10)] * 3,
+        categories={"object": [1, 2], "color": [3]},
+        images=images,
+        names={1: HOSTILE, 2: "zebra", 3: "apple-c"},
+    )
+    intersections = torch.tensor([[0, 8, 0, 0], [0, 0, 8, 0], [0, 0, 0, 8], [0, 0, 0, 0]])
+    areas = torch.tensor([[8, 0], [12, 0], [0, 20], [5, 5]])
+    counts = Counts(intersections, areas.sum(1), areas, torch.tensor([0, 8, 12, 20]))
+    maps = torch.zeros(4, 2, 2, 2)
+    maps[..., 0, 0] = 4.0
+    examples = Examples(torch.tensor([[0, 1], [1, 2], [2, 0], [0, 1]]), torch.full((4, 2), 4.0), maps)
+    found = Dissection(
+        layer="layer<4>",
+        concepts="made",
+        images=3,
+        counts=counts,
+        thresholds=torch.ones(4, dtype=torch.float64),
+        labels=tuple(concepts.labels),
+        categories=concepts.categories,
+        primary=concepts.primary,
+        quantile=0.005,
+        iou_threshold=0.05,
+        presence="lite",
+        examples=examples,
+    )
+    return found, concepts
+
+
+def test_labels_are_escaped(tmp_path: Path) -> None:
+    dissection, concepts = dissected()
+    write_report(dissection, concepts, tmp_path / "sub/report.html")
+    text = (tmp_path / "sub/report.html").read_text()
+    assert "<script>document.title" not in text
+    assert "<img src=x" not in text
+    assert "&lt;script&gt;document.title" in text
+    assert text.count("data:image/jpeg;base64,") == 6
+    assert "http://" not in text
+    assert "https://" not in text
+
+
+def test_the_region_is_outlined() -> None:
+    maps = torch.zeros(4, 4)
+    maps[0, 0] = 4.0
+    picture = outlined(torch.full((3, 32, 32), 200, dtype=torch.uint8), maps, 2.0)
+    pixels = torch.from_numpy(np.array(picture)).int()
+    outside = torch.tensor([90, 90, 90], dtype=torch.int32)
+    assert torch.equal(pixels[31, 31], outside)
+    assert torch.equal(pixels[1, 1], torch.tensor([200, 200, 200], dtype=torch.int32))
+    line = (pixels == torch.tensor([255, 221, 0])).all(-1)
+    assert line.any()
+    assert not line[16:].any()
+
+
+def test_pictures_read_each_image_once() -> None:
+    dissection, concepts = dissected()
+    read: list[int] = []
+
+    class Counting(Made):
+        def __getitem__(self, index: int):
+            read.append(index)
+            return super().__getitem__(index)
+
+    concepts.__class__ = Counting
+    shown = pictures(dissection, concepts, [0, 1])
+    assert sorted(read) == [0, 1, 2]
+    assert [[picture.name for picture in shown[unit]] for unit in (0, 1)] == [
+        ["image 0", "image 1"],
+        ["image 1", "image 2"],
+    ]
+
+
+def test_without_examples_there_are_no_pictures(tmp_path: Path) -> None:
+    dissection, concepts = dissected()
+    bare = Dissection(**{**dissection.__dict__, "examples": None})
+    write_report(bare, concepts, tmp_path / "report.html")
+    assert "data:image" not in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.browser
+def test_in_a_browser(tmp_path: Path) -> None:
+    playwright = pytest.importorskip("playwright.sync_api")
+    dissection, concepts = dissected()
+    write_report(dissection, concepts, tmp_path / "report.html")
+    binary = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))))
+    errors: list[str] = []
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=binary, args=["--no-sandbox"])
+        page = browser.new_page()
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+        page.on("dialog", lambda dialog: errors.append(dialog.message))
+        requests: list[str] = []
+        page.on("request", lambda request: requests.append(request.url))
+        page.goto((tmp_path / "report.html").as_uri())
+
+        def units() -> list[str]:
+            return page.eval_on_selector_all("#units tbody tr:not([hidden])", "rows => rows.map(r => r.dataset.unit)")
+
+        assert page.title() == "layer<4>: 3 concept detectors"
+        assert units() == ["0", "1", "2"]
+        page.click("th[data-key=iou] button")
+        assert units() == ["2", "1", "0"]
+        assert page.get_attribute("th[data-key=iou]", "aria-sort") == "ascending"
+        page.click("th[data-key=label] button")
+        assert units() == ["0", "2", "1"]
+        page.click("th[data-key=label] button")
+        assert units() == ["1", "2", "0"]
+        page.click("th[data-key=unit] button")
+        assert units() == ["0", "1", "2"]
+        page.fill("#concept", "ZEB")
+        assert units() == ["1"]
+        assert page.inner_text("#shown") == "1 of 3 units"
+        page.fill("#concept", "")
+        page.select_option("#category", "color")
+        assert units() == ["2"]
+        page.select_option("#category", "")
+        assert page.inner_text("tr[data-unit='0'] td.label") == HOSTILE
+        assert page.title() == "layer<4>: 3 concept detectors"
+        widths = page.eval_on_selector_all(
+            "td.images img", "all => all.map(i => (i.loading = 'eager', i.naturalWidth))"
+        )
+        assert len(widths) == 6
+        page.wait_for_function("[...document.querySelectorAll('td.images img')].every(i => i.naturalWidth === 128)")
+        browser.close()
+    assert errors == []
+    assert [url for url in requests if not url.startswith(("file:", "data:"))] == []

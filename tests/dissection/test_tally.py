@@ -1,0 +1,150 @@
+"""Counting, against a transcription of the definition pixel by pixel."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional as F
+
+from introspect.dissection.tally import Annotation, Counts, Masks, active_pixels, add, iou
+
+LABELS, CATEGORIES = 7, 3
+PRIMARY = torch.tensor([2, 0, 0, 1, 1, 2, 2])
+
+
+def counted(maps: Tensor, limits: Tensor, images: list[tuple[Tensor, tuple[int, ...]]], presence: str) -> Counts:
+    counts = Counts.zeros(maps.shape[1], LABELS, CATEGORIES)
+    add(counts, maps, limits, Masks.of([Annotation.of(*image) for image in images]), PRIMARY, presence)
+    return counts
+
+
+def slow(maps: Tensor, limits: Tensor, images: list[tuple[Tensor, tuple[int, ...]]], presence: str) -> Counts:
+    counts = Counts.zeros(maps.shape[1], LABELS, CATEGORIES)
+    for image, (layers, scalars) in zip(maps, images, strict=True):
+        size = layers.shape[1:]
+        everywhere = torch.ones(size, dtype=torch.bool)
+        for label in range(1, LABELS):
+            counts.label_pixels[label] += (layers == label).sum() + scalars.count(label) * everywhere.sum()
+        large = F.interpolate(image[None].double(), size, mode="bilinear", align_corners=False)[0]
+        for unit in range(len(image)):
+            mask = large[unit] > limits[unit]
+            if not image[unit].max() > limits[unit]:
+                continue
+            counts.areas[unit] += mask.sum()
+            where = mask if presence == "lite" else everywhere
+            present = {int(PRIMARY[label]) for label in layers[:, where].unique() if label} | {
+                int(PRIMARY[label]) for label in scalars
+            }
+            for category in present:
+                counts.category_areas[unit, category] += mask.sum()
+            for label in range(1, LABELS):
+                counts.intersections[unit, label] += (layers[:, mask] == label).sum() + scalars.count(
+                    label
+                ) * mask.sum()
+    return counts
+
+
+sizes = st.tuples(st.integers(1, 6), st.integers(1, 6))
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    cells=sizes,
+    pixels=st.tuples(st.integers(1, 17), st.integers(1, 17)),
+    layers=st.lists(st.integers(0, 3), min_size=1, max_size=3),
+    presence=st.sampled_from(["lite", "original"]),
+    level=st.sampled_from([-10.0, 0.0, 0.5, 1.5, 10.0]),
+    seed=st.integers(0, 2**16),
+)
+def test_equals_the_definition(
+    cells: tuple[int, int],
+    pixels: tuple[int, int],
+    layers: list[int],
+    presence: str,
+    level: float,
+    seed: int,
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    maps = torch.randn(len(layers), 4, *cells, generator=generator)
+    limits = level + torch.rand(4, generator=generator, dtype=torch.float64)
+    images = [
+        (
+            torch.randint(LABELS, (count, *pixels), generator=generator),
+            tuple(torch.randint(1, LABELS, (count % 3,), generator=generator).tolist()),
+        )
+        for count in layers
+    ]
+    fast, expected = counted(maps, limits, images, presence), slow(maps, limits, images, presence)
+    for name in ("intersections", "areas", "category_areas", "label_pixels"):
+        assert torch.equal(getattr(fast, name), getattr(expected, name)), name
+
+
+@given(seed=st.integers(0, 2**16))
+@settings(max_examples=25, deadline=None)
+def test_bounds_order_and_additivity(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    maps = torch.randn(4, 3, 4, 4, generator=generator)
+    limits = torch.zeros(3, dtype=torch.float64)
+    images = [(torch.randint(LABELS, (1, 9, 9), generator=generator), (5,)) for _ in range(4)]
+    whole = counted(maps, limits, images, "lite")
+    back = counted(maps.flip(0), limits, images[::-1], "lite")
+    halves = Counts.zeros(3, LABELS, CATEGORIES)
+    for part in (slice(0, 1), slice(1, 4)):
+        add(halves, maps[part], limits, Masks.of([Annotation.of(*i) for i in images[part]]), PRIMARY, "lite")
+    for name in ("intersections", "areas", "category_areas", "label_pixels"):
+        assert torch.equal(getattr(whole, name), getattr(back, name))
+        assert torch.equal(getattr(whole, name), getattr(halves, name))
+    lite, original = iou(whole, PRIMARY), iou(counted(maps, limits, images, "original"), PRIMARY)
+    assert (lite >= original).all()
+    assert ((lite >= 0) & (lite <= 1)).all()
+    assert (whole.category_areas <= whole.areas[:, None]).all()
+
+
+def test_the_threshold_itself_is_not_above_it() -> None:
+    maps = torch.tensor([[[[0.1, 0.1], [0.1, 0.1]]]])
+    value = maps.double().max().reshape(1)
+    assert len(active_pixels(maps, value, (8, 8)).pixel) == 0
+    assert len(active_pixels(maps, value.nextafter(torch.tensor([0.0], dtype=torch.float64)), (8, 8)).pixel) == 64
+
+
+def test_a_threshold_between_two_float32_numbers() -> None:
+    above = torch.tensor(0.1)
+    below = above.nextafter(torch.tensor(0.0))
+    between = ((above.double() + below.double()) / 2).reshape(1)
+    maps = torch.stack([below, above]).view(2, 1, 1, 1)
+    assert active_pixels(maps, between, (2, 2)).pixel.tolist() == [4, 5, 6, 7]
+
+
+def test_nothing_active_counts_labels_only() -> None:
+    counts = counted(torch.zeros(1, 2, 3, 3), torch.ones(2).double(), [(torch.full((1, 4, 4), 3), (5,))], "lite")
+    assert counts.intersections.sum() == counts.areas.sum() == counts.category_areas.sum() == 0
+    assert counts.label_pixels.tolist() == [0, 0, 0, 16, 0, 16, 0]
+    assert iou(counts, PRIMARY).sum() == 0
+
+
+def test_many_labels_in_one_image_need_more_than_a_byte() -> None:
+    pixels = torch.arange(400).view(1, 20, 20)
+    annotation = Annotation.of(pixels, ())
+    assert annotation.pixels.dtype.itemsize == 2
+    counts = Counts.zeros(1, 400, 1)
+    add(
+        counts, torch.ones(1, 1, 2, 2), torch.zeros(1).double(), Masks.of([annotation]), torch.zeros(400).long(), "lite"
+    )
+    assert counts.intersections[0].tolist() == [0] + [1] * 399
+
+
+@pytest.mark.gpu
+def test_the_same_on_a_gpu() -> None:
+    generator = torch.Generator().manual_seed(0)
+    maps = torch.randn(5, 8, 7, 7, generator=generator)
+    limits = torch.full((8,), 1.2, dtype=torch.float64)
+    images = [(torch.randint(LABELS, (2, 112, 112), generator=generator), (5, 3)) for _ in range(5)]
+    expected = counted(maps, limits, images, "lite")
+    counts = Counts.zeros(8, LABELS, CATEGORIES, "cuda")
+    masks = Masks.of([Annotation.of(*image) for image in images]).to("cuda")
+    add(counts, maps.cuda(), limits.cuda(), masks, PRIMARY.cuda(), "lite")
+    for name in ("intersections", "areas", "category_areas", "label_pixels"):
+        assert torch.equal(getattr(counts.cpu(), name), getattr(expected, name))

@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from introspect.distillation.backbones import Backbone, features
+from introspect.errors import InputError
+
+
+@pytest.mark.parametrize(("depth", "parameters"), [(20, 269_722), (32, 464_154), (56, 853_018)])
+def test_sizes_are_the_published_ones(depth, parameters):
+    network = Backbone(f"cifar_resnet{depth}", 10).build()
+    assert sum(p.numel() for p in network.parameters()) == parameters
+
+
+def test_features_are_logits_and_maps_with_gradients():
+    network = Backbone("cifar_resnet8", 7, width=4, stem_stride=2).build()
+    found = features(network, torch.randn(2, 3, 32, 32), ["layer2", "layer3"])
+    assert found.logits.shape == (2, 7)
+    assert {name: tuple(maps.shape) for name, maps in found.maps.items()} == {
+        "layer2": (2, 8, 8, 8),
+        "layer3": (2, 16, 4, 4),
+    }
+    assert found.maps["layer3"].requires_grad
+    assert not network.layer3._forward_hooks
+
+
+def test_any_classifier_of_torchvision():
+    network = Backbone("mobilenet_v3_small", 5).build().eval()
+    assert features(network, torch.randn(1, 3, 64, 64)).logits.shape == (1, 5)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "complaint"),
+    [
+        (Backbone("resnet19", 10), "no such classifier; there are cifar_resnet20, resnet1"),
+        (Backbone("cifar_resnet21", 10), r"the depth must be 6n \+ 2"),
+        (Backbone("cifar_resnet20", 10, weights="DEFAULT"), "no published weights by name"),
+        (Backbone("resnet18", 10, weights="MINE"), "no weights 'MINE'"),
+        (Backbone("resnet18", 1), "classes=1, expected 2 or more"),
+    ],
+)
+def test_what_can_not_be_built(backbone, complaint):
+    with pytest.raises(InputError, match=complaint):
+        backbone.build()
+
+
+def test_an_unknown_layer_lists_those_that_are_close():
+    with pytest.raises(InputError, match="did you mean layer"):
+        features(Backbone("cifar_resnet8", 3).build(), torch.zeros(1, 3, 16, 16), ["layer4"])

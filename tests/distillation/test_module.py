@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+
+from introspect.distillation.backbones import Backbone
+from introspect.distillation.datamodule import ImageDataModule
+from introspect.distillation.module import Distillation, load_student
+from introspect.distillation.objectives import CrossEntropy, LogitDistillation
+from introspect.distillation.teacher import Teacher, Training
+from introspect.errors import InputError
+from tests.distillation.made import Colours
+
+STUDENT = Backbone("cifar_resnet8", 3, width=4)
+TEACHER = Backbone("cifar_resnet14", 3, width=4)
+
+
+def data(**options):
+    return ImageDataModule(images=Colours(), batch_size=32, **options)
+
+
+def trainer(folder, epochs=1, **options):
+    quiet = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    return Trainer(default_root_dir=folder, max_epochs=epochs, **{"enable_checkpointing": False, **quiet, **options})
+
+
+def distillation(folder, **options):
+    teacher = Teacher(TEACHER, folder / "teachers", training=Training(epochs=1))
+    return Distillation(**{"student": STUDENT, "objective": LogitDistillation(), "teacher": teacher, **options})
+
+
+def test_a_classifier_learns(tmp_path):
+    module = Distillation(student=STUDENT, objective=CrossEntropy())
+    run = trainer(tmp_path, epochs=6)
+    run.fit(module, data())
+    assert run.callback_metrics["val/accuracy"] > 0.9
+
+
+def test_the_teacher_is_trained_once_said_and_kept(tmp_path, caplog):
+    with caplog.at_level(logging.INFO):
+        trainer(tmp_path).fit(distillation(tmp_path), data())
+    assert "there is no teacher yet: cifar_resnet14 is trained for 1 epochs, and kept" in caplog.text
+    (file,) = (tmp_path / "teachers").iterdir()
+    before = file.stat().st_mtime_ns
+    caplog.clear()
+    trainer(tmp_path).fit(distillation(tmp_path), data(seed=5))
+    assert "there is no teacher yet" not in caplog.text
+    assert file.stat().st_mtime_ns == before
+    trainer(tmp_path).fit(distillation(tmp_path), ImageDataModule(images=Colours(seed=1), batch_size=32))
+    assert len(list((tmp_path / "teachers").iterdir())) == 2  # other data, another teacher
+
+
+def test_the_students_start_does_not_depend_on_whether_the_teacher_was_there(tmp_path):
+    def losses(folder):
+        torch.manual_seed(3)
+        module = distillation(folder)
+        run = trainer(folder)
+        run.fit(module, data())
+        return module.student.state_dict()
+
+    first, second = losses(tmp_path), losses(tmp_path)
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+def test_the_teacher_stands_by(tmp_path):
+    module = distillation(tmp_path)
+    run = trainer(tmp_path, enable_checkpointing=False)
+    run.fit(module, data())
+    (teacher,) = module._teacher
+    assert not teacher.training
+    assert not any(p.requires_grad for p in teacher.parameters())
+    fresh = module._source.load(module.identity)
+    assert all(torch.equal(value, fresh.state_dict()[name]) for name, value in teacher.state_dict().items())
+    run.save_checkpoint(tmp_path / "x.ckpt")
+    saved = torch.load(tmp_path / "x.ckpt", weights_only=True)["state_dict"]
+    assert {name.split(".")[0] for name in saved} == {"student"}
+
+
+def test_a_checkpoint_gives_the_student_back(tmp_path):
+    module = distillation(tmp_path)
+    run = trainer(tmp_path)
+    run.fit(module, data())
+    run.save_checkpoint(tmp_path / "x.ckpt")
+    images = Colours().load("test").images
+    network = load_student(tmp_path / "x.ckpt")
+    with torch.no_grad():
+        assert torch.equal(network(network.preprocess(images)), module.eval()(images))
+
+
+def test_a_checkpoint_that_is_none(tmp_path):
+    (tmp_path / "x.ckpt").write_text("no")
+    with pytest.raises(InputError, match="is not a Lightning checkpoint"):
+        load_student(tmp_path / "x.ckpt")
+    with pytest.raises(InputError, match="no such file"):
+        load_student(tmp_path / "y.ckpt")
+
+
+def test_the_rate_falls_at_shares_of_the_training(tmp_path):
+    module = Distillation(student=STUDENT, objective=CrossEntropy(), lr=1.0, milestones=(0.5,), warmup_steps=2)
+    module.trainer = trainer(tmp_path, epochs=4)
+    module.trainer.fit(module, data())
+    factor = module.trainer.lr_scheduler_configs[0].scheduler.lr_lambdas[0]
+    assert [round(factor(step), 3) for step in range(8)] == [0.5, 1, 1, 1, 1, 1, 0.1, 0.1]
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"teacher": None}, "model.teacher is required"),
+        ({"lr": 0.0}, "lr=0.0"),
+        ({"milestones": (1.5,)}, r"milestones=\[1.5\]"),
+    ],
+)
+def test_settings_out_of_range(tmp_path, options, complaint):
+    with pytest.raises(InputError, match=complaint):
+        distillation(tmp_path, **options)
+
+
+def test_a_teacher_that_is_not_there(tmp_path):
+    with pytest.raises(InputError, match=r"has not been trained yet: python train.py experiment=teacher"):
+        Teacher(TEACHER, tmp_path).load("data")
+    with pytest.raises(InputError, match="no such file"):
+        Teacher(TEACHER, tmp_path, ckpt_path=tmp_path / "none.ckpt").load("data")
+    other = Teacher(TEACHER, tmp_path)
+    path = other.keep(STUDENT.build(), "data")
+    with pytest.raises(InputError, match=rf"{path}: not the weights of the network"):
+        other.load("data")
