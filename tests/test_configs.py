@@ -93,7 +93,9 @@ def test_targets_exist_and_take_what_they_are_given(path: Path, tmp_path: Path) 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_experiments_compose_and_fit_their_targets(experiment: str, tmp_path: Path) -> None:
-    cfg = compose_config("train", [f"experiment={experiment}", *([] if experiment in ("base", *IMAGES) else [MODEL])], tmp_path)
+    cfg = compose_config(
+        "train", [f"experiment={experiment}", *([] if experiment in ("base", *IMAGES) else [MODEL])], tmp_path
+    )
     cli.check(cfg)
     nodes = list(targets(OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))))
     assert len(nodes) > 5
