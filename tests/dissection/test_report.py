@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -11,8 +12,10 @@ import torch
 
 from introspect.dissection.report import write_report
 from introspect.dissection.report.pictures import outlined, pictures
+from introspect.dissection.report.tables import log_units
 from introspect.dissection.result import Dissection, Examples
 from introspect.dissection.tally import Counts
+from introspect.tracking.wandb import finish, wandb_logger
 from tests.dissection.made import Made
 
 HOSTILE = "<script>document.title='taken over'</script>\"'><img src=x onerror=alert(1)>"
@@ -149,3 +152,21 @@ def test_in_a_browser(tmp_path: Path) -> None:
         browser.close()
     assert errors == []
     assert [url for url in requests if not url.startswith(("file:", "data:"))] == []
+
+
+def test_wandb_gets_a_chart_and_the_units_with_their_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    dissection, concepts = dissected()
+    log_units([wandb_logger(project="p", save_dir=tmp_path)], dissection, concepts, 2, "dissect")
+    finish()
+    [media] = tmp_path.glob("wandb/offline-run-*/files/media")
+    [chart] = media.glob("table/dissect/by_category_table*.json")
+    assert json.loads(chart.read_text())["data"] == [["object", 2], ["color", 1]]
+    [units] = media.glob("table/dissect/units*.json")
+    content = json.loads(units.read_text())
+    assert content["columns"] == ["unit", "concept", "category", "IoU", "image 1", "image 2"]
+    assert [row[0] for row in content["data"]] == [0, 1]
+    assert content["data"][1][1:3] == ["zebra", "object"]
+    assert content["data"][1][3] == pytest.approx(0.5)
+    # W&B keeps the pictures themselves in the table's artifact.
+    assert [row[4:] for row in content["data"]] == [["Image", "Image"]] * 2

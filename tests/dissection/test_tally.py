@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -125,15 +127,47 @@ def test_nothing_active_counts_labels_only() -> None:
     assert iou(counts, PRIMARY).sum() == 0
 
 
-def test_many_labels_in_one_image_need_more_than_a_byte() -> None:
-    pixels = torch.arange(400).view(1, 20, 20)
-    annotation = Annotation.of(pixels, ())
-    assert annotation.pixels.dtype.itemsize == 2
-    counts = Counts.zeros(1, 400, 1)
-    add(
-        counts, torch.ones(1, 1, 2, 2), torch.zeros(1).double(), Masks.of([annotation]), torch.zeros(400).long(), "lite"
-    )
-    assert counts.intersections[0].tolist() == [0] + [1] * 399
+@pytest.mark.parametrize(("side", "itemsize"), [(16, 1), (20, 2), (200, 4)])
+def test_many_combinations_of_labels_in_one_image(side: int, itemsize: int) -> None:
+    total = side * side
+    annotation = Annotation.of(torch.arange(total).view(1, side, side), ())
+    assert annotation.pixels.dtype.itemsize == itemsize
+    counts = Counts.zeros(1, total, 1)
+    masks = Masks.of([annotation])
+    add(counts, torch.ones(1, 1, 2, 2), torch.zeros(1).double(), masks, torch.zeros(total).long(), "lite")
+    assert counts.intersections[0].tolist() == [0] + [1] * (total - 1)
+    assert counts.label_pixels.tolist() == [0] + [1] * (total - 1)
+
+
+def test_a_combination_keeps_the_labels_of_every_layer() -> None:
+    pixels = torch.tensor([[[0, 5, 5]], [[0, 0, 0]], [[3, 0, 5]]])
+    annotation = Annotation.of(pixels, (6,))
+    assert annotation.labels[annotation.pixels].tolist() == [[0, 0, 3], [5, 0, 0], [5, 0, 5]]
+    assert annotation.labels[0].tolist() == [0, 0, 0]
+    assert annotation.counts[annotation.pixels].tolist() == [1, 1, 1]
+
+
+def test_too_many_combinations_for_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(3)
+    maps = torch.randn(6, 8, 5, 5, generator=generator)
+    limits = torch.full((8,), 1.5, dtype=torch.float64)
+    images = [(torch.randint(LABELS, (3, 14, 14), generator=generator), (5,)) for _ in range(6)]
+    expected = counted(maps, limits, images, "lite")
+    monkeypatch.setattr(torch, "bincount", _limited(torch.bincount, most=300))
+    monkeypatch.setattr("introspect.dissection.tally._TABLE", 0)
+    found = counted(maps, limits, images, "lite")
+    for name in ("intersections", "areas", "category_areas", "label_pixels"):
+        assert torch.equal(getattr(found, name), getattr(expected, name))
+
+
+def _limited(function: Callable[..., Tensor], most: int) -> Callable[..., Tensor]:
+    """A function that must not make a large table."""
+
+    def limited(*args: Tensor, minlength: int) -> Tensor:
+        assert minlength <= most
+        return function(*args, minlength=minlength)
+
+    return limited
 
 
 @pytest.mark.gpu

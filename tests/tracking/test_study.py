@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from omegaconf import OmegaConf
 
-from introspect.tracking.study import Run, StudyTable, read_runs, study
+from introspect.tracking.study import Run, StudyTable, log_study, read_runs, study
+from introspect.tracking.wandb import finish
 
 NAMES = {"test/accuracy": "accuracy", "dissect/detectors/total": "detectors", "model/aes": "AES"}
 
@@ -46,10 +48,14 @@ def test_nothing_measured_is_no_table():
     assert study([], NAMES) is None
 
 
-def job(folder, number, overrides, metrics):
+def job(folder, number, overrides, metrics, config=None):
     place = folder / str(number)
     (place / ".hydra").mkdir(parents=True)
     OmegaConf.save(OmegaConf.create(overrides), place / ".hydra/overrides.yaml")
+    OmegaConf.save(OmegaConf.create(config or {}), place / ".hydra/config.yaml")
+    OmegaConf.save(
+        OmegaConf.create({"hydra": {"runtime": {"choices": {"experiment": "kd"}}}}), place / ".hydra/hydra.yaml"
+    )
     if metrics is not None:
         (place / "metrics.json").write_text(json.dumps(metrics))
 
@@ -87,3 +93,27 @@ def test_the_table_is_left_in_the_sweeps_folder(tmp_path, capsys):
     StudyTable(NAMES).on_multirun_end(config)
     assert "| accuracy | 0.500 |" in (tmp_path / "study.md").read_text()
     assert "0.500" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("config", "group"), [({}, "kd"), ({"study": "concept_detectors"}, "concept_detectors")])
+def test_wandb_gets_the_runs_in_their_own_group(tmp_path, monkeypatch, config, group):
+    import wandb
+
+    seen = []
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setattr("introspect.tracking.study.finish", lambda: seen.append(wandb.run.group) or finish())
+    config |= {"logger": {"wandb": {"project": "p", "offline": True, "group": "${hydra:nothing}"}}}
+    job(tmp_path, 0, ["experiment=kd", "seed=1"], {"test/accuracy": 0.5}, config)
+    job(tmp_path, 1, ["experiment=kd", "seed=2"], {"dissect/detectors/total": 3.0}, config)
+    log_study(tmp_path, read_runs(tmp_path), NAMES)
+    assert seen == [group]
+    [table] = tmp_path.glob("wandb/offline-run-*/files/media/table/study*.json")
+    content = json.loads(table.read_text())
+    assert content["columns"] == ["arm", "seed", "accuracy", "detectors"]
+    assert content["data"] == [["kd", "1", 0.5, None], ["kd", "2", None, 3.0]]
+
+
+def test_without_wandb_nothing_is_logged(tmp_path):
+    job(tmp_path, 0, ["experiment=kd", "seed=1"], {"test/accuracy": 0.5}, {"logger": {"csv": {}}})
+    log_study(tmp_path, read_runs(tmp_path), NAMES)
+    assert not (tmp_path / "wandb").exists()

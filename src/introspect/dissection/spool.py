@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from introspect.dissection.tally import Annotation
+from introspect.dissection.tally import PIXELS, Annotation
 
 _HEADER = struct.Struct("<6q")
 
@@ -60,20 +60,19 @@ class Spool:
         file = self._annotations
         self._offsets.append(file.seek(0, 2))
         pixels, labels, scalars = annotation.pixels, annotation.labels, annotation.scalars
-        file.write(_HEADER.pack(*annotation.size, len(pixels), pixels.itemsize, len(labels), len(scalars)))
+        file.write(_HEADER.pack(*annotation.size, pixels.itemsize, *labels.shape, len(scalars)))
         file.write(b"".join(part.tobytes() for part in (pixels, labels, annotation.counts, scalars)))
 
     def annotation(self, index: int) -> Annotation:
         """The annotation of an image."""
         file = self._annotations
         file.seek(self._offsets[index])
-        height, width, layers, size, labels, scalars = _HEADER.unpack(file.read(_HEADER.size))
-        kind = np.uint8 if size == 1 else np.int16
-        pixels = np.frombuffer(file.read(height * width * layers * size), kind).reshape(layers, height * width)
-        numbers = np.frombuffer(file.read(8 * (2 * labels + scalars)), np.int64)
-        return Annotation(
-            (height, width), pixels, numbers[:labels], numbers[labels : 2 * labels], numbers[2 * labels :]
-        )
+        height, width, itemsize, combinations, layers, scalars = _HEADER.unpack(file.read(_HEADER.size))
+        kind = next(kind for kind in PIXELS if np.dtype(kind).itemsize == itemsize)
+        pixels = np.frombuffer(file.read(height * width * itemsize), kind)
+        numbers = np.frombuffer(file.read(8 * (combinations * (layers + 1) + scalars)), np.int64)
+        labels, counts, whole = np.split(numbers, [combinations * layers, combinations * (layers + 1)])
+        return Annotation((height, width), pixels, labels.reshape(combinations, layers), counts, whole)
 
 
 class _Maps:

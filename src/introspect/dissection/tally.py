@@ -16,8 +16,8 @@ Two rules say in which images a category counts, that is, which of a unit's acti
 - `lite` (NetDissect-Lite, and papers after it): images in which a label of the category lies under the unit's mask.
 - `original` (NetDissect): images that are annotated with the category at all. The IoU is never larger.
 
-Shapes: b images, u units, h x w cells, sh x sw pixels of a mask, c pixel layers, l labels, k categories, p labels of
-one image; n patches, m active pixels. Counts are whole numbers, int64.
+Shapes: b images, u units, h x w cells, sh x sw pixels of a mask, c pixel layers, l labels, k categories, q combinations
+of labels in one image; n patches, m active pixels. Counts are whole numbers, int64.
 """
 
 from __future__ import annotations
@@ -35,6 +35,9 @@ Presence = Literal["lite", "original"]
 
 PRESENCES: tuple[Presence, ...] = ("lite", "original")
 EPSILON = 1e-10
+# How the pixels of masks are kept, the smallest that will do.
+PIXELS = (np.uint8, np.int16, np.int32)
+_TABLE = 2**22  # entries of a table that is small enough in any case
 
 
 @dataclass(frozen=True)
@@ -64,11 +67,13 @@ class Counts:
 
 
 class Annotation(NamedTuple):
-    """What is known about one image, in little space: pixels point into a list of the labels that it has.
+    """What is known about one image, in little space: each pixel points to the *combination* of labels that it has.
 
-    size: (sh, sw). pixels: places in `labels`, uint8 (int16 for more than 256 labels) [c, sh * sw]. labels: int64 [p],
-    the first is 0 ("no label"). counts: how many pixels of all layers have each, int64 [p]. scalars: labels of the
-    image as a whole, int64 [any].
+    An image has few of them, so that one look-up per active pixel finds the labels of all layers.
+
+    size: (sh, sw). pixels: combination of each pixel, uint8, int16 or int32 [sh * sw]. labels: of each combination and
+    pixel layer, int64 [q, c]; 0 is none, and the first combination has none at all. counts: pixels of each
+    combination, int64 [q]. scalars: labels of the image as a whole, int64 [any].
     """
 
     size: tuple[int, int]
@@ -81,22 +86,31 @@ class Annotation(NamedTuple):
     def of(cls, pixels: Tensor, scalars: Sequence[int]) -> Annotation:
         """From pixel layers [c, sh, sw] of label numbers and whole-image labels."""
         layers = pixels.flatten(1).numpy()
-        histogram = np.bincount(layers.ravel(), minlength=1)
-        present = histogram > 0
-        present[0] = True
-        labels = np.flatnonzero(present)
-        small = np.uint8 if len(labels) <= 256 else np.int16
-        place = (present.cumsum() - 1).astype(small)
-        counts = histogram[labels]
-        counts[0] = 0
+        combination = np.zeros(layers.shape[1], np.int64)
+        labels = np.zeros((1, 0), np.int64)
+        for layer in layers:
+            place, numbers = _renumbered(layer)
+            combination, pairs = _renumbered(combination * len(numbers) + place)
+            before, number = np.divmod(pairs, len(numbers))
+            labels = np.concatenate([labels[before], numbers[number, None]], 1)
+        counts = np.bincount(combination, minlength=len(labels))
+        small = next(kind for kind in PIXELS if len(labels) <= np.iinfo(kind).max + 1)
         size = pixels.shape[1], pixels.shape[2]
-        return cls(size, place[layers], labels, counts, np.array(scalars, np.int64))
+        return cls(size, combination.astype(small), labels, counts, np.array(scalars, np.int64))
+
+
+def _renumbered(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Whole numbers from 0, renumbered without gaps in their order; 0 stays. Returns them, and what each was."""
+    present = np.bincount(numbers, minlength=1) > 0
+    present[0] = True
+    return (present.cumsum() - 1)[numbers], np.flatnonzero(present)
 
 
 class Masks(NamedTuple):
     """The annotations of b images with masks of one size, (sh, sw); as in `Annotation`, filled up with 0.
 
-    pixels: [c, b * sh * sw]. labels, counts: [b, p]. scalars: image and label of each whole-image label, [2, any].
+    pixels: [b * sh * sw]. labels: [b, q, c]. counts: [b, q]. scalars: image and label of each whole-image label,
+    [2, any].
     """
 
     size: tuple[int, int]
@@ -108,19 +122,16 @@ class Masks(NamedTuple):
     @classmethod
     def of(cls, annotations: Sequence[Annotation]) -> Masks:
         """A batch of annotations."""
-        first = annotations[0]
-        layers = max(len(a.pixels) for a in annotations)
-        most = max(len(a.labels) for a in annotations)
-        dtype = np.result_type(*(a.pixels for a in annotations))
-        pixels = np.zeros((layers, len(annotations), first.size[0] * first.size[1]), dtype)
-        tables = np.zeros((2, len(annotations), most), np.int64)
+        most, layers = np.max([a.labels.shape for a in annotations], axis=0)
+        labels = np.zeros((len(annotations), most, layers), np.int64)
+        counts = np.zeros((len(annotations), most), np.int64)
         for i, a in enumerate(annotations):
-            pixels[: len(a.pixels), i] = a.pixels
-            tables[:, i, : len(a.labels)] = a.labels, a.counts
+            labels[i, : a.labels.shape[0], : a.labels.shape[1]] = a.labels
+            counts[i, : len(a.counts)] = a.counts
+        pixels = np.concatenate([a.pixels for a in annotations])
         image = np.repeat(np.arange(len(annotations)), [len(a.scalars) for a in annotations])
         scalars = np.stack([image, np.concatenate([a.scalars for a in annotations])])
-        tensors = map(torch.from_numpy, (pixels.reshape(layers, pixels[0].size if layers else 0), *tables, scalars))
-        return cls(first.size, *tensors)
+        return cls(annotations[0].size, *map(torch.from_numpy, (pixels, labels, counts, scalars)))
 
     def to(self, device: torch.device | str) -> Masks:
         """On another device."""
@@ -286,39 +297,51 @@ def add(
     labels, categories = counts.intersections.shape[1], counts.category_areas.shape[1]
     active = active_pixels(activations, thresholds, masks.size)
     area = torch.bincount(active.pair, minlength=len(active.image))
-    pair, number, amount = _overlaps(active, masks)
-    counts.intersections.view(-1).index_add_(0, active.unit.index_select(0, pair) * labels + number, amount)
+    pair, numbers, amount = _overlaps(active, masks)
+    _count(counts.intersections.view(-1), active.unit.index_select(0, pair)[:, None] * labels + numbers, amount)
+    _count(counts.label_pixels, masks.labels, masks.counts)
 
     per_image = torch.zeros(activations.shape[:2], dtype=torch.int64, device=area.device)
     per_image[active.image, active.unit] = area
     image, whole = masks.scalars
     counts.intersections.index_add_(1, whole, per_image.index_select(0, image).T)
-    counts.label_pixels.index_add_(0, masks.labels.view(-1), masks.counts.view(-1))
     counts.label_pixels.index_add_(0, whole, torch.full_like(whole, masks.size[0] * masks.size[1]))
     counts.areas.add_(per_image.sum(0))
+    # "No label" is none.
+    counts.intersections[:, 0] = 0
+    counts.label_pixels[0] = 0
 
-    in_image = torch.zeros(len(masks.labels), categories, dtype=torch.bool, device=area.device)
-    in_image[image, primary[whole]] = True
+    category = primary.clone()
+    category[0] = categories  # that of "no label": a column of its own, which is left out
+    in_image = torch.zeros(len(masks.labels), categories + 1, dtype=torch.bool, device=area.device)
+    in_image[image, category[whole]] = True
     if presence == "original":
-        image, place = masks.counts.nonzero().T
-        in_image[image, primary[masks.labels[image, place]]] = True
+        in_image.scatter_(1, category[masks.labels].flatten(1), True)
     counted = in_image.index_select(0, active.image)
     if presence == "lite":
-        counted[pair, primary.index_select(0, number)] = True
-    counts.category_areas.index_add_(0, active.unit, counted * area[:, None])
+        place = pair[:, None] * (categories + 1) + category[numbers]
+        counted.view(-1).index_fill_(0, place.view(-1), True)
+    counts.category_areas.index_add_(0, active.unit, counted[:, :categories] * area[:, None])
+
+
+def _count(table: Tensor, places: Tensor, amounts: Tensor) -> None:
+    """Add an amount [...] to each of its places [..., c] in a table."""
+    table.index_add_(0, places.reshape(-1), amounts[..., None].expand_as(places).reshape(-1))
 
 
 def _overlaps(active: Active, masks: Masks) -> tuple[Tensor, Tensor, Tensor]:
-    """What lies under the active pixels: pair of image and unit, label, and how many pixels (over 0); [any] each."""
+    """What lies under the active pixels: pair of image and unit [n], labels [n, c], how many pixels have them [n]."""
     most = masks.labels.shape[1]
-    base = (active.pair * most).to(torch.int32)
-    keys = [base + layer.index_select(0, active.pixel) for layer in masks.pixels]
-    table = torch.bincount(torch.cat([base[:0], *keys]), minlength=len(active.image) * most).view(-1, most)
-    table[:, 0] = 0
-    entry = _where(table)
-    pair = _over(entry, most)
-    place = active.image.index_select(0, pair) * most + (entry - pair * most)
-    return pair, masks.labels.view(-1).index_select(0, place), table.view(-1).index_select(0, entry)
+    keys = active.pair * most + masks.pixels.index_select(0, active.pixel)
+    if len(active.image) * most <= max(_TABLE, 4 * len(keys)):
+        table = torch.bincount(keys, minlength=len(active.image) * most)
+        keys = _where(table > 0)
+        amount = table.index_select(0, keys)
+    else:  # so many combinations that sorting takes less than a table of all of them
+        keys, amount = keys.unique(return_counts=True)
+    pair = _over(keys, most)
+    place = active.image.index_select(0, pair) * most + (keys - pair * most)
+    return pair, masks.labels.flatten(0, 1).index_select(0, place), amount
 
 
 def iou(counts: Counts, primary: Tensor) -> Tensor:

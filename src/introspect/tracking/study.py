@@ -14,6 +14,8 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
+from introspect.tracking.wandb import finish, wandb_logger
+
 log = logging.getLogger(__name__)
 
 SEED, EXPERIMENT = "seed", "experiment"
@@ -54,15 +56,48 @@ class StudyTable(Callback):
         (folder / "study.md").write_text(table, encoding="utf-8")
         rich.print(Markdown(table))
         log.info("the study is in %s", folder / "study.md")
+        log_study(folder, runs, self.metrics)
+
+
+def log_study(folder: Path, runs: Sequence[Run], names: Mapping[str, str]) -> None:
+    """Give W&B the runs as a table, in a run of its own that stands in the group of the others.
+
+    Nothing is logged if the sweep's first run did not log to W&B.
+
+    Args:
+        folder: of the sweep.
+        runs: of it.
+        names: metric to heading.
+    """
+    first = min(folder.glob("*/.hydra"), key=_number)
+    config, hydra = (OmegaConf.load(first / name) for name in ("config.yaml", "hydra.yaml"))
+    settings = OmegaConf.select(config, "logger.wandb")
+    if settings is None:
+        return
+    shown = [name for name in names if any(name in run.metrics for run in runs)]
+    rows = [[run.arm, run.seed, *(run.metrics.get(name) for name in shown)] for run in runs]
+    tracker = wandb_logger(
+        project=settings.project,
+        save_dir=folder,
+        name=f"study {folder.name}",
+        group=OmegaConf.select(config, "study") or OmegaConf.select(hydra, "hydra.runtime.choices.experiment"),
+        job_type="study",
+        offline=settings.offline,
+    )
+    tracker.log_table("study", columns=["arm", SEED, *(names[name] for name in shown)], data=rows)
+    finish()
 
 
 def read_runs(folder: Path) -> list[Run]:
     """The finished runs of a sweep's folder, in the order of their numbers."""
     runs = []
-    places = sorted(folder.glob("*/.hydra/overrides.yaml"), key=lambda path: path.parent.parent.name.zfill(6))
-    given = [dict(str(item).split("=", 1) for item in OmegaConf.load(place) if "=" in str(item)) for place in places]
+    places = sorted(folder.glob("*/.hydra"), key=_number)
+    given = [
+        dict(str(item).split("=", 1) for item in OmegaConf.load(place / "overrides.yaml") if "=" in str(item))
+        for place in places
+    ]
     for place, overrides in zip(places, given, strict=True):
-        job = place.parent.parent
+        job = place.parent
         seed = overrides.get(SEED, "")
         varied = {
             name: value
@@ -75,6 +110,11 @@ def read_runs(folder: Path) -> list[Run]:
             continue
         runs.append(Run(_arm(varied), seed, _flat(json.loads(file.read_text(encoding="utf-8")))))
     return runs
+
+
+def _number(place: Path) -> str:
+    """By what runs are ordered, of their `.hydra` folders: 2 before 10."""
+    return place.parent.name.zfill(6)
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
