@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hydra.errors import InstantiationException
+from hydra.errors import ConfigCompositionException, InstantiationException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
@@ -215,3 +215,11 @@ def test_ordinary_overrides_are_no_secrets(override: str) -> None:
 def test_secrets_on_the_command_line_are_refused(override: str) -> None:
     with pytest.raises(InputError, match=r"oc\.env:NAME"):
         cli.refuse_secrets([override])
+
+
+def test_a_setting_of_swept_experiments_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    error = ConfigCompositionException("Could not override 'a.b'.\nTo append to your config use +a.b=1")
+    assert cli.explain(error) == "Could not override 'a.b'. To append to your config use +a.b=1"
+    monkeypatch.setattr(sys, "argv", ["train.py", "-m"])
+    expected = "Could not override 'a.b'. If the swept experiments have it and the default one has not, write ++a.b=…"
+    assert cli.explain(error) == expected

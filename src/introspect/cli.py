@@ -8,6 +8,7 @@ becomes one line on stderr and exit status 2. Anything else is a bug and keeps i
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -106,7 +107,16 @@ def _explain_composition(error: Exception) -> str:
             key = f" (at {line.partition(':')[2].strip()})"
         elif line and not line.startswith(("See ", "http", "object_type=", "reference_type=")):
             words.append(line.removeprefix("InputError raised while resolving interpolation: "))
-    return f"{' '.join(words) or type(error).__name__}{key}"
+    message = " ".join(words) or type(error).__name__
+    return f"{_of_the_sweep(message)}{key}"
+
+
+def _of_the_sweep(message: str) -> str:
+    """Hydra composes the default experiment before a sweep, and refuses a setting that only the swept ones have."""
+    unknown = re.match(r"Could not override '([^']+)'\. ", message)
+    if unknown is None or not {"-m", "--multirun"} & {*sys.argv}:
+        return message
+    return f"{unknown[0]}If the swept experiments have it and the default one has not, write ++{unknown[1]}=…"
 
 
 def _explain_instantiation(error: InstantiationException) -> str:

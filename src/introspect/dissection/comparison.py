@@ -47,18 +47,24 @@ class Comparison:
         return _rows(self.counts)
 
     def table(self) -> Table:
-        """For the terminal: the counts."""
+        """For the terminal: the counts, a row per dissection; categories that none has a detector of are left out."""
         from rich.box import SIMPLE_HEAD
         from rich.markup import escape
         from rich.table import Table
 
+        shown = list(zip(*self.rows(), strict=True))
+        found = [
+            place
+            for place, name in enumerate(shown[0])
+            if name in ("total", "unique") or any(counts[name].value for counts in self.counts.values())
+        ]
         table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
         table.caption = "concept detectors; in brackets: 95 % bootstrap intervals over units"
-        table.add_column("detectors", no_wrap=True)
-        for name in self.counts:
-            table.add_column(escape(name), justify="right", overflow="fold")
-        for row in self.rows():
-            table.add_row(*map(escape, row))
+        table.add_column("detectors", overflow="fold")
+        for place in found:
+            table.add_column(escape(shown[0][place]), justify="right", no_wrap=True)
+        for name, cells in zip(self.counts, shown[1:], strict=True):
+            table.add_row(escape(name), *(escape(cells[place]) for place in found))
         return table
 
     def markdown(self) -> str:
@@ -113,7 +119,7 @@ def compare(
         replicates[name] = _replicates(dissection, order[2:], threshold, resamples, seed + number)
     first = next(iter(values))
     return Comparison(
-        {name: _estimates(order, values[name], replicates[name]) for name in values},
+        {name: _estimates(order, values[name], replicates[name], least=0.0) for name in values},
         {
             name: _estimates(order, values[name] - values[first], replicates[name] - replicates[first])
             for name in values
@@ -145,12 +151,15 @@ def _replicates(
     return torch.cat([weights.sum(1, keepdim=True), (by_name > 0).sum(1, keepdim=True), by_category], dim=1)
 
 
-def _estimates(order: Sequence[str], values: Tensor, replicates: Tensor) -> dict[str, Estimate]:
-    centred = (replicates - replicates.mean(0) + values).to(torch.float64)
+def _estimates(
+    order: Sequence[str], values: Tensor, replicates: Tensor, least: float = -torch.inf
+) -> dict[str, Estimate]:
+    centred = (replicates - replicates.mean(0) + values).to(torch.float64).clamp(min=least)
     low, high = centred.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64), dim=0)
     rows = zip(values.tolist(), low.tolist(), high.tolist(), strict=True)
     return {name: Estimate(*row) for name, row in zip(order, rows, strict=True)}
 
 
 def _cell(estimate: Estimate, sign: str = "") -> str:
-    return f"{estimate.value:{sign}.0f} [{estimate.low:.0f}, {estimate.high:.0f}]"
+    low, high = round(estimate.low), round(estimate.high)  # whole numbers have no -0
+    return f"{estimate.value:{sign}.0f} [{low}, {high}]"
