@@ -85,7 +85,8 @@ class Distillation(LightningModule):
                 "warmup_steps": warmup_steps,
             }
         )
-        self.student = student.build()
+        # Channels last: on CPUs, and on GPUs with 16 bits, convolutions are faster by a third or more.
+        self.student = student.build().to(memory_format=torch.channels_last)
         self.objective = objective
         self.preprocess = preprocessing(normalization)
         self.train_accuracy, self.val_accuracy, self.test_accuracy = (
@@ -122,17 +123,20 @@ class Distillation(LightningModule):
     def on_fit_start(self) -> None:
         """The teacher goes to where the student is."""
         for teacher in self._teacher:
-            teacher.to(self.device)
+            teacher.to(self.device, memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits [b, c] of uint8 images [b, 3, h, w]."""
-        logits: Tensor = self.student(self.preprocess(images))
+        logits: Tensor = self.student(self._prepared(images))
         return logits
+
+    def _prepared(self, images: Tensor) -> Tensor:
+        return self.preprocess(images).contiguous(memory_format=torch.channels_last)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss, a scalar. Logs `train/loss`, `train/loss/<part>`, `train/accuracy` (share of the epoch)."""
         images, targets = batch
-        prepared = self.preprocess(images)
+        prepared = self._prepared(images)
         student = features(self.student, prepared, self.objective.student_layers)
         taught = None
         for teacher in self._teacher:
