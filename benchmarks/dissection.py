@@ -5,7 +5,8 @@
 
 PATH is a data set in Broden's layout; without one, images of noise with random rectangles as concepts are made. The
 forward pass has its images in memory already, the dissection reads and decodes images and masks too: the ratio is of
-all that a dissection costs to what the network alone does. `tally` is the counting alone, annotations packed.
+all that a dissection costs to what the network alone does. `tally` is the counting alone, annotations packed; beside
+it the same by NetDissect-Lite's procedure, a unit and an image at a time, which must find the same counts.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ import statistics
 import time
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional
 
 from introspect.dissection.concepts.base import Annotated, ConceptDataset, Label
 from introspect.dissection.concepts.broden import Broden
@@ -91,8 +94,30 @@ def forward(network: nn.Module, batches: list[torch.Tensor], images: int) -> Non
             network(prepare(batch[: images - start]))
 
 
-def tally_time(network: nn.Module, layer: str, concepts: ConceptDataset, repeats: int) -> float:
-    """Seconds per image of the counting alone."""
+def one_by_one(maps: np.ndarray, thresholds: np.ndarray, items: list[Annotated], primary: np.ndarray) -> np.ndarray:
+    """Intersections [u, l], then areas by category [u, k], by NetDissect-Lite's procedure."""
+    labels, categories = len(primary), int(primary.max()) + 1
+    counts = np.zeros((maps.shape[1], labels + categories), np.int64)
+    for image, item in zip(maps, items, strict=True):
+        layers, scalars = item.pixels.numpy(), list(item.scalars)
+        for unit, cells in enumerate(image):
+            if not cells.max() > thresholds[unit]:
+                continue
+            large = functional.interpolate(
+                torch.from_numpy(cells)[None, None].double(), layers.shape[1:], mode="bilinear", align_corners=False
+            )
+            mask = large[0, 0].numpy() > thresholds[unit]
+            area = np.count_nonzero(mask)
+            under = np.bincount(layers[:, mask].ravel(), minlength=labels)
+            under[0] = 0
+            under[scalars] += area
+            counts[unit, :labels] += under
+            counts[unit, labels + np.unique(primary[under > 0])] += area
+    return counts
+
+
+def tally_times(network: nn.Module, layer: str, concepts: ConceptDataset, repeats: int) -> tuple[float, float]:
+    """Seconds per image of the counting alone: ours, and one by one."""
     items = [concepts[index] for index in range(min(len(concepts), 40))]
     with tapped(network, [layer]) as found:
         network(preprocessing("reference")(torch.stack([item.image for item in items])))
@@ -101,13 +126,21 @@ def tally_time(network: nn.Module, layer: str, concepts: ConceptDataset, repeats
     stream.add(maps.transpose(0, 1).flatten(1))
     thresholds = stream.thresholds()
     masks = Masks.of([Annotation.of(item.pixels, item.scalars) for item in items])
+    plain = maps.numpy(), thresholds.numpy(), items, concepts.primary.numpy()
 
-    def count() -> None:
+    def count() -> Counts:
         counts = Counts.zeros(maps.shape[1], len(concepts.labels), len(concepts.categories))
         add(counts, maps, thresholds, masks, concepts.primary, "lite")
+        return counts
 
-    count()
-    return statistics.median(seconds(count) for _ in range(repeats)) / len(items)
+    ours = count()
+    slow = one_by_one(*plain)
+    fast = torch.cat([ours.intersections, ours.category_areas], 1).numpy()[:, : slow.shape[1]]
+    if not np.array_equal(fast, slow):
+        raise SystemExit("the two ways of counting differ")
+    pairs = [(seconds(count), seconds(lambda: one_by_one(*plain))) for _ in range(repeats)]
+    own, other = (statistics.median(column) / len(items) for column in zip(*pairs, strict=True))
+    return own, other
 
 
 def megabytes() -> float:
@@ -156,7 +189,8 @@ def main() -> None:
     print(f"dissection          {1000 * whole / images:8.2f} ms/image")
     print(f"ratio               {ratio:8.2f}")
     print(f"peak memory         {before:8.0f} MB after {few} images, {megabytes():.0f} MB after {images}")
-    print(f"tally               {1000 * tally_time(network, arguments.layer, source, 20):8.3f} ms/image")
+    own, other = tally_times(network, arguments.layer, source, 5 * arguments.repeats)
+    print(f"tally               {1000 * own:8.3f} ms/image; one by one {1000 * other:.1f}, {other / own:.0f} times")
 
 
 if __name__ == "__main__":
