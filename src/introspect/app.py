@@ -48,7 +48,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
         trainer: Trainer = instantiate(cfg.trainer, callbacks=build_callbacks(cfg, loggers), logger=loggers)
         is_tested = cfg.test and (cfg.train or cfg.ckpt_path is not None)
         if cfg.train or not is_tested:
-            prepare(datamodule)
+            prepare(datamodule, module, trainer)
         if cfg.train:
             fit(trainer, module, datamodule, cfg.ckpt_path)
             metrics |= logged(trainer)
@@ -161,10 +161,16 @@ def _build_all(group: DictConfig | None) -> list[Any]:
     return [instantiate(part) for part in parts if isinstance(part, DictConfig) and "_target_" in part]
 
 
-def prepare(datamodule: LightningDataModule) -> None:
-    """Make what the data module makes once, in one process, before others are started and begin to wait for it."""
+def prepare(datamodule: LightningDataModule, module: LightningModule, trainer: Trainer) -> None:
+    """Make what is made once, in one process, before others are started and begin to wait for it.
+
+    That is what the data module makes, and, for a module that has a `prepare`, what it trains beforehand.
+    """
     if rank_zero_only.rank == 0:
         datamodule.prepare_data()
+        own = getattr(module, "prepare", None)
+        if callable(own):
+            own(datamodule, trainer)
 
 
 def fit(trainer: Trainer, module: LightningModule, datamodule: LightningDataModule, ckpt_path: str | None) -> None:

@@ -32,6 +32,9 @@ MORE = f"({FULL_ERROR}=1 shows the traceback)"
 # What the user asked for: `run` changes the variable for Hydra.
 _traceback_wanted = os.environ.get(FULL_ERROR) == "1"
 
+# What has been printed: runs of a sweep may share a mistake, and Hydra hands the first one on in the end.
+_said: set[str] = set()
+
 
 def run(main: Callable[[], object]) -> None:
     """Run a `@hydra.main` function as a command.
@@ -54,15 +57,27 @@ def task(verb: Callable[[DictConfig], Mapping[str, float]]) -> Callable[[DictCon
     def checked(cfg: DictConfig) -> float | None:
         if not _traceback_wanted:
             os.environ.pop(FULL_ERROR, None)  # from here on, also for processes that are started
-        with _one_line_errors():
-            check(cfg)
-            return objective(cfg, verb(cfg))
+        try:
+            with _one_line_errors(leave=not _is_swept()):
+                check(cfg)
+                return objective(cfg, verb(cfg))
+        finally:
+            os.environ[FULL_ERROR] = "1"  # Hydra hands on what a sweep's run raised, as `run` had it do
 
     return checked
 
 
+def _is_swept() -> bool:
+    """Whether this is one of several runs: if it fails, the others are still made."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+
+
 @contextmanager
-def _one_line_errors() -> Iterator[None]:
+def _one_line_errors(leave: bool = True) -> Iterator[None]:
+    """Print what the user can mend as one line, and leave the program with a status that says so, or hand it on."""
     try:
         yield
     except KeyboardInterrupt:
@@ -72,7 +87,11 @@ def _one_line_errors() -> Iterator[None]:
         message = explain(error)
         if _traceback_wanted or message is None:
             raise
-        print(f"error: {message}", file=sys.stderr)  # noqa: T201
+        if message not in _said:
+            print(f"error: {message}", file=sys.stderr)  # noqa: T201
+            _said.add(message)
+        if not leave:
+            raise
         sys.exit(USER_ERROR)
 
 
@@ -193,9 +212,8 @@ def _mistyped(cfg: DictConfig) -> Iterator[str]:
 def _launch_conflicts(cfg: DictConfig) -> Iterator[str]:
     """Lightning starts the other processes of `ddp` by running the command again: under `-m`, the whole sweep."""
     from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
 
-    if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
+    if not _is_swept():
         return
     strategy = str(OmegaConf.select(cfg, "trainer.strategy"))
     restarts = strategy.startswith(("ddp", "fsdp", "deepspeed")) and not strategy.endswith(("_spawn", "_fork"))

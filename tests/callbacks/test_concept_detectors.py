@@ -3,11 +3,12 @@ from __future__ import annotations
 import json
 
 import pytest
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 
 from introspect.callbacks.concept_detectors import ConceptDetectors
 from introspect.callbacks.keep_teacher import KeepTeacher
 from introspect.callbacks.metrics_file import MetricsFile
+from introspect.dissection import engine
 from introspect.dissection.concepts.shapeworld import ShapeworldConcepts
 from introspect.distillation.backbones import Backbone
 from introspect.distillation.datamodule import ImageDataModule
@@ -21,7 +22,7 @@ STUDENT = Backbone("cifar_resnet8", 3, width=4)
 TOTAL = "dissect/detectors/total"
 
 
-def fit(folder, callbacks, epochs=1, module=None, test=False):
+def fit(folder, callbacks, epochs=1, module=None, test=False, **options):
     trainer = Trainer(
         default_root_dir=folder,
         max_epochs=epochs,
@@ -31,6 +32,7 @@ def fit(folder, callbacks, epochs=1, module=None, test=False):
         enable_progress_bar=False,
         enable_model_summary=False,
         enable_checkpointing=False,
+        **options,
     )
     module = module or Distillation(student=STUDENT, objective=CrossEntropy())
     data = ImageDataModule(images=Colours(), batch_size=32)
@@ -76,15 +78,62 @@ def test_after_the_test_all_is_dissected_and_kept(tmp_path):
 
 def test_a_layer_that_is_not_there_is_named(tmp_path):
     with pytest.raises(InputError, match="did you mean layer"):
-        fit(tmp_path, [detectors(tmp_path, layer="layer9", every_n_epochs=1)])
+        fit(tmp_path, [Untrained(), detectors(tmp_path, layer="layer9")])
+    with pytest.raises(InputError, match="iou_threshold=3"):
+        fit(tmp_path, [Untrained(), detectors(tmp_path, iou_threshold=3)])
+
+
+class Untrained(Callback):
+    """A mistake must be found before anything is trained."""
+
+    def on_train_start(self, trainer, pl_module):
+        raise AssertionError("trained")
+
+
+def test_looks_are_at_the_smaller_set_prepared_as_the_student_is(tmp_path, monkeypatch):
+    looks = []
+
+    def spy(model, layers, concepts, **options):
+        looks.append((len(concepts), options["preprocessing"]))
+        return engine.dissect(model, layers, concepts, **options)
+
+    monkeypatch.setattr("introspect.callbacks.concept_detectors.dissect", spy)
+    module = Distillation(student=STUDENT, objective=CrossEntropy())
+    fit(tmp_path, [detectors(tmp_path, every_n_epochs=1)], module=module)
+    assert looks == [(6, module.preprocess)]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"lr": 0.01}, "model.lr is 0.01, expected 0.1"),
+        ({"student": Backbone("cifar_resnet14", 3, width=4)}, "model.student is"),
+        ({"warmup_steps": 3}, "model.warmup_steps is 3, expected 0"),
+    ],
+)
+def test_another_training_is_not_kept_as_the_teacher(tmp_path, caplog, options, said):
+    teacher = Teacher(STUDENT, tmp_path / "teachers", training=Training(epochs=1))
+    module = Distillation(**{"student": STUDENT, "objective": CrossEntropy(), "milestones": (0.3, 0.6, 0.9), **options})
+    fit(tmp_path, [KeepTeacher(teacher=teacher)], module=module)
+    assert said in caplog.text
+    assert not (tmp_path / "teachers").exists()
+
+
+def test_a_trial_and_other_epochs_are_not_kept(tmp_path, caplog):
+    teacher = Teacher(STUDENT, tmp_path / "teachers", training=Training(epochs=1))
+    fit(tmp_path, [KeepTeacher(teacher=teacher)], epochs=2)
+    assert "trainer.max_epochs is 2, expected 1" in caplog.text
+    fit(tmp_path, [KeepTeacher(teacher=teacher)], limit_train_batches=1)
+    assert "a trial run is True, expected False" in caplog.text
+    assert not (tmp_path / "teachers").exists()
 
 
 def test_a_kept_teacher_is_the_one_that_students_look_for(tmp_path, caplog):
     training = Training(epochs=1)
     teacher = Teacher(STUDENT, tmp_path / "teachers", training=training)
     fit(tmp_path, [KeepTeacher(teacher=teacher)])
-    assert len(list((tmp_path / "teachers").iterdir())) == 1
+    assert len(list((tmp_path / "teachers").glob("*.safetensors"))) == 1
     module = Distillation(student=STUDENT, objective=LogitDistillation(), teacher=teacher)
     fit(tmp_path, [], module=module)
     assert "there is no teacher yet" not in caplog.text
-    assert len(list((tmp_path / "teachers").iterdir())) == 1
+    assert len(list((tmp_path / "teachers").glob("*.safetensors"))) == 1

@@ -4,8 +4,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from lightning.pytorch import Callback, Trainer
 
-from introspect.distillation.datamodule import ImageDataModule, augment
+from introspect.distillation.backbones import Backbone
+from introspect.distillation.datamodule import EpochLoader, ImageDataModule, augment
+from introspect.distillation.datasets.files import ImageFolders
+from introspect.distillation.module import Distillation
+from introspect.distillation.objectives import CrossEntropy
 from introspect.errors import InputError
 from tests.distillation.made import Colours
 
@@ -40,6 +45,81 @@ def test_augmented_images_are_moved_and_mirrored_ones(shift, mirror, seed):
         moved = [one[:, y : y + 6, x : x + 7] for y in range(2 * shift + 1) for x in range(2 * shift + 1)]
         candidates = [*moved, *(image.flip(-1) for image in moved)] if mirror else moved
         assert any(torch.equal(result, candidate) for candidate in candidates)
+
+
+def seen(folder, epochs, ckpt_path=None, stop=None):
+    """The training batches up to a step, as they reach the student, and a checkpoint of that moment."""
+    batches = []
+
+    class Watch(Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            batches.append(batch[0].clone())
+
+        def on_train_batch_end(self, trainer, *_):
+            if len(batches) == stop:
+                trainer.save_checkpoint(folder / "x.ckpt")
+
+    trainer = Trainer(
+        default_root_dir=folder,
+        max_epochs=epochs,
+        callbacks=[Watch()],
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        limit_val_batches=0,
+    )
+    module = Distillation(student=Backbone("cifar_resnet8", 3, width=4), objective=CrossEntropy())
+    data = ImageDataModule(images=Colours(), batch_size=16)
+    trainer.fit(module, data, ckpt_path=ckpt_path, weights_only=True)
+    return batches[:stop]
+
+
+@pytest.mark.parametrize("stop", [12, 9])
+def test_a_resumed_training_sees_what_an_uninterrupted_one_does(tmp_path, stop):
+    whole = seen(tmp_path, 4)
+    first = seen(tmp_path, 4, stop=stop)
+    second = seen(tmp_path, 4, ckpt_path=tmp_path / "x.ckpt")
+    assert len(whole) == 24
+    assert len(first) == stop
+    for one, other in zip(whole, [*first, *second], strict=True):
+        assert torch.equal(one, other)
+    epochs = [torch.cat(whole[start : start + 6]) for start in range(0, 24, 6)]
+    assert not any(torch.equal(epochs[0], epoch) for epoch in epochs[1:])
+
+
+@given(
+    images=st.integers(1, 60),
+    batch=st.integers(1, 7),
+    replicas=st.integers(1, 3),
+    trained=st.integers(0, 3),
+    epoch=st.integers(0, 9),
+)
+def test_processes_share_the_images_of_an_epoch(images, batch, replicas, trained, epoch):
+    def batches(rank, start):
+        return list(
+            EpochLoader(
+                lambda batch_sampler, generator: batch_sampler,
+                images,
+                batch,
+                replicas=replicas,
+                rank=rank,
+                place=lambda: (epoch, start),
+            )
+        )
+
+    every = [batches(rank, 0) for rank in range(replicas)]
+    numbers = [number for rank in every for one in rank for number in one]
+    assert len(numbers) == len(set(numbers)) == images // (batch * replicas) * batch * replicas
+    assert batches(0, trained) == every[0][trained:]
+
+
+def test_images_that_are_cropped_at_random_are_not_shifted_too(tmp_path):
+    folders = ImageFolders(name="x", root=tmp_path, side=8, classes=2)
+    assert ImageDataModule(images=folders).shift == 0
+    assert ImageDataModule(images=folders, shift=2).shift == 2
+    assert ImageDataModule(images=Colours()).shift == 4
 
 
 def test_fewer_images_than_a_batch():

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import logging
+import re
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
+from torch import nn
 
-from introspect.distillation.backbones import Backbone
+from introspect.distillation.backbones import Backbone, features
 from introspect.distillation.datamodule import ImageDataModule
 from introspect.distillation.module import Distillation, load_student
 from introspect.distillation.objectives import CrossEntropy, LogitDistillation
@@ -43,14 +45,14 @@ def test_the_teacher_is_trained_once_said_and_kept(tmp_path, caplog):
     with caplog.at_level(logging.INFO):
         trainer(tmp_path).fit(distillation(tmp_path), data())
     assert "there is no teacher yet: cifar_resnet14 is trained for 1 epochs, and kept" in caplog.text
-    (file,) = (tmp_path / "teachers").iterdir()
+    (file,) = (tmp_path / "teachers").glob("*.safetensors")
     before = file.stat().st_mtime_ns
     caplog.clear()
     trainer(tmp_path).fit(distillation(tmp_path), data(seed=5))
     assert "there is no teacher yet" not in caplog.text
     assert file.stat().st_mtime_ns == before
     trainer(tmp_path).fit(distillation(tmp_path), ImageDataModule(images=Colours(seed=1), batch_size=32))
-    assert len(list((tmp_path / "teachers").iterdir())) == 2  # other data, another teacher
+    assert len(list((tmp_path / "teachers").glob("*.safetensors"))) == 2  # other data, another teacher
 
 
 def test_the_students_start_does_not_depend_on_whether_the_teacher_was_there(tmp_path):
@@ -128,3 +130,47 @@ def test_a_teacher_that_is_not_there(tmp_path):
     path = other.keep(STUDENT.build(), "data")
     with pytest.raises(InputError, match=rf"{path}: not the weights of the network"):
         other.load("data")
+
+
+def test_the_rate_falls_while_it_trains(tmp_path):
+    rates = []
+
+    class Watch(Callback):
+        def on_train_batch_end(self, trainer, *_):
+            rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    module = Distillation(student=STUDENT, objective=CrossEntropy(), lr=1.0, milestones=(0.5,))
+    trainer(tmp_path, epochs=4, callbacks=[Watch()]).fit(module, data())
+    assert rates == [1.0] * 5 + [pytest.approx(0.1)] * 7  # the last is read after the step that ends the first half
+
+
+def test_a_trial_run_makes_no_teacher(tmp_path, caplog):
+    trainer(tmp_path, fast_dev_run=True).fit(distillation(tmp_path), data())
+    assert "the student learns from an untrained one" in caplog.text
+    assert not (tmp_path / "teachers").exists()
+
+
+def test_what_the_teacher_knows_is_said(tmp_path, caplog):
+    with caplog.at_level(logging.INFO):
+        trainer(tmp_path).fit(distillation(tmp_path), data())
+    assert re.search(r"the teacher, \S+/cifar_resnet14-\w+\.safetensors, is right on \d+\.\d % of", caplog.text)
+
+
+def test_the_students_luck_does_not_depend_on_the_teacher(tmp_path):
+    """What it draws while it trains is the same with and without one."""
+    drawn = []
+    for options in ({}, {"objective": CrossEntropy(), "teacher": None}):
+        torch.manual_seed(3)
+        module = distillation(tmp_path, **options)
+        run = trainer(tmp_path)
+        run.fit(module, data())
+        drawn.append(torch.rand(3))
+    assert torch.equal(*drawn)
+
+
+def test_a_layer_whose_output_is_changed_in_place(tmp_path):
+    network = nn.Sequential(nn.Conv2d(3, 2, 1), nn.ReLU(inplace=True), nn.Flatten())
+    images = torch.randn(2, 3, 4, 4)
+    found = features(network, images, ["0"])
+    assert torch.equal(found.maps["0"], network[0](images))
+    assert (found.maps["0"] < 0).any()

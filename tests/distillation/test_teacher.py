@@ -1,11 +1,17 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
+import pytest
 import torch
 from hydra.utils import instantiate
 
 from introspect.distillation.backbones import Backbone
 from introspect.distillation.datasets.shapeworld import ShapeworldImages
+from introspect.distillation.module import Distillation
+from introspect.distillation.objectives import CrossEntropy
 from introspect.distillation.teacher import Teacher, Training, plain_settings
+from introspect.errors import InputError
 from tests.composing import compose_config
 
 NETWORK = Backbone("cifar_resnet8", 3, width=4)
@@ -48,3 +54,34 @@ def test_the_images_decide_too():
     sizes = {"train": 4, "validation": 4, "test": 4}
     worlds = [ShapeworldImages(sizes=sizes, side=16, seed=seed) for seed in (0, 0, 1)]
     assert worlds[0].identity == worlds[1].identity != worlds[2].identity
+
+
+def test_weights_that_are_not_finite_are_no_teacher(tmp_path):
+    network = NETWORK.build()
+    network.conv1.weight.data[0] = torch.nan
+    with pytest.raises(InputError, match=r"diverged \(conv1.weight is not finite\)"):
+        Teacher(NETWORK, tmp_path).keep(network, "data")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_checkpoint_of_another_network_or_of_other_pixels(tmp_path):
+    made = Distillation(student=replace(NETWORK, stem_stride=2), objective=CrossEntropy())
+    checkpoint = {"state_dict": made.state_dict(), "hyper_parameters": dict(made.hparams), "epoch": 0}
+    torch.save({**checkpoint, "global_step": 0, "pytorch-lightning_version": "2.6.0"}, tmp_path / "x.ckpt")
+    teacher = Teacher(NETWORK, tmp_path, tmp_path / "x.ckpt")
+    with pytest.raises(InputError, match=r"built with stem_stride=1 where it has 2$"):
+        teacher.load("", "imagenet")
+    same = replace(teacher, backbone=replace(NETWORK, stem_stride=2))
+    with pytest.raises(InputError, match="built with normalization=reference where it has imagenet"):
+        same.load("", "reference")
+    assert same.load("", "imagenet").conv1.stride == (2, 2)
+
+
+@pytest.mark.parametrize("depth", [20, 56])
+def test_published_weights_by_their_config(depth, tmp_path):
+    """`cifar_resnet20` by name is the published network; what is made for shapeworld has another name."""
+    chosen = [f"backbone@model.student=cifar_resnet{depth}", f"backbone@model.teacher.backbone=cifar_resnet{depth}"]
+    cfg = compose_config("train", ["experiment=kd", *chosen], tmp_path)
+    assert cfg.model.student.stem_stride == cfg.model.teacher.backbone.stem_stride == 1
+    default = compose_config("train", ["experiment=kd"], tmp_path)
+    assert default.model.student.stem_stride == default.model.teacher.backbone.stem_stride == 2

@@ -3,6 +3,8 @@ from __future__ import annotations
 import json
 
 import pytest
+from hydra.core.utils import JobReturn
+from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from introspect.tracking.study import Run, StudyTable, log_study, read_runs, study
@@ -71,6 +73,7 @@ def test_a_sweeps_folder_is_read_and_what_failed_is_named(tmp_path, caplog):
         Run("mbt_r", "2", {"model/aes": 3.0, "model/n": 5.0}),
         Run("model.lr=0.1, trainer=cpu", "", {"test/accuracy": 1.0}),
     ]
+    StudyTable(NAMES).on_multirun_end(OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}}))
     assert f"{tmp_path / '2'}: no metrics.json" in caplog.text
 
 
@@ -106,7 +109,7 @@ def test_wandb_gets_the_runs_in_their_own_group(tmp_path, monkeypatch, config, g
     job(tmp_path, 0, ["experiment=kd", "seed=1"], {"test/accuracy": 0.5}, config)
     job(tmp_path, 1, ["experiment=kd", "seed=2"], {"dissect/detectors/total": 3.0}, config)
     log_study(tmp_path, read_runs(tmp_path), NAMES)
-    assert seen == [group]
+    assert seen == [f"{group} {tmp_path.name}"]
     [table] = tmp_path.glob("wandb/offline-run-*/files/media/table/study*.json")
     content = json.loads(table.read_text())
     assert content["columns"] == ["arm", "seed", "accuracy", "detectors"]
@@ -117,3 +120,19 @@ def test_without_wandb_nothing_is_logged(tmp_path):
     job(tmp_path, 0, ["experiment=kd", "seed=1"], {"test/accuracy": 0.5}, {"logger": {"csv": {}}})
     log_study(tmp_path, read_runs(tmp_path), NAMES)
     assert not (tmp_path / "wandb").exists()
+
+
+def test_the_table_is_there_as_soon_as_there_is_a_run(tmp_path):
+    """Hydra does not come to the end of a sweep in which a run fails."""
+    job(tmp_path, 0, ["experiment=kd", "seed=1"], {"test/accuracy": 0.5})
+    hydra = {"mode": RunMode.MULTIRUN, "sweep": {"dir": str(tmp_path)}}
+    StudyTable(NAMES).on_job_end(OmegaConf.create({"hydra": hydra}), JobReturn())
+    assert "| accuracy | 0.500 |" in (tmp_path / "study.md").read_text()
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_a_seed_that_comes_again_is_a_run_of_its_own(tmp_path):
+    for number in range(2):
+        job(tmp_path, number, ["experiment=kd", "++seed=1"], {"test/accuracy": 0.5 + number / 10})
+    assert [(run.arm, run.seed) for run in read_runs(tmp_path)] == [("kd", "1"), ("kd", "1 (2)")]
+    assert "| accuracy | 0.550 ± 0.071 |" in study(read_runs(tmp_path), NAMES)

@@ -8,7 +8,11 @@ from typing import Any, cast
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from introspect.dissection.concepts.base import ConceptDataset
+from introspect.dissection.engine import Rules, dissect
 from introspect.dissection.measure import measure, numbers
+from introspect.dissection.taps import find_layers
+
+RULES = ("quantile", "iou_threshold", "presence")
 
 
 class ConceptDetectors(Callback):
@@ -39,15 +43,22 @@ class ConceptDetectors(Callback):
         self.layer, self.concepts, self.watched = layer, concepts, watched
         self.every_n_epochs, self.folder, self.options = every_n_epochs, Path(folder), options
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Check the layer and the rules before anything is trained.
+
+        Raises:
+            InputError: the student has no such layer, or a rule can not be.
+        """
+        find_layers(cast(Any, pl_module).student, [self.layer])
+        Rules(**{name: self.options[name] for name in RULES if name in self.options})
+
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take a look, if it is time."""
         is_time = self.every_n_epochs and (trainer.current_epoch + 1) % self.every_n_epochs == 0
         if not is_time or trainer.sanity_checking or self.watched is None or not trainer.is_global_zero:
             return
-        from introspect.dissection.engine import dissect
-
         module = cast(Any, pl_module)
-        rules = {name: self.options[name] for name in ("quantile", "iou_threshold", "presence") if name in self.options}
+        rules = {name: self.options[name] for name in RULES if name in self.options}
         found = dissect(
             module.student,
             [self.layer],

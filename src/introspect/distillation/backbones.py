@@ -150,7 +150,7 @@ def _tapped(network: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, Ten
 
     def keeper(name: str) -> Any:
         def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
-            found[name] = output
+            found[name] = output.clone()  # an operation that follows may change it in place
 
         return hook
 

@@ -5,6 +5,9 @@ Shapes: b images of h x w pixels.
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from introspect.distillation.datasets.base import ImageSet, Sample, Split
 from introspect.errors import InputError
+from introspect.resuming import place
 
 
 class ImageDataModule(LightningDataModule):
@@ -24,10 +28,11 @@ class ImageDataModule(LightningDataModule):
         images: where they come from.
         batch_size: images per step and device.
         shift: pixels by which a training image is moved at most, in each direction, zeros coming in (the usual
-            padded crop of CIFAR); 0 moves none.
+            padded crop of CIFAR); 0 moves none; None is 4, or 0 for images that are cropped at random as they are read.
         mirror: whether half of the training images are mirrored left to right.
         num_workers: processes that read images; 0 reads them in the training process.
-        seed: of the order of training and of what happens to each image.
+        seed: of the order of training, together with the epoch, and of how batches are shifted and mirrored, together
+            with the step: a resumed training sees what an uninterrupted one does.
 
     Raises:
         InputError: a setting is impossible.
@@ -38,12 +43,14 @@ class ImageDataModule(LightningDataModule):
         *,
         images: ImageSet,
         batch_size: int = 128,
-        shift: int = 4,
+        shift: int | None = None,
         mirror: bool = True,
         num_workers: int = 0,
         seed: int = 0,
     ) -> None:
         super().__init__()
+        if shift is None:
+            shift = 0 if getattr(images, "crops", False) else 4
         if batch_size < 1 or shift < 0:
             raise InputError(f"datamodule: batch_size={batch_size}, shift={shift}: expected at least 1 and 0")
         self.images, self.batch_size, self.shift, self.mirror = images, batch_size, shift, mirror
@@ -55,11 +62,19 @@ class ImageDataModule(LightningDataModule):
         """Everything that decides what a network is trained on."""
         return f"{self.images.identity}; shift {self.shift}, mirror {self.mirror}, batches of {self.batch_size}"
 
-    def train_dataloader(self) -> DataLoader[Any]:
-        """Training batches in an order that the seed and the epoch decide."""
-        epoch = self.trainer.current_epoch if self.trainer else 0
-        numbers = torch.Generator().manual_seed(self.seed * 100_003 + epoch)
-        return self._loader("train", shuffle=True, generator=numbers, drop_last=True)
+    def train_dataloader(self) -> EpochLoader:
+        """Training batches in an order that the seed and the epoch decide; resumes within an epoch."""
+        trainer = self.trainer
+        same = bool(trainer and trainer.overfit_batches)  # type: ignore[attr-defined]
+        return EpochLoader(
+            partial(self._loader, "train"),
+            len(self._images("train")),  # type: ignore[arg-type]
+            self.batch_size,
+            seed=self.seed,
+            replicas=trainer.world_size if trainer else 1,
+            rank=trainer.global_rank if trainer else 0,
+            place=(lambda: (0 if same else place(trainer)[0], place(trainer)[1])) if trainer else None,
+        )
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Held-out batches."""
@@ -74,23 +89,83 @@ class ImageDataModule(LightningDataModule):
         if self.trainer is None or not self.trainer.training:
             return batch
         images, targets = batch
-        return augment(images, self.shift, self.mirror), targets
+        numbers = torch.Generator(images.device)
+        numbers.manual_seed(_mix(self.seed, self.trainer.global_rank, *place(self.trainer)))
+        return augment(images, self.shift, self.mirror, numbers), targets
 
-    def _loader(self, split: Split, **options: Any) -> DataLoader[Any]:
+    def _images(self, split: Split) -> Dataset[Sample]:
         if split not in self._loaded:
             self._loaded[split] = self.images.load(split)
         data = self._loaded[split]
         if len(data) < (self.batch_size if split == "train" else 1):  # type: ignore[arg-type]
             raise InputError(f"{self.images.name}: {len(data)} {split} images, fewer than a batch")  # type: ignore[arg-type]
+        return data
+
+    def _loader(self, split: Split, **options: Any) -> DataLoader[Any]:
         return DataLoader(
-            data,
-            batch_size=self.batch_size,
+            self._images(split),
+            **(options or {"batch_size": self.batch_size}),
             num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
             collate_fn=_collate,
             pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
-            **options,
         )
+
+
+class EpochLoader:
+    """Full batches of an epoch in random order, from the place that training has reached.
+
+    It is deliberately no `DataLoader`: Lightning would put a sampler of its own into one.
+
+    Args:
+        load: makes a loader of the images, given `batch_sampler` and `generator`.
+        images: how many there are.
+        batch_size: of them per step and process.
+        seed: of the order, together with the epoch.
+        replicas, rank: how many processes share the images, and which one this is.
+        place: the epoch to go on with and how many of its batches were already trained on; asked when the first batch
+            is wanted. By default the beginning of the first epoch.
+    """
+
+    def __init__(
+        self,
+        load: Callable[..., DataLoader[Any]],
+        images: int,
+        batch_size: int,
+        *,
+        seed: int = 0,
+        replicas: int = 1,
+        rank: int = 0,
+        place: Callable[[], tuple[int, int]] | None = None,
+    ) -> None:
+        self.load, self.images, self.batch_size, self.seed = load, images, batch_size, seed
+        self.replicas, self.rank = replicas, rank
+        self._place = place or (lambda: (0, 0))
+
+    def __len__(self) -> int:
+        """Steps per epoch, the same on every process; images that do not fill a step wait for another epoch."""
+        return self.images // (self.batch_size * self.replicas)
+
+    def __iter__(self) -> Iterator[Any]:
+        # A generator, so that the place is asked for with the first batch: Lightning makes the iterator of a resumed
+        # epoch before it knows where that epoch goes on.
+        epoch, trained = self._place()
+        numbers = torch.Generator().manual_seed(_mix(self.seed, epoch))
+        order = torch.randperm(self.images, generator=numbers)[: len(self) * self.batch_size * self.replicas]
+        batches = order.view(len(self), self.replicas, self.batch_size)[trained:, self.rank]
+        yield from self.load(batch_sampler=batches.tolist(), generator=numbers)
+
+    def state_dict(self) -> dict[str, int]:
+        """The place, for a checkpoint. By having this method the loader says that it can resume within an epoch."""
+        epoch, trained = self._place()
+        return {"epoch": epoch, "trained": trained}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Do nothing: the place is asked for where it is known."""
+
+
+def _mix(*numbers: int) -> int:
+    """A generator's seed for which (0, 1) and (1, 0) are unrelated."""
+    return int.from_bytes(hashlib.blake2b(repr(numbers).encode(), digest_size=7).digest(), "big")
 
 
 def _collate(samples: Any) -> Any:
@@ -98,16 +173,16 @@ def _collate(samples: Any) -> Any:
     return samples if isinstance(samples, tuple) else default_collate(samples)
 
 
-def augment(images: Tensor, shift: int, mirror: bool) -> Tensor:
+def augment(images: Tensor, shift: int, mirror: bool, generator: torch.Generator | None = None) -> Tensor:
     """Move each image [b, c, h, w] by up to `shift` pixels, zeros coming in, and mirror half of them."""
     count, _, height, width = images.shape
     device = images.device
     if shift:
         padded = functional.pad(images, (shift, shift, shift, shift))
         windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # [b, c, 2 shift + 1, 2 shift + 1, h, w]
-        down, right = torch.randint(2 * shift + 1, (2, count), device=device)
+        down, right = torch.randint(2 * shift + 1, (2, count), generator=generator, device=device)
         images = windows[torch.arange(count, device=device), :, down, right]
     if mirror:
-        mirrored = torch.rand(count, device=device) < 0.5
+        mirrored = torch.rand(count, generator=generator, device=device) < 0.5
         images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
     return images

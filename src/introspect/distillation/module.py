@@ -9,7 +9,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -101,15 +101,32 @@ class Distillation(LightningModule):
         """Everything but network and recipe that decides what becomes of a teacher that is trained here."""
         return _identity(self._datamodule(), self.hparams["normalization"])
 
+    def prepare(self, data: Any, trainer: Trainer) -> None:
+        """Train the teacher, where it is trained here and has not been yet.
+
+        To be called in one process, before Lightning starts others: they would wait for this one, and it for them.
+
+        Args:
+            data: an `ImageDataModule`.
+            trainer: of the student; the teacher is trained on its kind of device.
+        """
+        source, normalization = self._source, self.hparams["normalization"]
+        if source is None or not source.is_trained_here or is_trial(trainer):
+            return
+        identity = _identity(data, normalization)
+        if source.file(identity).is_file():
+            return
+        with source.making(identity):
+            if source.file(identity).is_file():
+                return
+            epochs = source.training.epochs
+            log.info("there is no teacher yet: %s is trained for %d epochs, and kept", source.backbone.name, epochs)
+            train_teacher(source, data, normalization, trainer.strategy.root_device.type)
+
     def prepare_data(self) -> None:
-        """Train the teacher, where it is trained here and has not been yet. One process of each machine does this."""
-        if self._source is None or not self._source.is_trained_here or self.trainer.testing:
-            return
-        if self._source.file(self.identity).is_file():
-            return
-        epochs = self._source.training.epochs
-        log.info("there is no teacher yet: %s is trained for %d epochs, and kept", self._source.backbone.name, epochs)
-        train_teacher(self._source, self._datamodule(), self.hparams["normalization"])
+        """The same for a training that was started without `prepare`, where there is one process only."""
+        if self.trainer.training and self.trainer.world_size == 1:
+            self.prepare(self.trainer.datamodule, self.trainer)  # type: ignore[attr-defined]
 
     def setup(self, stage: str) -> None:
         """Load the teacher.
@@ -117,13 +134,42 @@ class Distillation(LightningModule):
         Raises:
             InputError: its weights can not be read.
         """
-        if stage == "fit" and self._source is not None:
-            self._teacher = [self._source.load(self.identity if self._source.is_trained_here else "")]
+        if stage != "fit" or self._source is None:
+            return
+        with torch.random.fork_rng():  # its weights are drawn before they are read: the student's luck stays as it is
+            self._teacher = [self._taught()]
+
+    def _taught(self) -> nn.Module:
+        source = cast(Teacher, self._source)
+        identity = self.identity if source.is_trained_here else ""
+        if source.is_trained_here and is_trial(self.trainer) and not source.file(identity).is_file():
+            log.warning("a trial run, and there is no teacher yet: the student learns from an untrained one")
+            return source.backbone.build().eval().requires_grad_(False)
+        return source.load(identity, self.hparams["normalization"])
 
     def on_fit_start(self) -> None:
-        """The teacher goes to where the student is."""
+        """The teacher goes to where the student is, and shows what it knows."""
         for teacher in self._teacher:
-            teacher.to(self.device, memory_format=torch.channels_last)
+            teacher.to(self.device).to(memory_format=torch.channels_last)
+            if self.trainer.is_global_zero:
+                with torch.random.fork_rng():  # a loader draws a number, which the student shall not miss
+                    self._examine(teacher)
+
+    @torch.no_grad()
+    def _examine(self, teacher: nn.Module, most: int = 1000) -> None:
+        """Say how good the teacher is: weights of another network, or of other pixels, run without complaint."""
+        images, targets = [], []
+        for batch in self._datamodule().val_dataloader():
+            images.append(teacher(self._prepared(batch[0].to(self.device))).argmax(1).cpu())
+            targets.append(batch[1])
+            if sum(map(len, targets)) >= most:
+                break
+        share = float((torch.cat(images) == torch.cat(targets)).float().mean())
+        source = cast(Teacher, self._source)
+        where = source.ckpt_path or source.backbone.weights or source.file(self.identity)
+        log.info("the teacher, %s, is right on %.1f %% of the validation images", where, 100 * share)
+        for logger in self.loggers:
+            logger.log_metrics({"teacher/val_accuracy": share})
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits [b, c] of uint8 images [b, 3, h, w]."""
@@ -192,13 +238,21 @@ class Distillation(LightningModule):
         return data
 
 
-def train_teacher(teacher: Teacher, data: Any, normalization: Any = "imagenet") -> Path:
+def is_trial(trainer: Trainer) -> bool:
+    """Whether it trains on a part of the data only, to try something: what it makes is no teacher."""
+    limit = trainer.limit_train_batches
+    whole = isinstance(limit, float) and limit == 1.0
+    return bool(trainer.fast_dev_run or trainer.overfit_batches) or not whole  # type: ignore[attr-defined]
+
+
+def train_teacher(teacher: Teacher, data: Any, normalization: Any = "imagenet", device: str = "auto") -> Path:
     """Train a teacher on labels alone and keep it.
 
     Args:
         teacher: whose `training` says how.
         data: an `ImageDataModule`.
         normalization: of the pixels, as that of its students.
+        device: the kind on which it is trained, as Lightning's `accelerator`.
 
     Returns:
         The file of its weights.
@@ -222,7 +276,7 @@ def train_teacher(teacher: Teacher, data: Any, normalization: Any = "imagenet") 
         )
         trainer = Trainer(
             max_epochs=how.epochs,
-            accelerator="auto",
+            accelerator=device,
             devices=1,
             logger=False,
             enable_checkpointing=False,
@@ -230,10 +284,7 @@ def train_teacher(teacher: Teacher, data: Any, normalization: Any = "imagenet") 
             callbacks=[RichProgressBar()],
         )
         trainer.fit(module, own)
-        accuracy = float(trainer.callback_metrics["val/accuracy"])
-    path = teacher.keep(module.student, _identity(data, normalization))
-    log.info("the teacher is right on %.1f %% of the validation images; it is kept in %s", 100 * accuracy, path)
-    return path
+    return teacher.keep(module.student, _identity(data, normalization))
 
 
 def _identity(data: Any, normalization: Any) -> str:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from introspect.checkpoints import check_checkpoint
 from introspect.distillation.backbones import Backbone
 from introspect.errors import InputError
 
@@ -57,30 +60,57 @@ class Teacher:
 
     def file(self, identity: str) -> Path:
         """The file of a teacher that was trained here on the data of that identity; it changes with every setting."""
-        settings = {"backbone": asdict(self.backbone), "training": asdict(self.training), "data": identity}
-        digest = hashlib.sha256(json.dumps(plain_settings(settings), sort_keys=True).encode()).hexdigest()[:12]
+        digest = hashlib.sha256(self._settings(identity).encode()).hexdigest()[:12]
         return Path(self.cache_dir) / f"{self.backbone.name}-{digest}.safetensors"
 
+    def _settings(self, identity: str) -> str:
+        settings = {"backbone": asdict(self.backbone), "training": asdict(self.training), "data": identity}
+        return json.dumps(plain_settings(settings), sort_keys=True)
+
     def keep(self, network: nn.Module, identity: str) -> Path:
-        """Write the weights of a trained teacher to its file; whole or not at all."""
+        """Write the weights of a trained teacher to its file, whole or not at all; its settings stand in the header.
+
+        Raises:
+            InputError: a weight is not finite.
+        """
         from safetensors.torch import save_file
 
         path = self.file(identity)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
         weights = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
-        save_file(weights, partial)
-        partial.replace(path)
+        if broken := [name for name, value in weights.items() if not value.isfinite().all()]:
+            raise InputError(f"the teacher's training diverged ({broken[0]} is not finite): give it a smaller lr")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(f".{os.getpid()}.partial")
+        try:
+            save_file(weights, partial, metadata={"settings": self._settings(identity)})
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
         return path
 
-    def load(self, identity: str) -> nn.Module:
+    @contextmanager
+    def making(self, identity: str) -> Iterator[None]:
+        """Hold off other processes of this file system that are about to make the same file."""
+        from filelock import FileLock
+
+        path = self.file(identity)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_suffix(".lock")):
+            yield
+
+    def load(self, identity: str, normalization: Any = None) -> nn.Module:
         """The teacher, in evaluation mode, without gradients.
 
+        Args:
+            identity: of what it was trained on, where that was here.
+            normalization: of the pixels that it will see; None is not compared with that of a checkpoint.
+
         Raises:
-            InputError: its weights are not there, or not those of the backbone.
+            InputError: its weights are not there, or not those of the backbone, or of pixels prepared otherwise.
         """
         network = self.backbone.build()
         if self.ckpt_path is not None:
+            check_settings(self.ckpt_path, self.backbone, normalization)
             load_weights(network, self.ckpt_path)
         elif self.is_trained_here:
             path = self.file(identity)
@@ -88,6 +118,29 @@ class Teacher:
                 raise InputError(f"{path}: the teacher has not been trained yet: python train.py experiment=teacher")
             load_weights(network, path)
         return network.eval().requires_grad_(False)
+
+
+def check_settings(path: str | Path, backbone: Backbone, normalization: Any) -> None:
+    """Compare what a checkpoint of train.py says of its network with what is about to be built.
+
+    Weights alone do not tell a stride, nor how the pixels were prepared: the wrong network would run all the same.
+
+    Raises:
+        InputError: naming what differs.
+    """
+    import torch
+
+    if Path(path).suffix != ".ckpt" or not Path(path).is_file():
+        return
+    check_checkpoint(path)
+    found = torch.load(path, map_location="cpu", weights_only=True).get("hyper_parameters", {})
+    own, given = found.get("student", {}), asdict(backbone)
+    compared = sorted(given.keys() & own.keys() - {"weights"})
+    wrong = [f"{name}={given[name]} where it has {own[name]}" for name in compared if given[name] != own[name]]
+    if normalization is not None and found.get("normalization", normalization) != plain_settings(normalization):
+        wrong.append(f"normalization={plain_settings(normalization)} where it has {found['normalization']}")
+    if wrong:
+        raise InputError(f"model.teacher.ckpt_path={path}: the teacher is built with {'; '.join(wrong)}")
 
 
 def load_weights(network: nn.Module, path: str | Path) -> None:

@@ -5,19 +5,23 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from introspect.tracking.wandb import finish, wandb_logger
 
 log = logging.getLogger(__name__)
 
+METRICS = "metrics.json"
 SEED, EXPERIMENT = "seed", "experiment"
 
 
@@ -31,9 +35,10 @@ class Run:
 
 
 class StudyTable(Callback):
-    """When a sweep is done, compares its arms over seeds: `study.md` in the sweep's folder, and in the terminal.
+    """Compares the arms of a sweep over seeds: `study.md` in the sweep's folder, and in the end in the terminal.
 
-    A run without `metrics.json` is named and left out; a sweep without any gives no table.
+    The file is written anew after every run, so that it is there if a later one fails. A run without `metrics.json` is
+    left out, in the end with its name; a sweep without any gives no table.
 
     Args:
         metrics: names of the rows, as they stand in each run's `metrics.json` (`outer/inner` where it is nested), with
@@ -43,20 +48,37 @@ class StudyTable(Callback):
     def __init__(self, metrics: Mapping[str, str]) -> None:
         self.metrics = dict(metrics)
 
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
+        """Write the table as far as there is one."""
+        if config.hydra.mode == RunMode.MULTIRUN:
+            folder = Path(config.hydra.sweep.dir)
+            if table := study(read_runs(folder), self.metrics):
+                _write(folder / "study.md", table)
+
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """Read the runs and write the table."""
         folder = Path(config.hydra.sweep.dir)
         runs = read_runs(folder)
+        for job in sorted(folder.glob("*/.hydra"), key=_number):
+            if not (job.parent / METRICS).is_file():
+                log.warning("%s: no %s: this run is not in the table", job.parent, METRICS)
         table = study(runs, self.metrics)
         if table is None:
             return
         import rich
         from rich.markdown import Markdown
 
-        (folder / "study.md").write_text(table, encoding="utf-8")
+        _write(folder / "study.md", table)
         rich.print(Markdown(table))
         log.info("the study is in %s", folder / "study.md")
         log_study(folder, runs, self.metrics)
+
+
+def _write(file: Path, text: str) -> None:
+    """Whole or not at all: runs of a sweep may be processes beside each other."""
+    partial = file.with_suffix(f".{os.getpid()}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(file)
 
 
 def log_study(folder: Path, runs: Sequence[Run], names: Mapping[str, str]) -> None:
@@ -81,6 +103,7 @@ def log_study(folder: Path, runs: Sequence[Run], names: Mapping[str, str]) -> No
         save_dir=folder,
         name=f"study {folder.name}",
         group=OmegaConf.select(config, "study") or OmegaConf.select(hydra, "hydra.runtime.choices.experiment"),
+        sweep=folder.name,
         job_type="study",
         offline=settings.offline,
     )
@@ -89,11 +112,13 @@ def log_study(folder: Path, runs: Sequence[Run], names: Mapping[str, str]) -> No
 
 
 def read_runs(folder: Path) -> list[Run]:
-    """The finished runs of a sweep's folder, in the order of their numbers."""
-    runs = []
+    """The finished runs of a sweep's folder, in the order of their numbers; seeds that come again are numbered."""
+    runs: list[Run] = []
     places = sorted(folder.glob("*/.hydra"), key=_number)
     given = [
-        dict(str(item).split("=", 1) for item in OmegaConf.load(place / "overrides.yaml") if "=" in str(item))
+        dict(
+            str(item).lstrip("+").split("=", 1) for item in OmegaConf.load(place / "overrides.yaml") if "=" in str(item)
+        )
         for place in places
     ]
     for place, overrides in zip(places, given, strict=True):
@@ -104,12 +129,18 @@ def read_runs(folder: Path) -> list[Run]:
             for name, value in overrides.items()
             if name == EXPERIMENT or any(other.get(name) != value for other in given)
         }
-        file = job / "metrics.json"
-        if not file.is_file():
-            log.warning("%s: no metrics.json: this run is not in the table", job)
-            continue
-        runs.append(Run(_arm(varied), seed, _flat(json.loads(file.read_text(encoding="utf-8")))))
+        file = job / METRICS
+        if file.is_file():
+            measured = _flat(json.loads(file.read_text(encoding="utf-8")))
+            again = sum((run.arm, run.seed.partition(" ")[0]) == (_arm(varied), seed) for run in runs)
+            runs.append(Run(_arm(varied), f"{seed} ({again + 1})" if again else seed, measured))
     return runs
+
+
+def _overrides(file: Path) -> dict[str, str]:
+    """What a run was given, by name."""
+    items = [str(item).lstrip("+") for item in OmegaConf.load(file)]
+    return dict(item.split("=", 1) for item in items if "=" in item)
 
 
 def _number(place: Path) -> str:
@@ -130,11 +161,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
 
 def _arm(overrides: Mapping[str, str]) -> str:
     """The experiment, and what else was varied but the seed: `kd, model.lr=0.1`."""
-    parts = [
-        value if name == EXPERIMENT else f"{name.lstrip('+')}={value}"
-        for name, value in overrides.items()
-        if name != SEED
-    ]
+    parts = [value if name == EXPERIMENT else f"{name}={value}" for name, value in overrides.items() if name != SEED]
     return ", ".join(parts) or "default"
 
 

@@ -31,12 +31,22 @@ def is_logged_in() -> bool:
     return False
 
 
+def _sweep() -> str | None:
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
+        return Path(HydraConfig.get().sweep.dir).name
+    return None
+
+
 def wandb_logger(
     *,
     project: str,
     save_dir: str | Path,
     name: str | None = None,
     group: str | None = None,
+    sweep: str | None = None,
     job_type: str | None = None,
     tags: Sequence[str] = (),
     offline: bool | None = None,
@@ -50,6 +60,8 @@ def wandb_logger(
         project: the project at W&B.
         save_dir: the run's files lie in `<save_dir>/wandb`.
         name, group, job_type, tags: what the run is found by.
+        sweep: name of the sweep that it is a part of, whose runs have a group of their own, `<group> <sweep>`; None
+            takes Hydra's, if this is one of several runs.
         offline: True never connects and False always does; None connects only if this machine is logged in.
             WANDB_MODE, where it is set, decides instead.
         id: of a run that is to be continued.
@@ -70,7 +82,7 @@ def wandb_logger(
         project=project,
         save_dir=save_dir,
         name=name,
-        group=group,
+        group=" ".join(filter(None, [group, sweep or _sweep()])) or None,
         job_type=job_type,
         tags=list(tags),
         id=id,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -103,11 +104,14 @@ class ImageFolders:
             raise InputError(f"data.held_out={held_out}: expected a share between 0 and 1")
         self.shared = validation is None
         self.resize, self.held_out = resize, held_out
+        self.crops = resize == "crop"  # at random, what is trained on: it is not shifted besides
 
     @property
     def identity(self) -> str:
         """See `ImageSet`."""
-        return f"{self.name} at {self.root}, {self.folders}, {self.side} pixels"
+        held_out = f", {self.held_out} held out" if self.shared else ""
+        size = f"{self.classes} classes, {self.resize} {self.side} pixels{held_out}"
+        return f"{self.name} at {self.root}, {self.folders}, {size}"
 
     def load(self, split: Split) -> Dataset[Sample]:
         """The images of a split, read when they are wanted."""
@@ -124,10 +128,17 @@ class ImageFolders:
             ) from error
         if len(found.classes) != self.classes:
             raise InputError(f"{folder}: holds {len(found.classes)} classes, data.classes says {self.classes}")
+        if different := set(found.classes) ^ self._class_names(found.classes):
+            raise InputError(f"{folder}: class {min(different)} is not in both this folder and {self.folders['train']}")
         if not self.shared or split == "test":
             return found
         is_held_out = [_bucket(Path(path).relative_to(folder)) < self.held_out for path, _ in found.samples]
         return Subset(found, [n for n, held in enumerate(is_held_out) if held == (split == "validation")])
+
+    def _class_names(self, otherwise: Sequence[str]) -> set[str]:
+        """Those of the training images, if they are there."""
+        train = self.root / self.folders["train"]
+        return {path.name for path in train.iterdir() if path.is_dir()} if train.is_dir() else {*otherwise}
 
     def _transform(self, split: Split) -> Any:
         from torchvision.transforms import v2
