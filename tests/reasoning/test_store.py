@@ -226,7 +226,7 @@ def test_store_of_another_version(tmp_path: Path) -> None:
     ResponseStore(path).close()
     with sqlite3.connect(path) as other:
         other.execute("PRAGMA user_version = 99")
-    with pytest.raises(InputError, match="version 99; this program reads version 1"):
+    with pytest.raises(InputError, match="version 99; this program reads versions 1 to 2"):
         ResponseStore(path)
 
 
