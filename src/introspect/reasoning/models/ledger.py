@@ -11,18 +11,20 @@ from introspect.reasoning.chat import Usage
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Price:
-    """What a server charges, per million tokens. Reasoning counts as completion, as all servers bill it."""
+    """What a server charges, per million tokens; None is unknown. Reasoning is billed as completion everywhere."""
 
-    prompt: float
-    completion: float
+    prompt: float | None = None
+    completion: float | None = None
     currency: str = "USD"
 
     def __post_init__(self) -> None:
-        if self.prompt < 0 or self.completion < 0:
+        if min(self.prompt or 0, self.completion or 0) < 0:
             raise InputError(f"price: expected 0 or more per million tokens, got {self.prompt} and {self.completion}")
 
-    def of(self, prompt_tokens: int, completion_tokens: int) -> float:
-        """The price of so many tokens."""
+    def of(self, prompt_tokens: int, completion_tokens: int) -> float | None:
+        """The price of so many tokens; None if it is not known."""
+        if self.prompt is None or self.completion is None:
+            return None
         return (prompt_tokens * self.prompt + completion_tokens * self.completion) / 1e6
 
 
@@ -33,7 +35,7 @@ class Ledger:
     """
 
     def __init__(self, price: Price | None = None) -> None:
-        self.price = price
+        self.price = price or Price()
         self.answered = self.failed = self.attempts = 0
         self.prompt_tokens = self.completion_tokens = self.reasoning_tokens = self.wasted_tokens = 0
         self.uncounted = self.estimated = 0
@@ -62,7 +64,7 @@ class Ledger:
     @property
     def cost(self) -> float | None:
         """Money spent, in the currency of the price; None where no price is set."""
-        return None if self.price is None else self.price.of(self.prompt_tokens, self.completion_tokens)
+        return self.price.of(self.prompt_tokens, self.completion_tokens)
 
     def metrics(self) -> dict[str, float]:
         """Every count as a number to log; `fault/<reason>` counts attempts, `failure/<reason>` requests."""
@@ -89,7 +91,7 @@ class Ledger:
             f"{short(self.prompt_tokens)} in",
             f"{short(self.completion_tokens)} out ({short(self.reasoning_tokens)} reasoning)",
         ]
-        if self.price is not None:
+        if self.cost is not None:
             parts.append(f"{self.cost:.2f} {self.price.currency}")
         if faults := self.faults.total():
             parts.append(f"{short(faults)} faulty attempts")

@@ -163,7 +163,10 @@ class OpenAIChat:
     def identity(self) -> Mapping[str, str]:
         """The model's name and every option that shapes an answer; not the address, and no key."""
         named = {name: str(value) for name, value in self._names.items() if value is not None}
-        options = {name: json.dumps(value, sort_keys=True) for name, value in self._options.items()}
+        options = {
+            name: value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+            for name, value in self._options.items()
+        }
         return {"model": self.model, "engine": "openai", **named, **options}
 
     def generate(self, requests: Iterable[ChatRequest]) -> Stream[ChatRequest, ChatResponse | ChatFailure]:
