@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from itertools import islice
@@ -28,12 +28,12 @@ def answer(
     requests: Iterable[ChatRequest],
     store: ResponseStore | None = None,
     on_response: Callable[[ChatRequest, ChatResponse], None] | None = None,
-) -> Iterator[Pair]:
+) -> Answers:
     """Yield requests with their responses: stored ones first, then the others as the model finishes them.
 
     A new response is in the store before it is yielded, and requests of the same content are sent once. Whoever stops
     in the middle (an exception, Ctrl-C) keeps what was finished until then. Requests are read as they are needed, so a
-    generator of any length takes constant memory. `on_response` is called with each pair, for progress bars.
+    generator of any length takes constant memory. `on_response` is called with each pair.
 
     Requests that the model gives up on are recorded in the store and not yielded; the next call asks them again. A
     table at the end says how many there were, and why.
@@ -43,6 +43,31 @@ def answer(
         RuntimeError: the model answers an id that was not asked or was answered already, or leaves one unanswered.
         InputError: more requests failed than the model's `max_failure_rate` allows; after all others were answered.
     """
+    return Answers(model, _pairs(model, requests, store, on_response))
+
+
+class Answers(Iterator[Pair]):
+    """What `answer` yields; nothing is asked before the first is wanted. `note` says what they have cost so far."""
+
+    def __init__(self, model: ChatModel, pairs: Generator[Pair, None, None]) -> None:
+        self._pairs = pairs
+        ledger = getattr(model, "ledger", None)
+        self.note: Callable[[], str] | None = None if ledger is None else ledger.note
+
+    def __next__(self) -> Pair:
+        return next(self._pairs)
+
+    def close(self) -> None:
+        """Stop asking; what is finished is kept."""
+        self._pairs.close()
+
+
+def _pairs(
+    model: ChatModel,
+    requests: Iterable[ChatRequest],
+    store: ResponseStore | None,
+    on_response: Callable[[ChatRequest, ChatResponse], None] | None,
+) -> Generator[Pair, None, None]:
     asking = _Asking(model, requests, store)
     for pair in asking.pairs():
         if on_response is not None:
@@ -201,7 +226,7 @@ class _Asking:
         if (close := getattr(replies, "close", None)) is not None:
             close()
         left = [reply for reply in _take(replies) if reply.request_id in self._open]
-        if left:
+        if left and (self._store is None or self._store.is_open):
             self._settle(left)
         if self._open and self._store is not None:
             log.info("%s: stopped with %d responses made and kept", self._store.path, self._counts["made"])

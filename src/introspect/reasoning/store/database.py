@@ -80,6 +80,7 @@ class ResponseStore:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(self.path, timeout=_PATIENCE_S, isolation_level=None)
+            self.is_open = True
         except (OSError, sqlite3.Error) as error:
             raise InputError(f"{self.path}: cannot be opened as a response store: {error}") from error
         try:
@@ -104,6 +105,7 @@ class ResponseStore:
 
     def close(self) -> None:
         """Close the file. The store cannot be used afterwards."""
+        self.is_open = False
         self._db.close()
 
     @contextmanager
