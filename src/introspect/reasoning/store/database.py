@@ -170,6 +170,11 @@ class ResponseStore:
         columns = ", ".join(Failure._fields)
         return [Failure(*row) for row in self._db.execute(f"SELECT {columns} FROM failures ORDER BY created, key")]
 
+    def models(self) -> list[str]:
+        """The names of all models that have responses here."""
+        names = self._db.execute("SELECT DISTINCT model ->> '$.model' FROM responses ORDER BY 1")
+        return [str(name) for (name,) in names]
+
     def rows(self, model: str | None = None) -> Iterator[Mapping[str, Any]]:
         """Every response as its columns, in order of the key; of one model only, if its name is given."""
         cursor = self._db.execute(
