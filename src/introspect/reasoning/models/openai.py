@@ -216,7 +216,7 @@ class OpenAIChat:
             trust_env=address.hostname not in _LOOPBACK,  # proxies
         ) as session:
             place = f"{self.model} at {address.scheme}://{address.netloc}{address.path}"
-            yield _Asker(self, session, url, place).ask
+            yield _Asker(self, session, url, place, endpoint.key).ask
 
     def body(self, request: ChatRequest, retry: int = 0) -> bytes:
         """The JSON that is posted. `retry` numbers the further draws of a request whose answer was no good."""
@@ -264,8 +264,11 @@ class OpenAIChat:
 class _Asker:
     """Asks one server, with as much patience as the policy has; lives in one event loop."""
 
-    def __init__(self, chat: OpenAIChat, session: aiohttp.ClientSession, url: str, place: str) -> None:
+    def __init__(
+        self, chat: OpenAIChat, session: aiohttp.ClientSession, url: str, place: str, key: Secret | None
+    ) -> None:
         self._chat, self._session, self._url, self._place = chat, session, url, place
+        self._key = key.reveal().encode() if key else None
         self._policy, self._ledger = chat._retry, chat.ledger
         self._breaker = Breaker(self._policy, place)
         self._random = random.Random()
@@ -322,6 +325,8 @@ class _Asker:
             return Faulty(Fault(CONNECTION, one_line(f"{type(error).__name__}: {error}")))
 
     def _read(self, response: aiohttp.ClientResponse, body: bytes) -> Reply | Faulty:
+        if self._key is not None:  # servers repeat keys that they do not know
+            body = body.replace(self._key, b"***")
         if response.status != 200:
             return Faulty(fault_of_status(response.status, body, retry_after(response.headers)))
         if not self._chat.stream:

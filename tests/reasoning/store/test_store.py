@@ -232,7 +232,7 @@ def test_store_of_another_version(tmp_path: Path) -> None:
 
 WORKER = """
 import sys
-from tests.reasoning.test_store import Echo, request
+from tests.reasoning.store.test_store import Echo, request
 from introspect.reasoning.store import ResponseStore, answer
 path, count = sys.argv[1], int(sys.argv[2])
 with ResponseStore(path) as store:
@@ -242,7 +242,7 @@ with ResponseStore(path) as store:
 
 
 def _worker(path: Path, count: int) -> subprocess.Popen[str]:
-    roots = [str(Path(introspect.__file__).parents[1]), str(Path(__file__).parents[2])]
+    roots = [str(Path(introspect.__file__).parents[1]), str(Path(__file__).parents[3])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(roots)}
     arguments = [sys.executable, "-c", WORKER, str(path), str(count)]
     return subprocess.Popen(arguments, env=environment, stdout=subprocess.PIPE, text=True)
