@@ -1,6 +1,7 @@
 """How traces are made: which requests an example gives rise to, and which replies become traces."""
 
-from introspect.reasoning.recipes.mbt import MBTR, MBTS
-from introspect.reasoning.recipes.self_distill import SelfDistill
+from introspect.reasoning.recipes.distill import SelfDistill, TeacherDistill
+from introspect.reasoning.recipes.rewriting import MBTR, DirectR, DistillR
+from introspect.reasoning.recipes.synthesis import MBTS
 
-__all__ = ["MBTR", "MBTS", "SelfDistill"]
+__all__ = ["MBTR", "MBTS", "DirectR", "DistillR", "SelfDistill", "TeacherDistill"]

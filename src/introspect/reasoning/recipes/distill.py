@@ -1,0 +1,104 @@
+"""Rejection-sampled distillation: the student learns right rollouts as they are, its own or a teacher's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from introspect.reasoning.chat import ChatModel, ChatResponse, Sampling, extract_answer, join_reasoning
+from introspect.reasoning.examples import MultiHopExample
+from introspect.reasoning.recipes.acceptance import parse_criterion
+from introspect.reasoning.recipes.base import ask, collect, draft_requests, example_id
+from introspect.reasoning.store import ResponseStore
+from introspect.reasoning.traces import Trace, TraceSet
+
+
+class _Distill:
+    """Keeps the rollouts on plain questions that end by themselves and whose answer is accepted, as they are."""
+
+    name: str
+    rollouts_by: Literal["student", "teacher"]
+
+    def __init__(self, rollouts: int, accept: str, sampling: Sampling | None) -> None:
+        self.rollouts = rollouts
+        self.criterion = parse_criterion(accept)
+        self.sampling = sampling or Sampling()
+
+    @property
+    def settings(self) -> Mapping[str, object]:
+        """Number of rollouts and criterion."""
+        return {"rollouts": self.rollouts, "accept": self.criterion.name}
+
+    def synthesize(
+        self,
+        examples: Sequence[MultiHopExample],
+        student: ChatModel,
+        teacher: ChatModel,
+        store: ResponseStore | None = None,
+    ) -> TraceSet:
+        """One candidate per example and rollout number; only one of the two models is asked.
+
+        Rejections: `request_failed`, `unfinished`, `empty` (no think block or no content), `wrong` (the answer is not
+        accepted), `duplicate`.
+        """
+        by_teacher = self.rollouts_by == "teacher"
+        by_id = {example.id: example for example in examples}
+        requests = draft_requests(examples, self.rollouts, self.sampling, by_teacher=by_teacher)
+        candidates = []
+        for request, reply in ask(teacher if by_teacher else student, requests, store, f"{self.rollouts_by} rollouts"):
+            example = by_id[example_id(request)]
+            trace = Trace(
+                example_id=example.id,
+                rollout_id=request.sample,
+                trace_id=0,
+                recipe=self.name,
+                messages=request.messages,
+                target=join_reasoning(reply.reasoning, reply.content) if reply else "",
+            )
+            candidates.append((self._find_fault(reply, example), trace))
+        return collect(candidates)
+
+    def _find_fault(self, reply: ChatResponse | None, example: MultiHopExample) -> str | None:
+        if reply is None:
+            return "request_failed"
+        if not reply.finished:
+            return "unfinished"
+        if not reply.reasoning or not reply.content:
+            return "empty"
+        return None if self.criterion.accepts(extract_answer(reply.content), example.references) else "wrong"
+
+
+class SelfDistill(_Distill):
+    """The student's own right rollouts.
+
+    Args:
+        rollouts: drafts per example.
+        accept: when an answer is right enough; see `acceptance.parse_criterion`.
+        student_sampling: how the student is sampled.
+    """
+
+    name = "self_distill"
+    rollouts_by = "student"
+
+    def __init__(
+        self, *, rollouts: int = 1, accept: str = "exact_match", student_sampling: Sampling | None = None
+    ) -> None:
+        super().__init__(rollouts, accept, student_sampling)
+
+
+class TeacherDistill(_Distill):
+    """The teacher's right rollouts. It is asked as a student is, without the answer, so its reasoning is the trace.
+
+    Args:
+        rollouts: answers per example.
+        accept: when an answer is right enough; see `acceptance.parse_criterion`.
+        teacher_sampling: how the teacher is sampled.
+    """
+
+    name = "teacher_distill"
+    rollouts_by = "teacher"
+
+    def __init__(
+        self, *, rollouts: int = 1, accept: str = "exact_match", teacher_sampling: Sampling | None = None
+    ) -> None:
+        super().__init__(rollouts, accept, teacher_sampling)
