@@ -70,7 +70,7 @@ class Behaviour:
 
     def fault(self, prompt: str) -> str | None:
         """The fault that a prompt meets."""
-        if self.only is not None:
+        if self.only is not None or not self.shares:
             return self.only
         place = _uniform("fault", prompt)
         for name, share in self.shares.items():
@@ -81,7 +81,7 @@ class Behaviour:
 
     def is_long(self, prompt: str) -> bool:
         """Whether the answer to a prompt hits the limit."""
-        return _uniform("length", prompt) < self.length_share
+        return self.length_share > 0 and _uniform("length", prompt) < self.length_share
 
 
 def _uniform(salt: str, text: str) -> float:
