@@ -128,13 +128,16 @@ def read_events(lines: Iterable[bytes]) -> Any:
             is_over = True
             break
         event = json.loads(payload)
-        if event.get("error"):
-            return event
-        whole["usage"] = event.get("usage") or whole.get("usage")
-        for choice in event.get("choices") or ():
-            finish_reason = choice.get("finish_reason") or finish_reason
-            for name, parts in texts.items():
-                parts.append((choice.get("delta") or {}).get(name) or "")
+        try:
+            if event.get("error"):
+                return event
+            whole["usage"] = event.get("usage") or whole.get("usage")
+            for choice in event.get("choices") or ():
+                finish_reason = choice.get("finish_reason") or finish_reason
+                for name, parts in texts.items():
+                    parts.append(_text((choice.get("delta") or {}).get(name)))
+        except (AttributeError, TypeError, ValueError) as error:
+            raise ValueError(f"not an event of a completion ({type(error).__name__}: {error})") from error
     if not is_over and finish_reason is None:
         raise ValueError("the stream broke off")
     message = {name: "".join(parts) for name, parts in texts.items()}

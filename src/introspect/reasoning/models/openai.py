@@ -333,7 +333,7 @@ class _Asker:
             return read_reply(body, needs_reasoning=self._chat._needs_reasoning)
         try:
             return read_completion(read_events(body.split(b"\n")), needs_reasoning=self._chat._needs_reasoning)
-        except (ValueError, AttributeError) as error:
+        except ValueError as error:
             return Faulty(Fault(MALFORMED, one_line(str(error))))
 
 
