@@ -20,17 +20,18 @@ from introspect.reasoning.judgments import (
     Unparsed,
     parse_answer_hit,
     parse_correctness,
-    parse_effective,
     parse_metacognition,
+    parse_overthinking,
     parse_profile,
     parse_quality,
+    parse_underthinking,
 )
 from introspect.reasoning.marking import marked, paragraphs, sentence_counts, sentences_through
 from tests.reasoning.metrics.factory import quick
 
 PARSERS = (
     *(parse_correctness, parse_answer_hit, parse_profile),
-    *(parse_quality, parse_effective, parse_metacognition),
+    *(parse_quality, parse_overthinking, parse_underthinking, parse_metacognition),
 )
 
 
@@ -159,9 +160,10 @@ def test_neither_yes_nor_no(reply: str) -> None:
 
 
 def test_markers_of_effective_ends_and_scores() -> None:
-    assert parse_effective("LAST_EFFECTIVE_MARKER: [[M_END]]", 7) == Effective(7)
-    assert parse_effective("LAST_EFFECTIVE_MARKER: M08", 7) == Unparsed("LAST_EFFECTIVE_MARKER is not in the trace")
-    assert parse_effective("The trace is fine.", 7) == Unparsed("no LAST_EFFECTIVE_MARKER")
+    assert parse_overthinking("LAST_NEEDED_MARKER: [[M_END]]", 7) == Effective(7)
+    assert parse_underthinking("LAST_USEFUL_MARKER: [[M00]]", 7) == Effective(0)
+    assert parse_overthinking("LAST_NEEDED_MARKER: M08", 7) == Unparsed("LAST_NEEDED_MARKER is not in the trace")
+    assert parse_underthinking("LAST_NEEDED_MARKER: M02", 7) == Unparsed("no LAST_USEFUL_MARKER")
     assert parse_metacognition("**SCORE**: 4") == Metacognition(4)
     assert parse_metacognition("SCORE: 6") == Unparsed("SCORE is not from 0 to 5")
     assert parse_metacognition("4") == Unparsed("no SCORE")
@@ -243,9 +245,9 @@ def test_traces_are_marked_as_in_the_reference(shared: Path) -> None:
 def test_markers_are_those_of_the_reference_unless_they_are_not_there(shared: Path) -> None:
     for case in golden(shared, "marker_to_paragraph_index"):
         token, count = case["inputs"]["token"], case["inputs"]["num_paragraphs"]
-        result = parse_effective(f"LAST_EFFECTIVE_MARKER: {token}", count)
+        result = parse_overthinking(f"LAST_NEEDED_MARKER: {token}", count)
         if token == "[[M50]]":  # of 4 paragraphs; the reference takes it for the last
-            assert result == Unparsed("LAST_EFFECTIVE_MARKER is not in the trace")
+            assert result == Unparsed("LAST_NEEDED_MARKER is not in the trace")
         else:
             expected = case["output"]
             assert result == Effective(expected if isinstance(expected, int) else expected["value"])

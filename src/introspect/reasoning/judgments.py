@@ -8,11 +8,12 @@ no score: it is asked for once more, then counted and left out, never taken for 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from introspect.reasoning.marking import find_markers, without_markers
+from introspect.reasoning.rollouts import Rollout
 
 Grade = Literal["correct", "incorrect", "not_attempted"]
 
@@ -88,6 +89,29 @@ class Failed:
 Judgment = Result | Unparsed | Failed
 
 
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A rollout, and what the judges say about it, by the judges' names; a judge that does not apply is not there."""
+
+    rollout: Rollout
+    judgments: Mapping[str, Judgment]
+
+    @property
+    def example_id(self) -> str:
+        """The rollout's."""
+        return self.rollout.example_id
+
+    @property
+    def rollout_id(self) -> int:
+        """The rollout's."""
+        return self.rollout.rollout_id
+
+    @property
+    def predicted_answer(self) -> str:
+        """The rollout's."""
+        return self.rollout.predicted_answer
+
+
 class _Unreadable(Exception):
     """Carries the reason for an `Unparsed` out of the helpers below."""
 
@@ -153,11 +177,20 @@ def parse_quality(reply: str, paragraphs: int = 0) -> Quality | Unparsed:
         return Unparsed(str(error))
 
 
-def parse_effective(reply: str, paragraphs: int) -> Effective | Unparsed:
-    """The marker of the last paragraph of use."""
+def parse_overthinking(reply: str, paragraphs: int) -> Effective | Unparsed:
+    """The marker of the last paragraph before overthinking."""
+    return _parse_end(reply, paragraphs, "LAST_NEEDED_MARKER")
+
+
+def parse_underthinking(reply: str, paragraphs: int) -> Effective | Unparsed:
+    """The marker of the last paragraph before stagnation."""
+    return _parse_end(reply, paragraphs, "LAST_USEFUL_MARKER")
+
+
+def _parse_end(reply: str, paragraphs: int, name: str) -> Effective | Unparsed:
     try:
-        (marker,) = _fields(reply, ("LAST_EFFECTIVE_MARKER",))
-        return Effective(_one_marker(marker, paragraphs, "LAST_EFFECTIVE_MARKER"))
+        (marker,) = _fields(reply, (name,))
+        return Effective(_one_marker(marker, paragraphs, name))
     except _Unreadable as error:
         return Unparsed(str(error))
 
@@ -173,7 +206,7 @@ def parse_metacognition(reply: str, paragraphs: int = 0) -> Metacognition | Unpa
 
 # Every field that a prompt asks for: a value ends where the next field begins, on the same line or another.
 _FIELDS = (
-    *("ANSWER_PARAGRAPH_MARKER", "REDUNDANT_PARAGRAPH_MARKERS", "LAST_EFFECTIVE_MARKER"),
+    *("ANSWER_PARAGRAPH_MARKER", "REDUNDANT_PARAGRAPH_MARKERS", "LAST_NEEDED_MARKER", "LAST_USEFUL_MARKER"),
     *("L_OBS", "PHASES", "SCORE", "CONFIDENCE", "NOTES"),
 )
 _FIELD = re.compile(rf"(?<![A-Za-z_])({'|'.join(_FIELDS)})[ \t*_`\"']*[:=]", re.IGNORECASE)
