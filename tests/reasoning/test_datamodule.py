@@ -34,6 +34,7 @@ class Dictation:
     """A recipe whose traces need no model: `length` says how long that of each example is."""
 
     name = "dictation"
+    settings = {"speed": "slow"}  # noqa: RUF012
 
     def __init__(self, length=lambda number: 3 + number % 5, reject=lambda number: False):
         self.length, self.reject, self.asked = length, reject, []
@@ -96,6 +97,7 @@ def test_traces_and_their_counts_are_left_behind(tmp_path):
     assert manifest(tmp_path) == {
         "benchmark": "questions",
         "recipe": "dictation",
+        "settings": {"speed": "slow"},
         "examples": 10,
         "traces": 7,
         "rejections": {"wrong": 3},
@@ -109,7 +111,38 @@ def test_traces_are_made_once_by_models_made_when_needed(tmp_path):
     data.prepare_data()
     data.prepare_data()
 
-    assert recipe.asked == [(4, student, data.teacher)]
+    ((questions, drafter, teacher),) = recipe.asked
+    assert (questions, drafter.model, teacher.model) == (4, student, data.teacher)
+
+
+def test_a_model_that_no_recipe_asks_is_not_made(tmp_path):
+    build(tmp_path, student=lambda: pytest.fail("made"), teacher=lambda: pytest.fail("made")).prepare_data()
+
+
+def test_a_recipe_that_does_not_train_makes_no_traces(tmp_path):
+    class Prompt(Dictation):
+        trains = False
+
+    data = build(tmp_path, recipe=Prompt(), benchmark=Questions(0))
+    data.prepare_data()
+
+    assert not data.trains
+    assert build(tmp_path).trains
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_recipe_that_has_its_traces_from_elsewhere_needs_no_questions(tmp_path):
+    class Found(Dictation):
+        asks = False
+
+        def synthesize(self, examples, *models):
+            assert examples == []
+            return super().synthesize(Questions(5).load("x"), *models)
+
+    data = ready(tmp_path, recipe=Found(), benchmark=Questions(0))
+
+    assert data.counts["traces"] == 5
+    assert manifest(tmp_path)["examples"] == 0
 
 
 class Quiz(LightningModule):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -68,6 +70,28 @@ def test_a_folder_beside_another(tmp_path: Path) -> None:
     )
     assert metrics["test/n"] == metrics["test/baseline/n"] == 4
     assert len(saved_runs(tmp_path / "run").model) == 4
+
+
+def test_a_student_is_told_how_to_think_beside_itself_asked_plainly(tmp_path: Path) -> None:
+    metrics = measure(
+        ckpt_path=str(tiny_folder(tmp_path / "m")),
+        benchmark=Numbers(),
+        questions=3,
+        sampling=SHORT,
+        prompt="metacognitive",
+        folder=tmp_path / "run",
+        store=tmp_path / "store.sqlite",
+        engine={"batch_size": 3, "device": "cpu"},
+    )
+    assert metrics["test/n"] == metrics["test/baseline/n"] == 3
+    asked = sqlite3.connect(tmp_path / "store.sqlite").execute("SELECT request FROM responses").fetchall()
+    roles = Counter(tuple(message["role"] for message in json.loads(row)["messages"]) for (row,) in asked)
+    assert roles == {("system", "user"): 3, ("user",): 3}
+
+
+def test_an_unknown_prompt_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"^evaluation.prompt is 'x', expected plain or metacognitive$"):
+        measure(ckpt_path="x", benchmark=Numbers(), folder=tmp_path, store=tmp_path / "s", prompt="x")  # type: ignore[arg-type]
 
 
 def test_a_model_without_known_origin_stands_alone(tmp_path: Path) -> None:

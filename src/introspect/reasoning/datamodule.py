@@ -19,6 +19,7 @@ from introspect.errors import InputError
 from introspect.reasoning.batching import Batch, LengthBucketSampler, ResumableLoader, SupervisedDataset, collate
 from introspect.reasoning.chat import ChatModel
 from introspect.reasoning.examples import MultiHopExample
+from introspect.reasoning.models.lazy import Lazy
 from introspect.reasoning.recipes.base import Recipe
 from introspect.reasoning.supervision import (
     Conversation,
@@ -83,7 +84,8 @@ class TraceDataModule(QuestionsDataModule):
     Args:
         benchmark: where the questions come from.
         recipe: how a question becomes a trace.
-        student: the untuned student that drafts, or a factory of it. It is let go when the traces are made.
+        student: the untuned student that drafts, or a factory of it: then it is made when a recipe first asks it, and
+            let go when the traces are made.
         teacher: the model that writes traces, or a factory of it.
         store: file in which every response is kept.
         tokenizer: model folder or hub id of the student's tokenizer, or the tokenizer itself.
@@ -157,6 +159,11 @@ class TraceDataModule(QuestionsDataModule):
         return self._tokenizer
 
     @property
+    def trains(self) -> bool:
+        """Whether there is anything to train on; a recipe may only ask differently."""
+        return getattr(self.recipe, "trains", True)
+
+    @property
     def manifest(self) -> Path:
         """The JSON file that says how many traces there are, and why there are no more."""
         return self.traces.with_name("manifest.json")
@@ -174,26 +181,28 @@ class TraceDataModule(QuestionsDataModule):
     def prepare_data(self) -> None:
         """Make the traces. Lightning calls this in one process of each machine; a second call does nothing.
 
-        Nor is anything made for a test, which asks questions and needs no traces.
+        Nor is anything made for a test, which asks questions and needs no traces, or by a recipe that does not train.
 
         Raises:
             InputError: there are no training questions, or no trace is left of them.
         """
-        if self._prepared or (self.trainer is not None and self.trainer.testing):
+        if self._prepared or not self.trains or (self.trainer is not None and self.trainer.testing):
             return
         from introspect.reasoning.store import ResponseStore
 
-        examples = self.examples("train")
-        if not examples:
+        asks = getattr(self.recipe, "asks", True)
+        examples = self.examples("train") if asks else []
+        if asks and not examples:
             raise InputError(f"{self.benchmark.name}: there are no training questions")
         with ResponseStore(self.store) as store:
-            made = self.recipe.synthesize(examples, _ready(self.student), _ready(self.teacher), store)
+            made = self.recipe.synthesize(examples, Lazy(self.student), Lazy(self.teacher), store)
         save_traces(made.traces, self.traces)
         rejections = dict(sorted(made.rejections.items()))
         self._write_manifest(
             {
                 "benchmark": self.benchmark.name,
                 "recipe": self.recipe.name,
+                "settings": dict(self.recipe.settings),
                 "examples": len(examples),
                 "traces": len(made.traces),
                 "rejections": rejections,
@@ -366,10 +375,6 @@ def place(trainer: Trainer) -> tuple[int, int]:
     trained = int(trainer.fit_loop.epoch_loop.batch_progress.total.completed)
     epoch, place = divmod(trained, int(trainer.num_training_batches))
     return epoch, place
-
-
-def _ready(model: ChatModel | Callable[[], ChatModel]) -> ChatModel:
-    return model if hasattr(model, "generate") else model()  # type: ignore[return-value]
 
 
 def _check_settings(batch_size: int, max_length: int, overlong: str, validation_share: float) -> None:

@@ -17,7 +17,7 @@ from introspect.reasoning.metrics.answer_hit import is_answer_inclusive_error
 from introspect.reasoning.metrics.answers import exact_match
 from introspect.reasoning.metrics.degeneration import is_degenerate, is_unparsed
 from introspect.reasoning.metrics.summary import Comparison, compare, confidence_intervals, summarize
-from introspect.reasoning.prompts import question_messages
+from introspect.reasoning.prompts import Style, check_style, question_messages
 from introspect.reasoning.rollouts import Rollout, save_rollouts
 from introspect.reasoning.store import ResponseStore, answer
 
@@ -33,21 +33,27 @@ class Testing:
 
     sampling: how answers are drawn. samples: answers per question. store: the file that keeps responses, None keeps
     none. baseline: a factory of the chat model that the student is compared with, usually the student before it was
-    tuned; None compares with nothing. options: of the student's own `TransformersChat`, such as `batch_size`.
+    tuned; None compares with nothing. prompt: how the student is asked (`prompts.question_messages`); the baseline is
+    asked plainly. options: of the student's own `TransformersChat`, such as `batch_size`.
     """
 
     sampling: Sampling = field(default_factory=Sampling)
     samples: int = 1
     store: str | Path | None = None
     baseline: Callable[[], ChatModel] | None = None
+    prompt: Style = "plain"
     options: Mapping[str, Any] = field(default_factory=dict)
 
-    def rollouts(self, model: ChatModel, examples: Sequence[MultiHopExample], description: str) -> list[Rollout]:
+    def __post_init__(self) -> None:
+        check_style(self.prompt, "model.testing.prompt")
+
+    def rollouts(
+        self, model: ChatModel, examples: Sequence[MultiHopExample], description: str, *, prompt: Style = "plain"
+    ) -> list[Rollout]:
         """What a model answers to the questions."""
+        options: dict[str, Any] = {"samples": self.samples, "sampling": self.sampling, "prompt": prompt}
         with ResponseStore(self.store) if self.store else nullcontext() as store:
-            return rollout(
-                model, examples, samples=self.samples, sampling=self.sampling, store=store, description=description
-            )
+            return rollout(model, examples, store=store, description=description, **options)
 
 
 def rollout(
@@ -56,16 +62,18 @@ def rollout(
     *,
     samples: int = 1,
     sampling: Sampling | None = None,
+    prompt: Style = "plain",
     store: ResponseStore | None = None,
     description: str = "rollouts",
 ) -> list[Rollout]:
-    """Ask the model every question `samples` times, in the plain form in which students are asked.
+    """Ask the model every question `samples` times.
 
     Args:
         model: who answers.
         examples: the questions.
         samples: answers per question, drawn independently.
         sampling: how they are drawn; None is the paper's way.
+        prompt: how the question is put; see `prompts.question_messages`.
         store: what it already holds is not generated again.
         description: of the progress bar.
 
@@ -74,7 +82,9 @@ def rollout(
     """
     by_request = {f"{example.id}/{sample}": example for example in examples for sample in range(samples)}
     requests = [
-        ChatRequest(f"{example.id}/{sample}", question_messages(example), sampling or Sampling(), sample, example)
+        ChatRequest(
+            f"{example.id}/{sample}", question_messages(example, prompt), sampling or Sampling(), sample, example
+        )
         for example in examples
         for sample in range(samples)
     ]

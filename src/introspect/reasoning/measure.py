@@ -13,6 +13,7 @@ from introspect.errors import InputError
 from introspect.reasoning.benchmarks.base import Benchmark
 from introspect.reasoning.chat import ChatModel, Sampling
 from introspect.reasoning.evaluation import flat, report, rollout
+from introspect.reasoning.prompts import Style, check_style
 from introspect.reasoning.rollouts import Rollout, load_rollouts
 from introspect.reasoning.store import ResponseStore
 
@@ -50,6 +51,7 @@ def measure(
     questions: int | None = None,
     samples: int = 1,
     sampling: Sampling | None = None,
+    prompt: Style = "plain",
     engine: Mapping[str, Any] | None = None,
     table_rows: int = 100,
     loggers: Iterable[Logger] = (),
@@ -69,6 +71,8 @@ def measure(
         questions: how many of them; None takes all.
         samples: answers per question.
         sampling: how they are drawn; None is the paper's way.
+        prompt: how the student is asked, `plain` or `metacognitive` with a system turn that prescribes the five phases.
+            The baseline is asked plainly; `auto` takes the student itself, where nothing is known of its origin.
         engine: options of `TransformersChat.from_pretrained`, such as `batch_size`.
         table_rows: questions in the W&B table at most; 0 logs none.
         loggers: of the run.
@@ -87,13 +91,14 @@ def measure(
         examples = benchmark.load(split, questions)
         if not examples:
             raise InputError(f"{benchmark.name}: there are no {split} questions")
+        asked = check_style(prompt, "evaluation.prompt")
         student = open_model(ckpt_path, engine)
-        base = student.base if baseline == AUTO else baseline
+        base = student.base or (None if asked == "plain" else ckpt_path) if baseline == AUTO else baseline
         if base is None and baseline == AUTO:
             log.warning("what %s was tuned from is not known here: no baseline; give baseline=…", ckpt_path)
         options: dict[str, Any] = {"samples": samples, "sampling": sampling}
         with ResponseStore(store) as kept:
-            model = rollout(student.model, examples, store=kept, description="student answers", **options)
+            model = rollout(student.model, examples, store=kept, description="student answers", prompt=asked, **options)
             before = None
             if base is not None:
                 log.info("the baseline is %s", base)

@@ -151,7 +151,7 @@ class ReasoningStudent(LightningModule):
     def test_step(self, batch: Sequence[MultiHopExample], batch_idx: int) -> None:
         """Let the student answer the questions, and its baseline too; `RolloutReport` scores what they said."""
         student = self.chat_model(**self.testing.options)
-        self.test_rollouts += self.testing.rollouts(student, batch, "student answers")
+        self.test_rollouts += self.testing.rollouts(student, batch, "student answers", prompt=self.testing.prompt)
         if self.testing.baseline and self.baseline_rollouts is not None:
             self.baseline_rollouts += self.testing.rollouts(self.testing.baseline(), batch, "baseline answers")
 

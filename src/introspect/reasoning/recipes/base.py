@@ -46,7 +46,11 @@ _DENIES = frozenset("not never isnt wasnt neither nor".split())
 
 
 class Recipe(Protocol):
-    """Turns examples into traces with the help of a student and, for most recipes, a teacher."""
+    """Turns examples into traces with the help of a student and, for most recipes, a teacher.
+
+    One that has nothing to train on says so with `trains = False`, and one that reads no questions, because it has its
+    traces from elsewhere, with `asks = False`.
+    """
 
     name: str
 

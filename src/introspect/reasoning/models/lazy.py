@@ -1,0 +1,47 @@
+"""A chat model that is made when it is first asked for anything."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from introspect.reasoning.chat import ChatModel
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from introspect.reasoning.chat import ChatFailure, ChatRequest, ChatResponse
+
+
+class Lazy:
+    """Stands for a chat model or a factory of one; whatever is wanted of it is wanted of the model.
+
+    Not every recipe asks every model, and to load one costs minutes and memory.
+    """
+
+    def __init__(self, source: ChatModel | Callable[[], ChatModel]) -> None:
+        self._source = source
+        self._made: ChatModel | None = None
+
+    @property
+    def model(self) -> ChatModel:
+        """The model, made if it is not yet."""
+        if self._made is None:
+            source: Any = self._source
+            self._made = source if hasattr(source, "generate") else source()
+        return self._made
+
+    @property
+    def identity(self) -> Mapping[str, str]:
+        """The model's."""
+        return self.model.identity
+
+    def generate(self, requests: Iterable[ChatRequest]) -> Iterator[ChatResponse | ChatFailure]:
+        """As the model does."""
+        return self.model.generate(requests)
+
+    def __getattr__(self, name: str) -> Any:
+        # Only what is not found above, such as `concurrency`.
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self.model, name)

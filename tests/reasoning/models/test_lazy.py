@@ -1,0 +1,25 @@
+from __future__ import annotations
+
+import pytest
+
+from introspect.reasoning.chat import ChatRequest, Message
+from introspect.reasoning.models.lazy import Lazy
+from tests.reasoning.asking import Scripted
+
+
+def test_a_model_is_made_once_when_it_is_asked() -> None:
+    made: list[Scripted] = []
+    lazy = Lazy(lambda: made.append(Scripted([1])) or made[-1])  # type: ignore[func-returns-value]
+    assert made == []
+    assert lazy.identity == {"model": "scripted"}
+    (response,) = lazy.generate([ChatRequest("q1/0", (Message("user", "?"),))])
+    assert response.request_id == "q1/0"
+    assert len(made) == 1
+
+
+def test_whatever_else_is_wanted_is_the_models() -> None:
+    model = Scripted()
+    assert Lazy(model).asked == 0
+    assert getattr(Lazy(model), "max_failure_rate", 0.5) == 0.5
+    with pytest.raises(AttributeError):
+        _ = Lazy(model).nothing
