@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from itertools import islice
 from pathlib import Path
@@ -53,7 +53,9 @@ class TransformersChat:
 
         `batch_size` is the most rows decoded together; `max_new_tokens` bounds every completion, whatever its request
         allows, and `max_length` prompt and completion together, as if the context were no longer; `identity` names
-        the weights in a store's keys, None takes a digest of them whenever it is asked for. Raises InputError for a tokenizer without chat template.
+        the weights in a store's keys, None takes a digest of them whenever it is asked for.
+
+        Raises InputError for a tokenizer without chat template.
         """
         if batch_size < 1:
             raise InputError(f"batch_size: expected at least 1, got {batch_size}")
