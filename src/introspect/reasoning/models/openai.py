@@ -159,6 +159,11 @@ class OpenAIChat:
         self._names = {"variant": variant, "context_length": context_length}
         self._said: set[str] = set()
 
+    @classmethod
+    def engine(cls, model: str, *, batch_size: int = 256, concurrency: int | None = None, **options: Any) -> OpenAIChat:
+        """As the engine of a student, in whose words the requests in flight are a batch."""
+        return cls(model, concurrency=batch_size if concurrency is None else concurrency, **options)
+
     @property
     def identity(self) -> Mapping[str, str]:
         """The model's name and every option that shapes an answer; not the address, and no key."""
