@@ -6,9 +6,9 @@ import json
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -59,6 +59,14 @@ class Verdicts:
         )
         assert after is not None
         return before, after
+
+    def about(self, questions: Container[str]) -> Verdicts:
+        """The part of it that is about questions of these ids; the base lengths stay."""
+        before, after = (
+            None if side is None else [judged for judged in side if judged.example_id in questions]
+            for side in (self.baseline, self.model)
+        )
+        return replace(self, baseline=before, model=after or [])
 
     def to_json(self) -> dict[str, Any]:
         """Who judged, by what units, and what could not be read and why: `judge` of `metrics.json`."""
@@ -125,6 +133,15 @@ class Judging:
         with ResponseStore(self.store) if self.store else nullcontext() as store:
             asking = _Asking(self, self.judge, rollouts, known, store)
             return asking.judge(description)
+
+    def judge_runs(
+        self, baseline: Sequence[Rollout] | None, model: Sequence[Rollout], examples: Examples
+    ) -> Verdicts | None:
+        """`judged` and `verdicts` of a run and its baseline."""
+        if self.judge is None:
+            return None
+        before = None if baseline is None else self.judged(baseline, examples, "judge reads the baseline")
+        return self.verdicts(before, self.judged(model, examples, "judge reads the student"))
 
     def verdicts(self, baseline: Sequence[Judged] | None, model: Sequence[Judged]) -> Verdicts | None:
         """Put the judged runs together, and say what is to be said about them; None if there is no judge."""

@@ -117,7 +117,7 @@ def _wasted(judged: Judged, *, judge: str) -> float | None:
     if result is None:
         return None
     words = [len(paragraph.split()) for paragraph in paragraphs(judged.rollout.reasoning)]
-    whole, effective = (torch.tensor(float(sum(part))) for part in (words, words[: result.paragraph]))
+    effective, whole = torch.tensor([sum(words[: result.paragraph]), sum(words)], dtype=torch.float64)
     return maths.wasted(effective, whole).item()
 
 

@@ -8,6 +8,7 @@ annotation does: a paraphrase that it does not recognise is nothing to it, and i
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
@@ -18,6 +19,8 @@ from introspect.reasoning.chat import ChatRequest, ChatResponse, Usage
 from introspect.reasoning.examples import MultiHopExample
 from introspect.reasoning.metrics.answers import exact_match
 from introspect.reasoning.models.trace_reading import Reading, read_trace
+
+log = logging.getLogger(__name__)
 
 # What a prompt asks for at its end, and what it is then about.
 _KINDS = {
@@ -56,8 +59,16 @@ class OracleJudge:
         Raises:
             InputError: for a request without example, or one that is no judge's.
         """
+        warned = False
         for request in requests:
             content = _reply(request)
+            if not warned and request.example and request.example.benchmark != "hopworld":
+                warned = True
+                log.warning(
+                    "judge=oracle knows of %s only what is annotated, and no paraphrase of it: read its scores as rough"
+                    " ones, or take a model, e.g. judge=gemma_31b",
+                    request.example.benchmark,
+                )
             yield ChatResponse(request.id, "", content, "stop", Usage(0, len(content.split()), 0))
 
 
