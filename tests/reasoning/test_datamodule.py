@@ -145,6 +145,21 @@ def test_a_recipe_that_has_its_traces_from_elsewhere_needs_no_questions(tmp_path
     assert manifest(tmp_path)["examples"] == 0
 
 
+def test_traces_are_exported_under_the_published_names(tmp_path):
+    class Written(Dictation):
+        kind = "synthesis"
+
+    ready(tmp_path, recipe=Written(), export=tmp_path / "out")
+
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "- data: questions\n- recipe: dictation\n- speed: slow\n" in card
+    assert len(list((tmp_path / "out" / "data").glob("train-*.parquet"))) == 1
+    with pytest.raises(
+        InputError, match=r"^datamodule.export: recipe dictation makes no traces that could be exported$"
+    ):
+        build(tmp_path, export=tmp_path / "x").prepare_data()
+
+
 class Quiz(LightningModule):
     """Takes questions as they are."""
 

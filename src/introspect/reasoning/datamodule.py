@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import tee
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from introspect.errors import InputError
 from introspect.reasoning.batching import Batch, LengthBucketSampler, ResumableLoader, SupervisedDataset, collate
+from introspect.reasoning.benchmarks.base import Benchmark
 from introspect.reasoning.chat import ChatModel
 from introspect.reasoning.examples import MultiHopExample
 from introspect.reasoning.models.lazy import Lazy
@@ -33,16 +34,6 @@ from introspect.reasoning.traces import Trace, load_traces, save_traces
 log = logging.getLogger(__name__)
 
 Overlong = Literal["drop", "error"]
-
-
-class Benchmark(Protocol):
-    """Where questions come from."""
-
-    name: str
-
-    def load(self, split: str, limit: int | None = None) -> list[MultiHopExample]:
-        """The first `limit` examples of `train`, `validation` or `test`; all of them by default."""
-        ...
 
 
 class QuestionsDataModule(LightningDataModule):
@@ -90,6 +81,8 @@ class TraceDataModule(QuestionsDataModule):
         store: file in which every response is kept.
         tokenizer: model folder or hub id of the student's tokenizer, or the tokenizer itself.
         traces: Parquet file of the traces.
+        export: folder for a copy of the traces under the published column names, as `datasets.load_dataset` reads it;
+            None makes none.
         batch_size: sequences per step and device.
         max_length: tokens; a longer conversation is never cut.
         overlong: what happens to it: `drop` leaves it out and counts it, `error` refuses to train.
@@ -114,6 +107,7 @@ class TraceDataModule(QuestionsDataModule):
         store: str | Path,
         tokenizer: Any,
         traces: str | Path,
+        export: str | Path | None = None,
         batch_size: int = 8,
         max_length: int = 4096,
         overlong: Overlong = "drop",
@@ -134,6 +128,7 @@ class TraceDataModule(QuestionsDataModule):
         self.teacher = teacher
         self.store = Path(store)
         self.traces = Path(traces)
+        self.export = export
         self.batch_size = batch_size
         self.max_length = max_length
         self.overlong = overlong
@@ -215,7 +210,20 @@ class TraceDataModule(QuestionsDataModule):
                 f"{self.traces}: no trace is left of {len(examples)} {self.benchmark.name} questions with recipe"
                 f" {self.recipe.name} (rejected: {reasons})"
             )
+        if self.export is not None:
+            self._export(made.traces, examples)
         self._prepared = True
+
+    def _export(self, traces: Sequence[Trace], examples: Sequence[MultiHopExample]) -> None:
+        from introspect.reasoning.published import export_traces
+
+        assert self.export is not None
+        kind = getattr(self.recipe, "kind", None)
+        if kind is None:
+            raise InputError(f"datamodule.export: recipe {self.recipe.name} makes no traces that could be exported")
+        facts = {"data": self.benchmark.name, "recipe": self.recipe.name, **self.recipe.settings}
+        folder = export_traces(traces, examples, self.export, kind=kind, facts=facts)
+        log.info("the traces under the published column names are in %s", folder)
 
     def setup(self, stage: str | None = None) -> None:
         """Tokenise the traces and hold some out for the validation loss.

@@ -7,10 +7,13 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from introspect.errors import InputError
 from introspect.reasoning.chat import Message, Role
+
+# What the traces of a recipe are: rewritten drafts, written from scratch, or answers as they were given.
+Kind = Literal["rewrite", "synthesis", "rollout"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,18 @@
 
 from introspect.reasoning.recipes.distill import SelfDistill, TeacherDistill
 from introspect.reasoning.recipes.metacognitive_prompt import MetacognitivePrompt
+from introspect.reasoning.recipes.published import Published, PublishedGuides
 from introspect.reasoning.recipes.rewriting import MBTR, DirectR, DistillR
 from introspect.reasoning.recipes.synthesis import MBTS
 
-__all__ = ["MBTR", "MBTS", "DirectR", "DistillR", "MetacognitivePrompt", "SelfDistill", "TeacherDistill"]
+__all__ = [
+    "MBTR",
+    "MBTS",
+    "DirectR",
+    "DistillR",
+    "MetacognitivePrompt",
+    "Published",
+    "PublishedGuides",
+    "SelfDistill",
+    "TeacherDistill",
+]

@@ -48,6 +48,8 @@ _DENIES = frozenset("not never isnt wasnt neither nor".split())
 class Recipe(Protocol):
     """Turns examples into traces with the help of a student and, for most recipes, a teacher.
 
+    `kind` says what its traces are; without it they can not be exported.
+
     One that has nothing to train on says so with `trains = False`, and one that reads no questions, because it has its
     traces from elsewhere, with `asks = False`.
     """

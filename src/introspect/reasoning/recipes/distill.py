@@ -10,13 +10,14 @@ from introspect.reasoning.examples import MultiHopExample
 from introspect.reasoning.recipes.acceptance import parse_criterion
 from introspect.reasoning.recipes.base import ask, collect, draft_requests, example_id
 from introspect.reasoning.store import ResponseStore
-from introspect.reasoning.traces import Trace, TraceSet
+from introspect.reasoning.traces import Kind, Trace, TraceSet
 
 
 class _Distill:
     """Keeps the rollouts on plain questions that end by themselves and whose answer is accepted, as they are."""
 
     name: str
+    kind: Kind = "rollout"
     rollouts_by: Literal["student", "teacher"]
 
     def __init__(self, rollouts: int, accept: str, sampling: Sampling | None) -> None:

@@ -11,16 +11,16 @@ Right and wrong drafts are rewritten alike.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 from introspect.reasoning.chat import ChatModel, ChatRequest, ChatResponse, Message, Sampling
 from introspect.reasoning.examples import MultiHopExample
 from introspect.reasoning.prompts import render
 from introspect.reasoning.recipes.base import ask, collect, draft_requests, example_id, find_fault, trace_of
 from introspect.reasoning.store import ResponseStore
-from introspect.reasoning.traces import Draft, Trace, TraceSet
+from introspect.reasoning.traces import Draft, Kind, Trace, TraceSet
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +44,19 @@ class _Guide:
 _NO_GUIDE = _Guide((), None)
 
 
+class Guides(Protocol):
+    """Guides that are there already."""
+
+    def turns(self, examples: Sequence[MultiHopExample]) -> Mapping[str, tuple[Message, ...]]:
+        """By example id, the turns that ask for a guide and give it; examples without a guide are not there."""
+        ...
+
+
 class _Rewriting:
     """Drafts, then guides if wanted, then rewrites; everything is joined on ids."""
 
     name: str
+    kind: Kind = "rewrite"
     drafts_by: Literal["student", "teacher"] = "student"
     prompt = "mbt_r"
 
@@ -56,7 +65,7 @@ class _Rewriting:
         *,
         rollouts: int = 1,
         traces: int = 1,
-        guides: bool = True,
+        guides: bool | Guides = True,
         unfinished_drafts: bool = False,
         student_sampling: Sampling | None = None,
         teacher_sampling: Sampling | None = None,
@@ -71,7 +80,9 @@ class _Rewriting:
     @property
     def settings(self) -> Mapping[str, object]:
         """Numbers of rollouts and traces, guides, and what is done about unfinished drafts."""
-        return {name: getattr(self, name) for name in ("rollouts", "traces", "guides", "unfinished_drafts")}
+        guides = self.guides if isinstance(self.guides, bool) else str(self.guides)
+        kept = {name: getattr(self, name) for name in ("rollouts", "traces", "unfinished_drafts")}
+        return {**kept, "guides": guides}
 
     def synthesize(
         self,
@@ -83,11 +94,12 @@ class _Rewriting:
         """One candidate per example, rollout number and trace number.
 
         Rejections besides those of `base.find_fault`: `draft_unfinished`, `draft_empty`, `guide_unfinished`,
-        `guide_empty`, each counted once for every rewrite that there would have been.
+        `guide_empty` and, of published guides, `guide_missing`; each is counted once for every rewrite that there would
+        have been.
         """
         drafts = list(self._draft(examples, teacher if self.drafts_by == "teacher" else student, store))
         wanted = {draft.example.id: draft.example for draft in drafts if draft.fault is None}
-        guides = dict(self._guide(wanted.values(), teacher, store)) if self.guides else {}
+        guides = self._guide(list(wanted.values()), teacher, store)
         origins: dict[str, _Drafted] = {}
         requests: list[ChatRequest] = []
         candidates: list[tuple[str | None, Trace]] = []
@@ -125,9 +137,19 @@ class _Rewriting:
         return None if reply.reasoning or reply.content else "draft_empty"
 
     def _guide(
-        self, examples: Iterable[MultiHopExample], teacher: ChatModel, store: ResponseStore | None
+        self, examples: Sequence[MultiHopExample], teacher: ChatModel, store: ResponseStore | None
+    ) -> dict[str, _Guide]:
+        """By example id, the guide of each example that shall have one."""
+        if self.guides is True:
+            return dict(self._write_guides(examples, teacher, store))
+        if self.guides is False:
+            return {}
+        found = self.guides.turns(examples)
+        return {example.id: _found_guide(found.get(example.id, ())) for example in examples}
+
+    def _write_guides(
+        self, examples: Sequence[MultiHopExample], teacher: ChatModel, store: ResponseStore | None
     ) -> Iterator[tuple[str, _Guide]]:
-        """Each example's id and guide."""
         requests = [
             ChatRequest(f"{example.id}/guide", guide_messages(example), self.teacher_sampling, example=example)
             for example in examples
@@ -163,6 +185,12 @@ def guide_messages(example: MultiHopExample) -> tuple[Message, ...]:
     return (Message("user", prompt),)
 
 
+def _found_guide(turns: tuple[Message, ...]) -> _Guide:
+    if not turns:
+        return _Guide((), "guide_missing")
+    return _Guide(turns, None if turns[-1].content.strip() else "guide_empty")
+
+
 def _guide_fault(reply: ChatResponse | None) -> str | None:
     if reply is None:
         return "request_failed"
@@ -178,7 +206,8 @@ class MBTR(_Rewriting):
         rollouts: drafts per example.
         traces: rewrites per draft.
         guides: the teacher first writes a guide to the solution, once per example, and rewrites with that before it,
-            as in the paper. False saves the request and gives it the bare answer.
+            as in the paper. False saves the request and gives it the bare answer; `PublishedGuides` takes guides that
+            others have written.
         unfinished_drafts: also rewrite drafts that hit the length limit. The reference drops them, and so does the
             default; they are then counted as `draft_unfinished`.
         student_sampling, teacher_sampling: how the two are sampled.
@@ -215,7 +244,7 @@ class DirectR(_Rewriting):
         *,
         rollouts: int = 1,
         traces: int = 1,
-        guides: bool = True,
+        guides: bool | Guides = True,
         unfinished_drafts: bool = False,
         teacher_sampling: Sampling | None = None,
     ) -> None:

@@ -9,7 +9,7 @@ from introspect.reasoning.examples import MultiHopExample
 from introspect.reasoning.prompts import render
 from introspect.reasoning.recipes.base import ask, collect, find_fault, trace_of
 from introspect.reasoning.store import ResponseStore
-from introspect.reasoning.traces import TraceSet
+from introspect.reasoning.traces import Kind, TraceSet
 
 
 class MBTS:
@@ -21,6 +21,7 @@ class MBTS:
     """
 
     name = "mbt_s"
+    kind: Kind = "synthesis"
 
     def __init__(self, *, traces: int = 1, teacher_sampling: Sampling | None = None) -> None:
         self.traces = traces
