@@ -80,13 +80,16 @@ class _Step:
         if self.statement in said:
             return True
         if self.finding and self.goal:
-            return _has(said, self.finding) and self.goal <= words and self._is_of_subject(said)
+            return _has(said, self.finding) and self._is_sought_in(said, words)
         enough = self.title in said and len(statement & words) >= 0.5 * len(statement)
         return enough and all(word in self.known or len(word) < 4 for word in words)
 
-    def _is_of_subject(self, said: str) -> bool:
-        """The capital of Cuba is Lima; the capital of Lima is not Cuba."""
-        return not self.subject or _has(said, f"of {self.subject}") or _has(said, f"{self.subject}s")
+    def _is_sought_in(self, said: str, words: set[str]) -> bool:
+        """The capital of Cuba is Lima, or Cuba's capital; the capital of Lima is not Cuba."""
+        if not self.subject:
+            return self.goal <= words
+        owned = _has(said, f"of {self.subject}") or _has(said, f"{self.subject}s")
+        return owned and self.goal - set(self.subject.split()) <= words
 
 
 def _steps(example: MultiHopExample) -> tuple[_Step, ...]:
