@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from introspect.reasoning.chat import ChatModel, ChatResponse, Sampling, extract_answer, join_reasoning
+from introspect.reasoning.chat import ChatModel, ChatResponse, Sampling, join_reasoning
 from introspect.reasoning.examples import MultiHopExample
-from introspect.reasoning.recipes.acceptance import parse_criterion
+from introspect.reasoning.judging import Judging
+from introspect.reasoning.recipes.acceptance import Acceptance
 from introspect.reasoning.recipes.base import ask, collect, draft_requests, example_id
+from introspect.reasoning.rollouts import Rollout
 from introspect.reasoning.store import ResponseStore
 from introspect.reasoning.traces import Kind, Trace, TraceSet
 
@@ -20,15 +22,15 @@ class _Distill:
     kind: Kind = "rollout"
     rollouts_by: Literal["student", "teacher"]
 
-    def __init__(self, rollouts: int, accept: str, sampling: Sampling | None) -> None:
+    def __init__(self, rollouts: int, acceptance: Acceptance, sampling: Sampling | None) -> None:
         self.rollouts = rollouts
-        self.criterion = parse_criterion(accept)
+        self.acceptance = acceptance
         self.sampling = sampling or Sampling()
 
     @property
     def settings(self) -> Mapping[str, object]:
-        """Number of rollouts and criterion."""
-        return {"rollouts": self.rollouts, "accept": self.criterion.name}
+        """Number of rollouts, and the criterion."""
+        return {"rollouts": self.rollouts, **self.acceptance.settings}
 
     def synthesize(
         self,
@@ -37,15 +39,16 @@ class _Distill:
         teacher: ChatModel,
         store: ResponseStore | None = None,
     ) -> TraceSet:
-        """One candidate per example and rollout number; only one of the two models is asked.
+        """One candidate per example and rollout number; only one of the two models is asked for them.
 
-        Rejections: `request_failed`, `unfinished`, `empty` (no think block or no content), `wrong` (the answer is not
-        accepted), `duplicate`.
+        Rejections: `request_failed`, `unfinished`, `empty` (no think block or no content), those of
+        `Acceptance.faults`, `duplicate`.
         """
         by_teacher = self.rollouts_by == "teacher"
         by_id = {example.id: example for example in examples}
         requests = draft_requests(examples, self.rollouts, self.sampling, by_teacher=by_teacher)
-        candidates = []
+        candidates: list[tuple[str | None, Trace]] = []
+        sound: list[tuple[Rollout, Trace]] = []
         for request, reply in ask(teacher if by_teacher else student, requests, store, f"{self.rollouts_by} rollouts"):
             example = by_id[example_id(request)]
             trace = Trace(
@@ -56,17 +59,19 @@ class _Distill:
                 messages=request.messages,
                 target=join_reasoning(reply.reasoning, reply.content) if reply else "",
             )
-            candidates.append((self._find_fault(reply, example), trace))
+            if reply is None or (fault := _find_fault(reply)) is not None:
+                candidates.append(("request_failed" if reply is None else fault, trace))
+            else:
+                sound.append((Rollout.of(example, request, reply), trace))
+        faults = self.acceptance.faults([rollout for rollout, _ in sound], examples)
+        candidates += [(fault, trace) for fault, (_, trace) in zip(faults, sound, strict=True)]
         return collect(candidates)
 
-    def _find_fault(self, reply: ChatResponse | None, example: MultiHopExample) -> str | None:
-        if reply is None:
-            return "request_failed"
-        if not reply.finished:
-            return "unfinished"
-        if not reply.reasoning or not reply.content:
-            return "empty"
-        return None if self.criterion.accepts(extract_answer(reply.content), example.references) else "wrong"
+
+def _find_fault(reply: ChatResponse) -> str | None:
+    if not reply.finished:
+        return "unfinished"
+    return None if reply.reasoning and reply.content else "empty"
 
 
 class SelfDistill(_Distill):
@@ -74,7 +79,8 @@ class SelfDistill(_Distill):
 
     Args:
         rollouts: drafts per example.
-        accept: when an answer is right enough; see `acceptance.parse_criterion`.
+        accept: when an answer is right enough; see `Acceptance`.
+        judging: who decides, where `accept` is `judge`.
         student_sampling: how the student is sampled.
     """
 
@@ -82,9 +88,14 @@ class SelfDistill(_Distill):
     rollouts_by = "student"
 
     def __init__(
-        self, *, rollouts: int = 1, accept: str = "exact_match", student_sampling: Sampling | None = None
+        self,
+        *,
+        rollouts: int = 1,
+        accept: str = "exact_match",
+        judging: Judging | None = None,
+        student_sampling: Sampling | None = None,
     ) -> None:
-        super().__init__(rollouts, accept, student_sampling)
+        super().__init__(rollouts, Acceptance(accept, judging), student_sampling)
 
 
 class TeacherDistill(_Distill):
@@ -92,7 +103,8 @@ class TeacherDistill(_Distill):
 
     Args:
         rollouts: answers per example.
-        accept: when an answer is right enough; see `acceptance.parse_criterion`.
+        accept: when an answer is right enough; see `Acceptance`.
+        judging: who decides, where `accept` is `judge`.
         teacher_sampling: how the teacher is sampled.
     """
 
@@ -100,6 +112,11 @@ class TeacherDistill(_Distill):
     rollouts_by = "teacher"
 
     def __init__(
-        self, *, rollouts: int = 1, accept: str = "exact_match", teacher_sampling: Sampling | None = None
+        self,
+        *,
+        rollouts: int = 1,
+        accept: str = "exact_match",
+        judging: Judging | None = None,
+        teacher_sampling: Sampling | None = None,
     ) -> None:
-        super().__init__(rollouts, accept, teacher_sampling)
+        super().__init__(rollouts, Acceptance(accept, judging), teacher_sampling)
