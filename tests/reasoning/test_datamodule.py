@@ -115,6 +115,25 @@ def test_traces_are_made_once_by_models_made_when_needed(tmp_path):
     assert (questions, drafter.model, teacher.model) == (4, student, data.teacher)
 
 
+def test_models_are_let_go_when_the_traces_are_made_or_not(tmp_path):
+    closed = []
+
+    class Held(Mute):
+        def close(self):
+            closed.append(self)
+
+    class Asking(Dictation):
+        def synthesize(self, examples, student, teacher, store=None):
+            assert student.identity == teacher.identity
+            raise ConnectionAbortedError
+
+    teacher, student = Held(), Held()
+    with pytest.raises(ConnectionAbortedError):
+        build(tmp_path, recipe=Asking(), teacher=teacher, student=lambda: student).prepare_data()
+
+    assert closed == [teacher, student]
+
+
 def test_a_model_that_no_recipe_asks_is_not_made(tmp_path):
     build(tmp_path, student=lambda: pytest.fail("made"), teacher=lambda: pytest.fail("made")).prepare_data()
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from functools import partial
 from itertools import tee
 from pathlib import Path
@@ -189,8 +190,9 @@ class TraceDataModule(QuestionsDataModule):
         examples = self.examples("train") if asks else []
         if asks and not examples:
             raise InputError(f"{self.benchmark.name}: there are no training questions")
-        with ResponseStore(self.store) as store:
-            made = self.recipe.synthesize(examples, Lazy(self.student), Lazy(self.teacher), store)
+        models = Lazy(self.student), Lazy(self.teacher)
+        with ResponseStore(self.store) as store, closing(models[0]), closing(models[1]):
+            made = self.recipe.synthesize(examples, *models, store)
         save_traces(made.traces, self.traces)
         rejections = dict(sorted(made.rejections.items()))
         self._write_manifest(
@@ -211,19 +213,17 @@ class TraceDataModule(QuestionsDataModule):
                 f" {self.recipe.name} (rejected: {reasons})"
             )
         if self.export is not None:
-            self._export(made.traces, examples)
+            self._export(self.export, made.traces, examples)
         self._prepared = True
 
-    def _export(self, traces: Sequence[Trace], examples: Sequence[MultiHopExample]) -> None:
+    def _export(self, folder: str | Path, traces: Sequence[Trace], examples: Sequence[MultiHopExample]) -> None:
         from introspect.reasoning.published import export_traces
 
-        assert self.export is not None
         kind = getattr(self.recipe, "kind", None)
         if kind is None:
             raise InputError(f"datamodule.export: recipe {self.recipe.name} makes no traces that could be exported")
         facts = {"data": self.benchmark.name, "recipe": self.recipe.name, **self.recipe.settings}
-        folder = export_traces(traces, examples, self.export, kind=kind, facts=facts)
-        log.info("the traces under the published column names are in %s", folder)
+        export_traces(traces, examples, folder, kind=kind, facts=facts)
 
     def setup(self, stage: str | None = None) -> None:
         """Tokenise the traces and hold some out for the validation loss.

@@ -17,6 +17,30 @@ def test_a_model_is_made_once_when_it_is_asked() -> None:
     assert len(made) == 1
 
 
+def test_a_model_that_is_let_go_is_closed_and_made_anew() -> None:
+    class Closing(Scripted):
+        closed = 0
+
+        def close(self) -> None:
+            self.closed += 1
+
+    made: list[Closing] = []
+    lazy = Lazy(lambda: made.append(Closing()) or made[-1])  # type: ignore[func-returns-value]
+    lazy.close()
+    assert made == []
+    assert lazy.identity == {"model": "scripted"}
+    lazy.close()
+    lazy.close()
+    assert lazy.identity == {"model": "scripted"}
+    assert [model.closed for model in made] == [1, 0]
+
+
+def test_a_model_that_holds_nothing_is_let_go() -> None:
+    lazy = Lazy(Scripted())
+    assert lazy.identity
+    lazy.close()
+
+
 def test_whatever_else_is_wanted_is_the_models() -> None:
     model = Scripted()
     assert Lazy(model).asked == 0

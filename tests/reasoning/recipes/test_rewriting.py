@@ -142,6 +142,24 @@ def test_oracle_drafts_are_rewritten_by_the_oracle_in_both_ways() -> None:
     assert "?" not in plain.target.replace(EXAMPLES[0].question, "")
 
 
+def test_the_student_is_let_go_before_the_teacher_is_asked() -> None:
+    order: list[str] = []
+
+    class Held(Scripted):
+        def close(self) -> None:
+            order.append("student closed")
+
+    def reply(request: ChatRequest) -> tuple[str, str]:
+        order.append("teacher asked")
+        return concludes(request)
+
+    MBTR(guides=False).synthesize(EXAMPLES[:1], Held(right), Scripted(reply))
+    assert order == ["student closed", "teacher asked"]
+    order.clear()
+    DirectR(guides=False).synthesize(EXAMPLES[:1], Held(right), Scripted(reply))
+    assert order == ["teacher asked"] * 2
+
+
 def test_settings_are_recorded() -> None:
     expected = {"rollouts": 1, "traces": 2, "guides": False, "unfinished_drafts": False}
     assert MBTR(traces=2, guides=False).settings == DirectR(traces=2, guides=False).settings == expected

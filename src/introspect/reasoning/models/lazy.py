@@ -13,6 +13,13 @@ if TYPE_CHECKING:
     from introspect.reasoning.chat import ChatFailure, ChatRequest, ChatResponse
 
 
+def release(model: ChatModel) -> None:
+    """Close a chat model that holds something: the next model may need the room."""
+    close: Callable[[], None] | None = getattr(model, "close", None)
+    if close is not None:
+        close()
+
+
 class Lazy:
     """Stands for a chat model or a factory of one; whatever is wanted of it is wanted of the model.
 
@@ -39,6 +46,12 @@ class Lazy:
     def generate(self, requests: Iterable[ChatRequest]) -> Iterator[ChatResponse | ChatFailure]:
         """As the model does."""
         return self.model.generate(requests)
+
+    def close(self) -> None:
+        """Let go of the model and of what it holds: a GPU's memory, a server. Asked again, it is made again."""
+        made, self._made = self._made, None
+        if made is not None:
+            release(made)
 
     def __getattr__(self, name: str) -> Any:
         # Only what is not found above, such as `concurrency`.

@@ -17,6 +17,7 @@ from typing import Literal, Protocol
 
 from introspect.reasoning.chat import ChatModel, ChatRequest, ChatResponse, Message, Sampling
 from introspect.reasoning.examples import MultiHopExample
+from introspect.reasoning.models.lazy import release
 from introspect.reasoning.prompts import render
 from introspect.reasoning.recipes.base import ask, collect, draft_requests, example_id, find_fault, trace_of
 from introspect.reasoning.store import ResponseStore
@@ -98,6 +99,8 @@ class _Rewriting:
         have been.
         """
         drafts = list(self._draft(examples, teacher if self.drafts_by == "teacher" else student, store))
+        if self.drafts_by == "student":
+            release(student)
         wanted = {draft.example.id: draft.example for draft in drafts if draft.fault is None}
         guides = self._guide(list(wanted.values()), teacher, store)
         origins: dict[str, _Drafted] = {}
