@@ -44,7 +44,7 @@ class RolloutReport(Callback):
         baseline = None
         if module.baseline_rollouts is not None:
             baseline = self._judged(trainer, module.baseline_rollouts, "judge reads the baseline")
-        failed = gather([getattr(module, "test_failures", Failures())])
+        failed = gather([module.test_failures])
         if not trainer.is_global_zero:
             return
         comparison = report(
