@@ -133,14 +133,14 @@ def _trace(row: Mapping[str, Any], where: str) -> Trace:
 
 
 def _draft(text: str, where: str) -> Draft:
+    kinds = {"reasoning": str, "content": str, "finished": bool}
     try:
-        draft = Draft(**json.loads(text))
+        values = json.loads(text)
     except (TypeError, ValueError):
-        draft = None
-    texts = draft is not None and isinstance(draft.reasoning, str) and isinstance(draft.content, str)
-    if draft is None or not texts or not isinstance(draft.finished, bool):
+        values = None
+    if not isinstance(values, dict) or {name: type(value) for name, value in values.items()} != kinds:
         raise InputError(f'{where}: column {_DRAFT!r} is no JSON object of {{"reasoning", "content", "finished"}}')
-    return draft
+    return Draft(**values)
 
 
 def _messages(text: str, where: str) -> tuple[Message, ...]:

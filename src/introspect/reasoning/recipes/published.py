@@ -20,7 +20,7 @@ Target = Literal["refined_trace", "synthesized_trace", "response"]
 AUTO, EVALUATION = "auto", "evaluation"
 
 _QUESTION = ("sample_id", "question", "answer", "prompt")
-_FILTERS: Mapping[str, tuple[str, ...]] = {
+_FILTERS: Mapping[Target, tuple[str, ...]] = {
     "refined_trace": ("valid", "rollout_id", "trace_id"),
     "synthesized_trace": (),
     "response": ("valid", "rollout_id"),
@@ -103,15 +103,11 @@ class Published:
         return collect(list(self._candidates(table, self._find_target(table))))
 
     def _find_target(self, table: PublishedSet) -> Target:
-        columns = get_args(Target)
-        if self.target == AUTO:
-            found = next((column for column in columns if column in table.columns), None)
-            if found is None:
-                table.check([columns[0]], f"; recipe.target can be {', '.join(columns)}")
-        else:
-            found = self.target
-        needed = [*_QUESTION, found, *_FILTERS[found]]
-        table.check(needed)
+        columns: tuple[Target, ...] = get_args(Target)
+        wanted = [column for column in columns if self.target in (AUTO, column)]
+        found = next((column for column in wanted if column in table.columns), wanted[0])
+        table.check([found], f"; recipe.target can be {', '.join(columns)}")
+        table.check([*_QUESTION, *_FILTERS[found]])
         if found == "response" and self.criterion is None:
             table.check([EVALUATION], "; recipe.accept=exact_match would judge the answers here")
         return found
