@@ -127,7 +127,7 @@ CLIENTS: dict[str, tuple[Callable[[str, int, str], None], float]] = {
 
 def throughput(url: str, count: int, rounds: int) -> None:
     """Every client in turn, several times."""
-    import aiohttp  # noqa: F401 - loaded before the clock runs
+    import httptools  # noqa: F401 - loaded before the clock runs
     import httpx  # noqa: F401
     import requests  # noqa: F401
 

@@ -54,19 +54,19 @@ NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
     ("headers", "seconds"),
     [
         ({}, None),
-        ({"Retry-After": "7"}, 7.0),
-        ({"Retry-After": " 0.25 "}, 0.25),
-        ({"Retry-After": format_datetime(NOW + timedelta(seconds=90), usegmt=True)}, 90.0),
-        ({"Retry-After": format_datetime(NOW - timedelta(seconds=90), usegmt=True)}, 0.0),
-        ({"Retry-After": "Sun Mar  1 12:00:05 2026"}, 5.0),  # asctime, without a zone
-        ({"retry-after-ms": "1500", "Retry-After": "2"}, 1.5),
-        ({"Retry-After": "soon"}, None),
-        ({"Retry-After": "-5"}, None),
-        ({"Retry-After": "1e9"}, None),
-        ({"Retry-After": "\u0667"}, None),
-        ({"Retry-After": "."}, None),
-        ({"Retry-After": "Mon, 99 Foo 2026"}, None),
-        ({"Retry-After": ""}, None),
+        ({"retry-after": "7"}, 7.0),
+        ({"retry-after": " 0.25 "}, 0.25),
+        ({"retry-after": format_datetime(NOW + timedelta(seconds=90), usegmt=True)}, 90.0),
+        ({"retry-after": format_datetime(NOW - timedelta(seconds=90), usegmt=True)}, 0.0),
+        ({"retry-after": "Sun Mar  1 12:00:05 2026"}, 5.0),  # asctime, without a zone
+        ({"retry-after-ms": "1500", "retry-after": "2"}, 1.5),
+        ({"retry-after": "soon"}, None),
+        ({"retry-after": "-5"}, None),
+        ({"retry-after": "1e9"}, None),
+        ({"retry-after": "\u0667"}, None),
+        ({"retry-after": "."}, None),
+        ({"retry-after": "Mon, 99 Foo 2026"}, None),
+        ({"retry-after": ""}, None),
     ],
 )
 def test_retry_after(headers: dict[str, str], seconds: float | None) -> None:

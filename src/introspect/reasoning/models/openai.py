@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import random
+import ssl
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -32,15 +33,13 @@ from introspect.reasoning.models.retry import CONNECTION, MALFORMED, TIMEOUT, Br
 from introspect.reasoning.models.stream import Stream
 
 if TYPE_CHECKING:
-    import aiohttp
+    from introspect.reasoning.models.http import Pool, Response
 
 log = logging.getLogger(__name__)
 
 SAMPLING_FIELDS = ("temperature", "top_p", "top_k", "seed")
 # A reply that is longer than this is no chat completion; in bytes.
 _LARGEST_REPLY = 64 * 2**20
-_CONNECT_S = 30.0
-_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 class Secret:
@@ -206,22 +205,19 @@ class OpenAIChat:
     @asynccontextmanager
     async def _opened(self, endpoint: Endpoint) -> AsyncIterator[Any]:
         """The connections to the server, and what asks on them."""
-        import aiohttp
+        from introspect.reasoning.models.http import Pool
 
         address = urlsplit(endpoint.base_url)
         url = urlunsplit(address._replace(path=f"{address.path.rstrip('/')}/chat/completions"))
         headers = {"Content-Type": "application/json", "Accept": "text/event-stream" if self.stream else "*/*"}
         if endpoint.key is not None:
             headers["Authorization"] = f"Bearer {endpoint.key.reveal()}"
-        async with aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=self.concurrency),
-            headers=headers,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S, sock_read=self._retry.timeout_s),
-            trust_env=address.hostname not in _LOOPBACK,  # proxies
-        ) as session:
-            place = f"{self.model} at {address.scheme}://{address.netloc}{address.path}"
-            yield _Asker(self, session, url, place, endpoint.key).ask
+        pool = Pool(url, headers, silence_s=self._retry.timeout_s, largest=_LARGEST_REPLY)
+        place = f"{self.model} at {address.scheme}://{address.netloc}{address.path}"
+        try:
+            yield _Asker(self, pool, place, endpoint.key).ask
+        finally:
+            pool.close()
 
     def body(self, request: ChatRequest, retry: int = 0) -> bytes:
         """The JSON that is posted. `retry` numbers the further draws of a request whose answer was no good."""
@@ -269,10 +265,8 @@ class OpenAIChat:
 class _Asker:
     """Asks one server, with as much patience as the policy has; lives in one event loop."""
 
-    def __init__(
-        self, chat: OpenAIChat, session: aiohttp.ClientSession, url: str, place: str, key: Secret | None
-    ) -> None:
-        self._chat, self._session, self._url, self._place = chat, session, url, place
+    def __init__(self, chat: OpenAIChat, pool: Pool, place: str, key: Secret | None) -> None:
+        self._chat, self._pool, self._place = chat, pool, place
         self._key = key.reveal().encode() if key else None
         self._policy, self._ledger = chat._retry, chat.ledger
         self._breaker = Breaker(self._policy, place)
@@ -316,20 +310,20 @@ class _Asker:
         return ChatFailure(request.id, fault.reason, fault.detail, attempts)
 
     async def _attempt(self, body: bytes, deadline: float) -> Reply | Faulty:
-        import aiohttp
+        from introspect.reasoning.models.http import HTTPError
 
         try:
             async with asyncio.timeout_at(deadline):
-                async with self._session.post(self._url, data=body, allow_redirects=False) as response:
-                    return self._read(response, await _whole(response))
-        except TimeoutError as error:  # also aiohttp's
+                response = await self._pool.post(body)
+        except TimeoutError as error:
             return Faulty(Fault(TIMEOUT, one_line(str(error)) or "the deadline of the request has passed"))
-        except aiohttp.ClientConnectorCertificateError as error:
-            return Faulty(Fault(CONNECTION, one_line(str(error)), stops=True))
-        except (aiohttp.ClientError, OSError) as error:
-            return Faulty(Fault(CONNECTION, one_line(f"{type(error).__name__}: {error}")))
+        except (HTTPError, OSError) as error:
+            is_stranger = isinstance(error, ssl.SSLCertVerificationError)
+            return Faulty(Fault(CONNECTION, one_line(f"{type(error).__name__}: {error}"), stops=is_stranger))
+        return self._read(response)
 
-    def _read(self, response: aiohttp.ClientResponse, body: bytes) -> Reply | Faulty:
+    def _read(self, response: Response) -> Reply | Faulty:
+        body = response.body
         if self._key is not None:  # servers repeat keys that they do not know
             body = body.replace(self._key, b"***")
         if response.status != 200:
@@ -340,19 +334,6 @@ class _Asker:
             return read_completion(read_events(body.split(b"\n")), needs_reasoning=self._chat._needs_reasoning)
         except ValueError as error:
             return Faulty(Fault(MALFORMED, one_line(str(error))))
-
-
-async def _whole(response: aiohttp.ClientResponse) -> bytes:
-    import aiohttp
-
-    chunks, size = [], 0
-    async for chunk in response.content.iter_any():
-        chunks.append(chunk)
-        size += len(chunk)
-        if size > _LARGEST_REPLY:
-            response.close()
-            raise aiohttp.ClientPayloadError(f"a reply of more than {_LARGEST_REPLY} bytes")
-    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
 def draw_seed(seed: int, sample: int, retry: int = 0) -> int:

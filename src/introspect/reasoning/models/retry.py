@@ -110,13 +110,14 @@ def retry_after(headers: Mapping[str, str], now: datetime | None = None) -> floa
     """Seconds that a server asks to wait: `Retry-After` in seconds or as an HTTP date (RFC 9110, 10.2.3).
 
     OpenAI's `retry-after-ms` is finer and counts first. None where the server says nothing that can be understood.
+    `headers` has its names in lower case.
     """
-    for name, unit in (("retry-after-ms", 1000.0), ("Retry-After", 1.0)):
+    for name, unit in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
         text = headers.get(name, "").strip()
         if text.replace(".", "", 1).isdecimal() and text.isascii():
             return float(text) / unit
     try:
-        when = parsedate_to_datetime(headers.get("Retry-After", ""))
+        when = parsedate_to_datetime(headers.get("retry-after", ""))
     except (TypeError, ValueError):
         return None
     moment = when if when.tzinfo else when.replace(tzinfo=UTC)

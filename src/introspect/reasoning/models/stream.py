@@ -17,6 +17,8 @@ Work = Callable[[T], Awaitable[R]]
 
 # How long `close` waits for the calls under way to be cancelled.
 _PATIENCE_S = 10.0
+# How long a consumer that waits leaves the loop alone.
+_HEARTBEAT_S = 1.0
 
 
 class Stream(Generic[T, R], Iterator[R]):
@@ -111,15 +113,23 @@ class _Engine(Generic[T, R]):
         found = False
         while True:
             try:
-                batch = self._batches.get(block=wait and not found)
+                batch = self._batches.get(wait and not found, _HEARTBEAT_S)
             except queue.Empty:
-                return
+                if found or not wait:
+                    return
+                self._poke()
+                continue
             found = True
             if not batch:  # the engine has stopped
                 self.outstanding = 0
                 return
             self.outstanding -= len(batch)
             yield batch
+
+    def _poke(self) -> None:
+        """Wake the loop: on a virtual machine a wake-up can be late by minutes, seen as a stall of everything."""
+        with suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self._flush)
 
     def check(self) -> None:
         """Raise what the engine has stopped for, if it has."""
