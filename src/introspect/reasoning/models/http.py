@@ -35,13 +35,13 @@ class Response(NamedTuple):
 class Connection(asyncio.Protocol):
     """One connection, for one exchange at a time. The event loop and the parser call what has no underscore."""
 
-    def __init__(self, largest: int) -> None:
-        """`largest` bounds a body, in bytes."""
-        self._largest = largest
+    def __init__(self, largest: int, *, only_heads: bool = False) -> None:
+        """`largest` bounds a body, in bytes; with `only_heads`, what follows a head is not HTTP any more."""
+        self._largest, self._only_heads = largest, only_heads
         self._loop = asyncio.get_running_loop()
         self._turn: asyncio.Future[Response] | None = None
         self._watcher: asyncio.TimerHandle
-        self._transport: asyncio.Transport
+        self.transport: asyncio.Transport
         self._parser: httptools.HttpResponseParser
         self.is_open = False
         self.last_heard = 0.0  # in the loop's time
@@ -60,7 +60,7 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self.last_heard = self._loop.time()
         self._watcher = self._loop.call_later(silence_s, self._watch, silence_s)
-        self._transport.write(message)
+        self.transport.write(message)
         try:
             return await self._turn
         except BaseException:
@@ -73,11 +73,11 @@ class Connection(asyncio.Protocol):
     def close(self) -> None:
         """Close it at once."""
         self.is_open = False
-        self._transport.abort()
+        self.transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """It is there."""
-        self._transport = transport  # type: ignore[assignment]  # a stream's, as the protocol is one
+        self.transport = transport  # type: ignore[assignment]  # a stream's, as the protocol is one
         self.is_open = True
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -117,6 +117,8 @@ class Connection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         """The head is complete."""
         self._is_headed, self._size = True, 0
+        if self._only_heads:
+            self._finish()
 
     def on_body(self, data: bytes) -> None:
         """A part of the body."""
@@ -244,26 +246,20 @@ class Pool:
 
     async def _tunnel(self, proxy: SplitResult, context: ssl.SSLContext) -> Connection:
         """Ask a proxy for a way through, and speak TLS with who is at its end."""
-        reader, writer = await asyncio.open_connection(proxy.hostname, proxy.port or 80)
-        try:
-            target = f"{self._host}:{self._port}"
-            writer.write(f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n{_credentials(proxy)}\r\n".encode("latin-1"))
-            answer = (await reader.readuntil(b"\r\n\r\n")).partition(b"\r\n")[0].decode("latin-1")
-            if answer.split(" ", 2)[1:2] != ["200"]:
-                raise HTTPError(f"the proxy {proxy.hostname} says {answer!r}")
-            connection = self._new()
-            transport = await asyncio.get_running_loop().start_tls(
-                writer.transport, connection, context, server_hostname=self._host
-            )
-        except (asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
-            writer.transport.abort()
-            raise HTTPError(f"the proxy {proxy.hostname} does not answer: {error}") from error
-        except BaseException:
-            writer.transport.abort()
-            raise
+        loop = asyncio.get_running_loop()
+        outer = Connection(self._largest, only_heads=True)
+        await loop.create_connection(lambda: outer, proxy.hostname, proxy.port or 80)
+        target = f"{self._host}:{self._port}"
+        request = f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n{_credentials(proxy)}\r\n"
+        answer = await outer.exchange(request.encode("latin-1"), self._connect_s)
+        if answer.status != 200:
+            outer.close()
+            raise HTTPError(f"the proxy {proxy.hostname} answers {answer.status}")
+        inner = self._new()
+        transport = await loop.start_tls(outer.transport, inner, context, server_hostname=self._host)
         assert transport is not None
-        connection.connection_made(transport)
-        return connection
+        inner.connection_made(transport)
+        return inner
 
     def _new(self) -> Connection:
         return Connection(self._largest)
