@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 from introspect.reasoning.chat import FINISHED, Usage, split_reasoning
 from introspect.reasoning.models.retry import (
@@ -228,5 +228,5 @@ def _usage(counts: Any, reasoning: str, content: str) -> tuple[Usage | None, boo
     return Usage(prompt, completion, round(completion * share)), not reasoning
 
 
-def _is_count(value: Any) -> bool:
+def _is_count(value: Any) -> TypeGuard[int]:
     return type(value) is int and value >= 0

@@ -237,8 +237,8 @@ class Pool:
             if self._proxy is not None and self._ssl is not None:
                 connection = await self._tunnel(self._proxy, self._ssl)
             elif self._proxy is not None:
-                proxy = self._proxy
-                _, connection = await loop.create_connection(self._new, proxy.hostname, proxy.port or 80)
+                host, port = self._proxy.hostname or "", self._proxy.port or 80
+                _, connection = await loop.create_connection(self._new, host, port)
             else:
                 _, connection = await loop.create_connection(self._new, self._host, self._port, ssl=self._ssl)
         self._all.add(connection)
@@ -248,7 +248,7 @@ class Pool:
         """Ask a proxy for a way through, and speak TLS with who is at its end."""
         loop = asyncio.get_running_loop()
         outer = Connection(self._largest, only_heads=True)
-        await loop.create_connection(lambda: outer, proxy.hostname, proxy.port or 80)
+        await loop.create_connection(lambda: outer, proxy.hostname or "", proxy.port or 80)
         target = f"{self._host}:{self._port}"
         request = f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n{_credentials(proxy)}\r\n"
         answer = await outer.exchange(request.encode("latin-1"), self._connect_s)

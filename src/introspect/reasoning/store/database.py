@@ -6,10 +6,9 @@ import hashlib
 import json
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
-from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -279,12 +278,7 @@ def _shown(request: ChatRequest) -> str:
 
 def _plain(value: Any) -> dict[str, Any]:
     """The fields of a dataclass; nested ones stay, for `_canonical` to reach."""
-    return {name: getattr(value, name) for name in _names(type(value))}
-
-
-@cache
-def _names(kind: type) -> Sequence[str]:
-    return tuple(field.name for field in fields(kind))
+    return {field.name: getattr(value, field.name) for field in fields(value)}
 
 
 def _canonical(content: Any) -> str:
