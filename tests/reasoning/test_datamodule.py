@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from introspect.errors import InputError
 from introspect.reasoning.chat import Message, join_reasoning, tag_answer
-from introspect.reasoning.datamodule import TraceDataModule, hold_out
+from introspect.reasoning.datamodule import TraceDataModule
 from introspect.reasoning.examples import Document, MultiHopExample
 from introspect.reasoning.student import ReasoningStudent
 from introspect.reasoning.traces import Trace, TraceSet, load_traces
@@ -161,7 +161,7 @@ def test_a_recipe_that_has_its_traces_from_elsewhere_needs_no_questions(tmp_path
     data = ready(tmp_path, recipe=Found(), benchmark=Questions(0))
 
     assert data.counts["traces"] == 5
-    assert manifest(tmp_path)["examples"] == 0
+    assert manifest(tmp_path)["examples"] == 5
 
 
 def test_traces_are_exported_under_the_published_names(tmp_path):
@@ -244,16 +244,6 @@ def test_held_out_traces_are_of_other_examples(tmp_path):
     assert len(trained) == 9
     assert len(held_out) == 3
     assert not trained & held_out
-
-
-def test_hold_out_is_by_example_and_leaves_one():
-    ids = [f"e{number}" for number in range(100)]
-
-    assert len(hold_out(ids * 2, 0.1, seed=0)) == 10
-    assert hold_out(ids, 0.1, seed=0) == hold_out(ids[::-1], 0.1, seed=0) != hold_out(ids, 0.1, seed=1)
-    assert len(hold_out(ids, 0.1, seed=0) - hold_out(ids[:99], 0.1, seed=0)) <= 1
-    assert hold_out(ids, 0.0, seed=0) == hold_out(["e"], 0.5, seed=0) == frozenset()
-    assert len(hold_out(ids[:2], 0.01, seed=0)) == len(hold_out(ids[:2], 0.99, seed=0)) == 1
 
 
 def test_without_a_share_there_is_no_validation_loader(tmp_path):

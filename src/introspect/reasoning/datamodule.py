@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -17,11 +16,18 @@ from lightning.pytorch import LightningDataModule, Trainer
 from torch.utils.data import DataLoader
 
 from introspect.errors import InputError
-from introspect.reasoning.batching import Batch, LengthBucketSampler, ResumableLoader, SupervisedDataset, collate
+from introspect.reasoning.batching import (
+    Batch,
+    LengthBucketSampler,
+    ResumableLoader,
+    SupervisedDataset,
+    collate,
+    hold_out,
+)
 from introspect.reasoning.benchmarks.base import Benchmark
 from introspect.reasoning.chat import ChatModel
 from introspect.reasoning.examples import MultiHopExample
-from introspect.reasoning.models.lazy import Lazy
+from introspect.reasoning.models.lazy import Lazy, spent_by
 from introspect.reasoning.recipes.base import Recipe
 from introspect.reasoning.supervision import (
     Conversation,
@@ -193,23 +199,26 @@ class TraceDataModule(QuestionsDataModule):
         models = Lazy(self.student), Lazy(self.teacher)
         with ResponseStore(self.store) as store, closing(models[0]), closing(models[1]):
             made = self.recipe.synthesize(examples, *models, store)
+            spent = spent_by(student=models[0], teacher=models[1])
         save_traces(made.traces, self.traces)
+        questions = len(examples) if asks else len({trace.example_id for trace in made.traces})
         rejections = dict(sorted(made.rejections.items()))
         self._write_manifest(
             {
                 "benchmark": self.benchmark.name,
                 "recipe": self.recipe.name,
                 "settings": dict(self.recipe.settings),
-                "examples": len(examples),
+                "examples": questions,
                 "traces": len(made.traces),
                 "rejections": rejections,
+                **({"spent": spent} if spent else {}),
             }
         )
         reasons = ", ".join(f"{count} {reason}" for reason, count in rejections.items()) or "none"
-        log.info("%d traces of %d questions; rejected: %s", len(made.traces), len(examples), reasons)
+        log.info("%d traces of %d questions; rejected: %s", len(made.traces), questions, reasons)
         if not made.traces:
             raise InputError(
-                f"{self.traces}: no trace is left of {len(examples)} {self.benchmark.name} questions with recipe"
+                f"{self.traces}: no trace is left of {questions} {self.benchmark.name} questions with recipe"
                 f" {self.recipe.name} (rejected: {reasons})"
             )
         if self.export is not None:
@@ -353,25 +362,13 @@ class TraceDataModule(QuestionsDataModule):
             self._write_manifest({**known, "tokenised": {**self.counts, "max_length": self.max_length}})
             rejected = {f"rejected/{reason}": count for reason, count in known.get("rejections", {}).items()}
             shown = {f"traces/{name}": float(count) for name, count in {**rejected, **self.counts}.items()}
+            shown |= {f"traces/{name}": number for name, number in known.get("spent", {}).items()}
             for logger in self.trainer.loggers if self.trainer else ():
                 logger.log_metrics(shown, step=0)
 
     def _write_manifest(self, content: Mapping[str, Any]) -> None:
         self.manifest.parent.mkdir(parents=True, exist_ok=True)
         self.manifest.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def hold_out(example_ids: Sequence[str], share: float, seed: int) -> frozenset[str]:
-    """A share of the distinct examples, chosen by a hash of seed and id, so that further examples change few choices.
-
-    At least one is held out where `share` is not 0 and there are two or more; one at least is always left.
-    """
-    unique = sorted(
-        set(example_ids), key=lambda name: hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=8).digest()
-    )
-    if share == 0 or len(unique) < 2:
-        return frozenset()
-    return frozenset(unique[: min(max(round(share * len(unique)), 1), len(unique) - 1)])
 
 
 def place(trainer: Trainer) -> tuple[int, int]:

@@ -17,7 +17,9 @@ from introspect.reasoning.chat import ChatModel, Sampling
 from introspect.reasoning.evaluation import Failures, flat, report, rollout
 from introspect.reasoning.examples import MultiHopExample
 from introspect.reasoning.judging import Examples, Judging
+from introspect.reasoning.models.ledger import spent
 from introspect.reasoning.prompts import Style, check_style
+from introspect.reasoning.published import export_rollouts
 from introspect.reasoning.rollouts import Rollout, failed_requests, load_rollouts
 from introspect.reasoning.store import ResponseStore
 
@@ -58,6 +60,7 @@ def measure(
     prompt: Style = "plain",
     engine: Mapping[str, Any] | None = None,
     judging: Judging | None = None,
+    export: str | Path | None = None,
     table_rows: int = 100,
     loggers: Iterable[Logger] = (),
 ) -> dict[str, float]:
@@ -81,6 +84,8 @@ def measure(
         engine: options of `TransformersChat.from_pretrained`, such as `batch_size`.
         judging: how the rollouts are judged, when all are made; None leaves it out. A judge that reads the benchmark's
             items finds those of saved rollouts by their ids.
+        export: folder for a copy of the student's rollouts under the published column names, as `datasets.load_dataset`
+            reads it; None makes none.
         table_rows: questions in the W&B table at most; 0 logs none.
         loggers: of the run.
 
@@ -91,6 +96,7 @@ def measure(
         InputError: there is neither student nor saved rollouts, one of them can not be read, or there are no questions.
     """
     examples: Examples
+    style = check_style(prompt, "evaluation.prompt")
     if rescore is not None:
         runs, failures = saved_runs(rescore, baseline), saved_failures(rescore, baseline)
         examples = partial(benchmark.load, split)
@@ -100,14 +106,18 @@ def measure(
         asked = benchmark.load(split, questions)
         if not asked:
             raise InputError(f"{benchmark.name}: there are no {split} questions")
-        asking = _Asking(asked, store, samples, sampling, check_style(prompt, "evaluation.prompt"), engine)
+        asking = _Asking(asked, store, samples, sampling, style, engine)
         runs = asking.runs(ckpt_path, baseline)
         failures, examples = Failures().plus(samples * len(asked), *runs), lambda: asked
+    if export is not None:
+        facts = {"data": benchmark.name, "student": ckpt_path or rescore, "prompt": style}
+        export_rollouts(runs.model, list(examples()), export, split=split, facts=facts, prompt=style)
     verdicts = judging.judge_runs(runs.baseline, runs.model, examples) if judging else None
     comparison = report(
         runs.baseline, runs.model, folder, loggers, verdicts=verdicts, failures=failures, table_rows=table_rows
     )
     metrics = {f"test/{name}": float(value) for name, value in flat(comparison).items()}
+    metrics |= {f"test/judge/{name}": number for name, number in spent(judging and judging.judge).items()}
     for logger in loggers:
         logger.log_metrics(metrics)
         logger.save()
