@@ -9,6 +9,7 @@ Legend: b sequences, s tokens (padded length), n supervised tokens of a batch, q
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
@@ -19,11 +20,16 @@ from torch import Tensor
 
 from introspect.errors import InputError
 from introspect.reasoning.batching import Batch, collate
+from introspect.reasoning.chat import ChatRequest
 from introspect.reasoning.datamodule import Benchmark, QuestionsDataModule, place
 from introspect.reasoning.examples import MultiHopExample
 from introspect.reasoning.exploration import Experience, Plan, explore
 from introspect.reasoning.grpo import GRPO, token_weights
 from introspect.reasoning.grpo_student import GRPOStudent
+from introspect.reasoning.models.turns import Turns
+from introspect.reasoning.prompts import question_messages
+
+log = logging.getLogger(__name__)
 
 
 class RoundLoader:
@@ -150,8 +156,8 @@ class RolloutDataModule(QuestionsDataModule):
             `trainer.accumulate_grad_batches` of them, so there are `passes` x questions x group_size divided by that
             many optimizer steps between two rounds.
         batch_size: sequences per micro-batch and device.
-        max_length: tokens of a question and its rollout, at which the rollout is cut off; None leaves only the
-            student's context.
+        max_length: tokens of a question and its rollout, at which the rollout is cut off; a question that leaves no
+            room for one is left out, and counted. None leaves only the student's context.
         options: of the student's `TransformersChat`, such as `batch_size`.
         train_examples: how many training questions are used; None uses all.
         validation_examples: how many validation questions `examples("validation")` gives; None gives all.
@@ -180,10 +186,12 @@ class RolloutDataModule(QuestionsDataModule):
         self.questions = questions
         self.passes = passes
         self.batch_size = batch_size
+        self.max_length = max_length
         self.options = {"max_length": max_length, **(options or {})}
         self.limits = {"train": train_examples, "validation": validation_examples, "test": test_examples}
         self.seed = seed
         self._examples: dict[str, list[MultiHopExample]] = {}
+        self._fitting: list[MultiHopExample] | None = None
 
     def examples(self, split: str) -> list[MultiHopExample]:
         """The questions of a split, limited as set.
@@ -207,7 +215,7 @@ class RolloutDataModule(QuestionsDataModule):
             raise InputError("datamodule: rollouts are what GRPO learns from; this student is tuned on traces")
         pad = student.tokenizer.pad_token_id
         return RoundLoader(
-            self.examples("train"),
+            self._questions(),
             self._plan(student.grpo),
             student,
             pad_id=int(student.tokenizer.eos_token_id if pad is None else pad),
@@ -254,7 +262,7 @@ class RolloutDataModule(QuestionsDataModule):
     def _plan(self, settings: GRPO) -> Plan:
         trainer = self._trainer
         plan = Plan(
-            count=len(self.examples("train")),
+            count=len(self._questions()),
             questions=self.questions,
             group_size=settings.group_size,
             passes=self.passes,
@@ -268,8 +276,30 @@ class RolloutDataModule(QuestionsDataModule):
         plan.check()
         return plan
 
+    def _questions(self) -> list[MultiHopExample]:
+        """The training questions that leave room for an answer."""
+        if self._fitting is None:
+            examples = self.examples("train")
+            self._fitting = examples if self.max_length is None else self._short_enough(examples, self.max_length)
+        return self._fitting
+
+    def _short_enough(self, examples: Sequence[MultiHopExample], max_length: int) -> list[MultiHopExample]:
+        student = cast(GRPOStudent, self._trainer.lightning_module)
+        turns = Turns(student.tokenizer, str(student.hparams["model"]))
+        requests = [ChatRequest(example.id, question_messages(example)) for example in examples]
+        prompts = turns.render(requests) if requests else []
+        chosen = [example for example, ids in zip(examples, prompts, strict=True) if len(ids) < max_length]
+        if overlong := len(examples) - len(chosen):
+            log.warning(
+                "%d of %d training questions have %d tokens (datamodule.max_length) or more and are left out",
+                overlong,
+                len(examples),
+                max_length,
+            )
+        return chosen
+
     def _fingerprint(self) -> str:
-        ids = "\n".join(example.id for example in self.examples("train"))
+        ids = "\n".join(example.id for example in self._questions())
         return hashlib.blake2b(ids.encode(), digest_size=16).hexdigest()
 
 
