@@ -13,6 +13,7 @@ from introspect.callbacks.gathering import gather
 from introspect.reasoning.evaluation import Failures, flat, report
 from introspect.reasoning.judging import Judging
 from introspect.reasoning.judgments import Judged
+from introspect.reasoning.models.ledger import spent
 from introspect.reasoning.rollouts import Rollout
 
 
@@ -58,6 +59,8 @@ class RolloutReport(Callback):
         )
         for name, value in flat(comparison).items():
             pl_module.log(f"test/{name}", float(value), rank_zero_only=True)
+        for name, number in spent(self.judging.judge).items():
+            pl_module.log(f"test/judge/{name}", number, rank_zero_only=True)
 
     def _judged(self, trainer: Trainer, rollouts: Sequence[Rollout], description: str) -> list[Judged]:
         """Those of all ranks, each once: to give every rank as many batches, some questions are asked twice."""

@@ -47,3 +47,22 @@ def test_whatever_else_is_wanted_is_the_models() -> None:
     assert getattr(Lazy(model), "max_failure_rate", 0.5) == 0.5
     with pytest.raises(AttributeError):
         _ = Lazy(model).nothing
+
+
+def test_what_is_spent_is_that_of_the_models_that_were_asked() -> None:
+    from introspect.reasoning.chat import Usage
+    from introspect.reasoning.models.lazy import spent_by
+    from introspect.reasoning.models.ledger import Ledger
+
+    class Costly(Scripted):
+        def __init__(self) -> None:
+            super().__init__()
+            self.ledger = Ledger()
+            self.ledger.attempt(Usage(3, 4, 1))
+
+    asked, never, free = Lazy(lambda: Costly()), Lazy(lambda: Costly()), Lazy(Scripted())
+    assert asked.identity
+    assert free.identity
+    numbers = spent_by(teacher=asked, student=never, judge=free)
+    assert {name.split("/")[0] for name in numbers} == {"teacher"}
+    assert (numbers["teacher/prompt_tokens"], numbers["teacher/completion_tokens"]) == (3.0, 4.0)

@@ -169,8 +169,12 @@ def test_progress_counts_stored_answers_too(tmp_path: Path) -> None:
 
 
 def test_repeated_request_ids_are_an_error() -> None:
-    with pytest.raises(ValueError, match="'a' occurs more than once"):
-        list(answer(Echo(), [request("a", "1"), request("a", "2")]))
+    twice = [request("b", "0"), request("a", "1"), request("a", "2")]
+    model = Echo()
+    for requests in (twice, iter(twice)):
+        with pytest.raises(ValueError, match="'a' occurs more than once"):
+            list(answer(model, requests))
+    assert model.asked == []
 
 
 class Broken(Echo):
@@ -187,8 +191,8 @@ class Broken(Echo):
 @pytest.mark.parametrize(
     ("ids", "message"),
     [
-        ("ax", "'x', which was never asked"),
-        ("aa", "'a', which was answered twice"),
+        ("ax", "'x', which was never asked or answered already"),
+        ("aa", "'a', which was never asked or answered already"),
         ("a", "1 requests left unanswered"),
     ],
 )

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from introspect.reasoning.chat import ChatModel
+from introspect.reasoning.models.ledger import spent
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -39,6 +40,11 @@ class Lazy:
         return self._made
 
     @property
+    def spent(self) -> dict[str, float]:
+        """What the model's answers cost; nothing, if it was not asked."""
+        return {} if self._made is None else spent(self._made)
+
+    @property
     def identity(self) -> Mapping[str, str]:
         """The model's."""
         return self.model.identity
@@ -58,3 +64,8 @@ class Lazy:
         if name.startswith("_"):
             raise AttributeError(name)
         return getattr(self.model, name)
+
+
+def spent_by(**models: Lazy) -> dict[str, float]:
+    """What several models' answers cost, each number under `<who>/<name>`."""
+    return {f"{who}/{name}": number for who, model in models.items() for name, number in model.spent.items()}

@@ -100,6 +100,12 @@ class Ledger:
         return ", ".join(parts)
 
 
+def spent(model: object) -> dict[str, float]:
+    """The `Ledger.metrics` of a chat model; empty for one that keeps no ledger, as it costs nobody anything."""
+    ledger = getattr(model, "ledger", None)
+    return ledger.metrics() if isinstance(ledger, Ledger) else {}
+
+
 def short(number: int) -> str:
     """`950`, `12.3k`, `4.56M`, `7.89G`."""
     for unit, size, digits in (("G", 10**9, 2), ("M", 10**6, 2), ("k", 10**3, 1)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from itertools import islice
@@ -33,14 +33,15 @@ def answer(
 
     A new response is in the store before it is yielded, and requests of the same content are sent once. Whoever stops
     in the middle (an exception, Ctrl-C) keeps what was finished until then. Requests are read as they are needed, so a
-    generator of any length takes constant memory. `on_response` is called with each pair.
+    generator of any length takes constant memory; its ids must be unique, which is checked where it can be: all of a
+    sequence, and of a generator those that wait for an answer. `on_response` is called with each pair.
 
     Requests that the model gives up on are recorded in the store and not yielded; the next call asks them again. A
     table at the end says how many there were, and why.
 
     Raises:
         ValueError: two requests have the same id.
-        RuntimeError: the model answers an id that was not asked or was answered already, or leaves one unanswered.
+        RuntimeError: the model answers what does not wait for an answer, or leaves something unanswered.
         InputError: more requests failed than the model's `max_failure_rate` allows; after all others were answered.
     """
     return Answers(model, _pairs(model, requests, store, on_response))
@@ -77,14 +78,16 @@ def _pairs(
 
 
 class _Asking:
-    """One call of `answer`. Of requests that are over it remembers 64 bits each: a hash of the id."""
+    """One call of `answer`. Of requests that are over it remembers nothing but their number."""
 
     def __init__(self, model: ChatModel, requests: Iterable[ChatRequest], store: ResponseStore | None) -> None:
+        if isinstance(requests, Sequence) and len({request.id for request in requests}) < len(requests):
+            repeated, _ = Counter(request.id for request in requests).most_common(1)[0]
+            raise ValueError(f"request ids must be unique; {repeated!r} occurs more than once")
         self._model, self._store, self._requests = model, store, iter(requests)
         self._identity = model.identity if store is not None else {}
         # So many are read ahead that a model that takes a handful at a time never makes us read on in its stead.
         self._ahead = max(WINDOW, 2 * int(getattr(model, "concurrency", 0)))
-        self._ids: set[int] = set()
         self._is_read = False  # all of them
         self._stored: deque[Pair] = deque()
         self._queue: deque[ChatRequest] = deque()
@@ -99,7 +102,7 @@ class _Asking:
         """All that is answered."""
         yield from self._read_ahead()
         if self._store is not None:
-            total, hits = len(self._ids), self._counts["stored"]
+            total, hits = self._counts["read"], self._counts["stored"]
             log.info(
                 "%s: %d of %d%s responses stored, %d%s to be made",
                 self._store.path,
@@ -125,7 +128,7 @@ class _Asking:
         """Say what it cost and what failed; InputError if that is too much."""
         if (ledger := getattr(self._model, "ledger", None)) is not None and self._counts["made"]:
             log.info("%s: %s", self._identity.get("model", self._name), ledger.note())
-        failed, total = self._counts["failed"], len(self._ids)
+        failed, total = self._counts["failed"], self._counts["read"]
         if not failed:
             return
         reasons = ", ".join(f"{count} {reason}" for reason, count in self._reasons.most_common())
@@ -165,10 +168,7 @@ class _Asking:
         """Look the next window of requests up."""
         window = list(islice(self._requests, WINDOW))
         self._is_read = len(window) < WINDOW
-        for request in window:
-            if (mark := hash(request.id)) in self._ids:
-                raise ValueError(f"request ids must be unique; {request.id!r} occurs more than once")
-            self._ids.add(mark)
+        self._counts["read"] += len(window)
         if self._store is None:
             for request in window:
                 self._enqueue(request.id, request)
@@ -185,6 +185,8 @@ class _Asking:
                 self._enqueue(key, request)
 
     def _enqueue(self, key: str, request: ChatRequest) -> None:
+        if request.id in self._open:
+            raise ValueError(f"request ids must be unique; {request.id!r} occurs more than once")
         same = [request]
         self._open[request.id] = (key, same)
         if self._store is not None:
@@ -209,8 +211,9 @@ class _Asking:
     def _claim(self, reply: ChatResponse | ChatFailure) -> tuple[str, list[ChatRequest]]:
         found = self._open.pop(reply.request_id, None)
         if found is None:
-            fault = "answered twice" if hash(reply.request_id) in self._ids else "never asked"
-            raise RuntimeError(f"{self._name}: a response to request {reply.request_id!r}, which was {fault}")
+            raise RuntimeError(
+                f"{self._name}: a response to request {reply.request_id!r}, which was never asked or answered already"
+            )
         self._same.pop(found[0], None)
         return found
 
