@@ -47,6 +47,17 @@ def test_a_response_is_learnt_as_it_is(tmp_path):
     assert trace.target == response
 
 
+def test_targets_without_reasoning_are_said(tmp_path, caplog):
+    rows = [row(response="<answer>Delft</answer>"), row(rollout_id=2)]
+    assert len(read(tmp_path, *rows, target="response").traces) == 2
+    assert "t.parquet: 1 of 2 targets have no think block" in caplog.text
+    caplog.clear()
+    recipe = Published(source=tmp_path / "t.parquet", target="auto", num_rollouts=1)
+    recipe.synthesize([], Scripted(right), Oracle())
+    assert caplog.text == ""
+    assert recipe.settings["target"] == "refined_trace"  # what auto has found
+
+
 def test_rows_are_filtered_as_by_the_reference_and_counted(tmp_path):
     rows = [
         row(),

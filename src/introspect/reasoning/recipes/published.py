@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -17,6 +18,8 @@ from introspect.reasoning.store import ResponseStore
 from introspect.reasoning.traces import Draft, Trace, TraceSet
 
 Target = Literal["refined_trace", "synthesized_trace", "response"]
+log = logging.getLogger(__name__)
+
 AUTO, EVALUATION = "auto", "evaluation"
 
 _QUESTION = ("sample_id", "question", "answer", "prompt")
@@ -78,7 +81,7 @@ class Published:
 
     @property
     def settings(self) -> Mapping[str, object]:
-        """What was read and how it was filtered."""
+        """What was read and how it was filtered; of the target, what was found."""
         accept = self.criterion.name if self.criterion else EVALUATION
         limits = {f"num_{name}s": limit for name, limit in self.limits.items()}
         source = {**self.source, "source": str(self.source["source"])}
@@ -100,7 +103,12 @@ class Published:
             InputError: a column is missing, or a cell is not what it should be; naming row and column.
         """
         table = PublishedSet(**self.source)  # type: ignore[arg-type]
-        return collect(list(self._candidates(table, self._find_target(table))))
+        self.target = target = self._find_target(table)
+        made = collect(list(self._candidates(table, target)))
+        bare = sum(not split_reasoning(trace.target).reasoning for trace in made.traces)
+        if bare:
+            log.warning("%s: %d of %d targets have no think block", table.source, bare, len(made.traces))
+        return made
 
     def _find_target(self, table: PublishedSet) -> Target:
         columns: tuple[Target, ...] = get_args(Target)
