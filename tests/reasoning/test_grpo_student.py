@@ -214,7 +214,8 @@ def test_two_processes_do_what_one_does(folder: Path) -> None:
     trained = []
     for questions, options in ((4, {}), (2, {"strategy": "ddp_spawn", "devices": 2})):
         student = build(folder, eps=1e-3)
-        data = rounds(questions=questions, batch_size=8, passes=1)
+        student.configure_model()  # here, where the weights are handed back to
+        data = rounds(questions=questions)
         trainer = Trainer(
             accelerator="cpu",
             logger=False,
