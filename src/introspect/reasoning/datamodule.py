@@ -36,7 +36,7 @@ from introspect.reasoning.supervision import (
     load_tokenizer,
     supervise_all,
 )
-from introspect.reasoning.traces import Trace, load_traces, save_traces
+from introspect.reasoning.traces import Trace, TraceSet, load_traces, save_traces
 
 log = logging.getLogger(__name__)
 
@@ -201,7 +201,13 @@ class TraceDataModule(QuestionsDataModule):
             made = self.recipe.synthesize(examples, *models, store)
             spent = spent_by(student=models[0], teacher=models[1])
         save_traces(made.traces, self.traces)
-        questions = len(examples) if asks else len({trace.example_id for trace in made.traces})
+        self._report(made, len(examples) if asks else len({trace.example_id for trace in made.traces}), spent)
+        if self.export is not None:
+            self._export(self.export, made.traces, examples)
+        self._prepared = True
+
+    def _report(self, made: TraceSet, questions: int, spent: Mapping[str, float]) -> None:
+        """Write the manifest; an InputError if there is nothing to train on."""
         rejections = dict(sorted(made.rejections.items()))
         self._write_manifest(
             {
@@ -211,7 +217,7 @@ class TraceDataModule(QuestionsDataModule):
                 "examples": questions,
                 "traces": len(made.traces),
                 "rejections": rejections,
-                **({"spent": spent} if spent else {}),
+                **({"spent": dict(spent)} if spent else {}),
             }
         )
         reasons = ", ".join(f"{count} {reason}" for reason, count in rejections.items()) or "none"
@@ -221,9 +227,6 @@ class TraceDataModule(QuestionsDataModule):
                 f"{self.traces}: no trace is left of {questions} {self.benchmark.name} questions with recipe"
                 f" {self.recipe.name} (rejected: {reasons})"
             )
-        if self.export is not None:
-            self._export(self.export, made.traces, examples)
-        self._prepared = True
 
     def _export(self, folder: str | Path, traces: Sequence[Trace], examples: Sequence[MultiHopExample]) -> None:
         from introspect.reasoning.published import export_traces

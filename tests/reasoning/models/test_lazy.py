@@ -66,3 +66,12 @@ def test_what_is_spent_is_that_of_the_models_that_were_asked() -> None:
     numbers = spent_by(teacher=asked, student=never, judge=free)
     assert {name.split("/")[0] for name in numbers} == {"teacher"}
     assert (numbers["teacher/prompt_tokens"], numbers["teacher/completion_tokens"]) == (3.0, 4.0)
+    # Those that were let go have cost what they cost, and once only.
+    given = Lazy(Costly())
+    for lazy in (asked, given):
+        assert lazy.identity
+        lazy.close()
+        assert lazy.spent["prompt_tokens"] == 3.0
+        assert lazy.identity
+    assert asked.spent["prompt_tokens"] == 6.0  # another model, made anew
+    assert given.spent["prompt_tokens"] == 3.0  # the same one

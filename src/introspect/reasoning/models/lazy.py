@@ -30,6 +30,7 @@ class Lazy:
     def __init__(self, source: ChatModel | Callable[[], ChatModel]) -> None:
         self._source = source
         self._made: ChatModel | None = None
+        self._past: dict[str, float] = {}  # what models cost that were let go
 
     @property
     def model(self) -> ChatModel:
@@ -41,8 +42,9 @@ class Lazy:
 
     @property
     def spent(self) -> dict[str, float]:
-        """What the model's answers cost; nothing, if it was not asked."""
-        return {} if self._made is None else spent(self._made)
+        """What the model's answers cost, also of one that was let go; nothing, if it was not asked."""
+        now = {} if self._made is None else spent(self._made)
+        return {name: self._past.get(name, 0.0) + now.get(name, 0.0) for name in {**self._past, **now}}
 
     @property
     def identity(self) -> Mapping[str, str]:
@@ -55,9 +57,11 @@ class Lazy:
 
     def close(self) -> None:
         """Let go of the model and of what it holds: a GPU's memory, a server. Asked again, it is made again."""
-        made, self._made = self._made, None
-        if made is not None:
-            release(made)
+        if self._made is None:
+            return
+        release(self._made)
+        if self._made is not self._source:  # whose ledger goes on
+            self._past, self._made = self.spent, None
 
     def __getattr__(self, name: str) -> Any:
         # Only what is not found above, such as `concurrency`.
