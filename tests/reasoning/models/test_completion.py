@@ -56,7 +56,7 @@ def test_reasoning_and_content(message: dict[str, Any], reasoning: str, content:
         ({"content": None}, "tool_calls", "empty"),
         ({"content": None}, "length", "empty"),
         ({"content": None, "refusal": "No."}, "stop", "content_filter"),
-        ({"content": "half an ans"}, "content_filter", "content_filter"),
+        ({"content": "half of it"}, "content_filter", "content_filter"),
         ({"content": "c"}, None, "malformed"),
         ({"content": "c"}, 3, "malformed"),
         ({"content": 3}, "stop", "malformed"),
