@@ -34,6 +34,9 @@ class Handler(BaseHTTPRequestHandler):
         request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         if self.headers["Authorization"] != f"Bearer {KEY}":
             return self.reply(401, {"error": "Unauthorized"})
+        if "die" in request["messages"][-1]["content"]:
+            print("EngineDeadError: the GPU fell off the bus", flush=True)
+            os._exit(5)
         content = f"echo {request['messages'][-1]['content']}"
         message = {"role": "assistant", "content": content, "reasoning": f"as {request['model']}"}
         usage = {"prompt_tokens": 3, "completion_tokens": 6}

@@ -163,6 +163,16 @@ def test_an_end_while_it_starts_is_told_with_its_last_lines(tmp_path: Path, monk
     assert "\n" not in str(caught.value)
 
 
+def test_an_end_in_the_middle_is_noticed_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = OpenAIChat("m", server=fake(tmp_path, monkeypatch), concurrency=2)
+    asked = [ChatRequest(str(n), (Message("user", "die" if n == 5 else "live"),)) for n in range(50)]
+    began, kept = time.monotonic(), []
+    with pytest.raises(InputError, match=r"vllm serve ended with status 5: .*fell off the bus"):
+        kept.extend(model.generate(asked))
+    assert time.monotonic() - began < 30
+    assert len(kept) >= 3
+
+
 def test_a_start_that_takes_too_long_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     server = fake(tmp_path, monkeypatch, "hang", start_timeout_s=2.0)
     with pytest.raises(InputError, match="not ready after start_timeout_s=2: INFO loading weights"):

@@ -103,3 +103,21 @@ def test_every_question_is_answered_once_or_failed_with_its_reason(tmp_path: Pat
     assert stats["answered_again"] <= KILLS * 2 * CONCURRENCY
     assert f"answered {len(answers)}" in output
     assert stats["faults"].keys() >= {*PASSING, *LASTING} - {"slow"}
+
+
+def test_ctrl_c_stops_at_once_and_keeps_what_was_finished(tmp_path: Path) -> None:
+    path = tmp_path / "responses.sqlite"
+    with Served("--latency", "0.05") as server:
+        worker = start(server.url, path)
+        while stored(path) < 500 and worker.poll() is None:
+            time.sleep(0.02)
+        before, began = stored(path), time.monotonic()
+        worker.send_signal(signal.SIGINT)
+        output, _ = worker.communicate(timeout=30)
+        assert time.monotonic() - began < 15
+        answers = server.stats()["answers"]
+    assert worker.returncode != 0
+    assert "answered" not in output
+    # What the server had answered and the client received is kept; only what was on its way is not.
+    assert before <= stored(path) <= answers
+    assert answers - stored(path) <= CONCURRENCY

@@ -75,6 +75,10 @@ class Server(Protocol):
         """Start it if it does not run yet, and wait until it answers."""
         ...
 
+    def check(self) -> None:
+        """Raise InputError if it was started and has ended by itself."""
+        ...
+
     def stop(self) -> None:
         """Stop it if it runs."""
         ...
@@ -297,6 +301,8 @@ class _Asker:
             if not self._policy.retries(fault):
                 self._breaker.refused(fault)
                 return self._failure(request, fault, attempt)
+            if fault.reason == CONNECTION and self._chat.server is not None:
+                self._chat.server.check()
             self._breaker.failed(ticket, fault)
             redraws += fault.status is None and fault.reason not in (CONNECTION, TIMEOUT)
             delay = self._policy.delay(attempt, fault.retry_after, self._random)

@@ -120,6 +120,7 @@ class VLLMServer:
             "trust-remote-code": trust_remote_code or None,
         }
         self._extra_args = tuple(map(str, extra_args))
+        self._log = Path()
         self._endpoint: Endpoint | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._end: weakref.finalize[..., VLLMServer] | None = None
@@ -150,7 +151,7 @@ class VLLMServer:
         port, key = _free_port(), secrets.token_urlsafe(32)
         folder = Path(self._log_dir or tempfile.mkdtemp(prefix="introspect-vllm-"))
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"vllm-{port}.log"
+        self._log = path = folder / f"vllm-{port}.log"
         command = [executable, *self.command(port)[1:]]
         log.info("starting %s (log: %s)", shlex.join(self.command(port)), path)
         with path.open("wb") as output:
@@ -166,6 +167,12 @@ class VLLMServer:
         self._await_health(port, key, path)
         self._endpoint = Endpoint(f"http://{HOST}:{port}/v1", Secret(key))
         return self._endpoint
+
+    def check(self) -> None:
+        """Raise InputError, with the server's last lines, if it was started and has ended by itself."""
+        status = None if self._process is None else self._process.poll()
+        if status is not None:
+            raise InputError(f"{self.model}: vllm serve ended with status {status}: {_tail(self._log)}")
 
     def stop(self) -> None:
         """Stop the server, if it runs, and wait until its memory is free."""
