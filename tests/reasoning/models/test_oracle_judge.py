@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from pathlib import Path
+from random import Random
 
 import pytest
 
 from introspect.errors import InputError
+from introspect.reasoning.benchmarks.base import Benchmark
 from introspect.reasoning.benchmarks.hopworld import Hopworld
+from introspect.reasoning.benchmarks.hotpotqa import HotpotQA
+from introspect.reasoning.benchmarks.musique import MuSiQue
+from introspect.reasoning.benchmarks.twowiki import TwoWiki
 from introspect.reasoning.chat import ChatRequest, Message, Sampling, tag_answer
 from introspect.reasoning.examples import Document, EvidenceStep, MultiHopExample
 from introspect.reasoning.judges import JUDGES, is_right
 from introspect.reasoning.judgments import AnswerHit, Correctness, Effective, Metacognition, Profile, Quality, Unparsed
+from introspect.reasoning.models.oracle import write_trace
 from introspect.reasoning.models.oracle_judge import OracleJudge
 from introspect.reasoning.models.trace_reading import read_trace
 from introspect.reasoning.rollouts import Rollout
@@ -220,6 +227,48 @@ def test_every_hopworld_item_is_solved_by_its_own_evidence() -> None:
         # In whatever order the facts are read, only all of them lead to the answer.
         assert read_trace("\n\n".join(statements[::-1]), example).first_correct == len(statements)
         assert read_trace("\n\n".join(statements[1:]), example).first_correct == 0
+
+
+def test_a_quotation_may_run_over_several_sentences() -> None:
+    statement = 'M. A. Rahman wrote "Who? Me." He was born in Kochi.'
+    example = replace(
+        EXAMPLE,
+        documents=(Document("Rahman", (statement, "He sang."), 0),),
+        evidence=(EvidenceStep(0, statement),),
+        answer="Kochi",
+    )
+    assert (
+        read_trace(f"Hmm.\n\nThe document on Rahman says: {statement} Is this sound? Yes.", example).first_correct == 2
+    )
+    assert read_trace('M. A. Rahman wrote "Who? Me." He was born in Goa.', example).first_correct == 0
+    assert read_trace("", replace(example, evidence=(EvidenceStep(0, "The"),))).steps == 0
+    assert read_trace("Anything.", replace(example, evidence=(EvidenceStep(0, "The"),))).steps == 0
+
+
+REAL = (
+    HotpotQA(files={"test": "hotpotqa/hotpot_dev_distractor_v1.sample120.json"}, hub_id=None),
+    MuSiQue(files={"test": "musique/musique_ans_v1.0_dev.sample120.jsonl"}, hub_id=None),
+    TwoWiki(files={"test": "2wikimultihopqa/dev.sample100.json"}, hub_id=None),
+)
+
+
+@pytest.mark.parametrize("benchmark", REAL, ids=lambda benchmark: benchmark.name)
+def test_on_real_items_it_follows_what_is_quoted_from_their_documents(
+    benchmark: Benchmark, shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(shared / "data")
+    items = [item for item in benchmark.load("test") if item.evidence]
+    assert len(items) > 90
+    readings = [
+        (item, read_trace(write_trace(item, Random(number)), item), read_trace(item.documents[0].text, item))
+        for number, item in enumerate(items)
+    ]
+    followed = [reading for item, reading, _ in readings if reading.steps == len(item.evidence)]
+    assert len(followed) >= 0.99 * len(items)
+    # The steps of the oracle teacher's traces stand in the paragraphs after question and plan, the answer at the end.
+    assert sum(reading.first_correct >= 3 for reading in followed) >= 0.99 * len(items)
+    # One document is no derivation of what takes several.
+    assert sum(reading.first_correct > 0 for _, _, reading in readings) <= 0.05 * len(items)
 
 
 def test_its_rules_are_part_of_its_name() -> None:

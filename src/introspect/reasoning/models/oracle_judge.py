@@ -18,6 +18,7 @@ from introspect.errors import InputError
 from introspect.reasoning.chat import ChatRequest, ChatResponse, Usage
 from introspect.reasoning.examples import MultiHopExample
 from introspect.reasoning.metrics.answers import exact_match
+from introspect.reasoning.models import annotation, trace_reading
 from introspect.reasoning.models.trace_reading import Reading, read_trace
 
 log = logging.getLogger(__name__)
@@ -74,9 +75,7 @@ class OracleJudge:
 
 @lru_cache(maxsize=1)
 def _rules() -> str:
-    from introspect.reasoning.models import trace_reading
-
-    sources = (Path(__file__).read_bytes(), Path(trace_reading.__file__).read_bytes())
+    sources = (Path(file).read_bytes() for file in (__file__, trace_reading.__file__, annotation.__file__))
     return hashlib.sha256(b"".join(sources)).hexdigest()[:16]
 
 

@@ -8,20 +8,23 @@ and share their class; a paragraph of nothing else leads nowhere.
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import accumulate
 from typing import Literal
 
-from introspect.reasoning.examples import EvidenceStep, MultiHopExample
-from introspect.reasoning.marking import paragraphs, sentences
+from introspect.reasoning.examples import MultiHopExample
+from introspect.reasoning.marking import paragraphs
 from introspect.reasoning.metrics.answers import normalize_answer
+from introspect.reasoning.models.annotation import DENIALS, FILLER, asides, has, names, solution_steps
 
 Class = Literal["progress", "verification", "redundant"]
 
-_DENIALS = {"not", "no", "never", "neither", "nor", "cannot", "isnt", "wasnt", "doesnt", "didnt", "arent", "werent"}
-_SETTLING = _DENIALS | {"yes", "none", "indeed", "correct"}
-_FILLER = {"of", "in", "is", "was", "by", "what", "who", "which", "where", "when", "did", "does"}
+# Finer than the count of sentences: also at the end of a quotation.
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[.!?][\"'”’)])\s+|(?<=[\"”])\s+(?=[A-Z])")
+_SETTLING = DENIALS | {"yes", "none", "indeed", "correct"}
 _DISMISSAL = re.compile(r"\b(does not|doesn't|did not|didn't) help\b|\birrelevant\b|\bnot relevant\b", re.IGNORECASE)
 _UNFOUNDED = re.compile(
     r"\b(maybe it is|maybe i should|maybe we should|am not sure|are not sure|can ?not find)\b", re.IGNORECASE
@@ -55,63 +58,6 @@ class Reading:
     phases: tuple[int, ...]
     level: int
     placed: float
-
-
-@dataclass(frozen=True, slots=True)
-class _Step:
-    """An annotated step in normalised words: the statement, what was looked for and of what, what was found, where."""
-
-    statement: str
-    goal: frozenset[str]
-    subject: str
-    finding: str
-    title: str
-    known: frozenset[str]
-
-    def is_made(self, said: str) -> bool:
-        """Whether a normalised sentence makes the step.
-
-        It does if it repeats the statement, or names what was sought and what was found; where that is not annotated,
-        if it carries half of the statement's words and invents none.
-        """
-        words, statement = set(said.split()), set(self.statement.split())
-        if not words or _DENIALS & (words - statement):
-            return False
-        if self.statement in said:
-            return True
-        if self.finding and self.goal:
-            return _has(said, self.finding) and self._is_sought_in(said, words)
-        enough = self.title in said and len(statement & words) >= 0.5 * len(statement)
-        return enough and all(word in self.known or len(word) < 4 for word in words)
-
-    def _is_sought_in(self, said: str, words: set[str]) -> bool:
-        """The capital of Cuba is Lima, or Cuba's capital; the capital of Lima is not Cuba."""
-        if not self.subject:
-            return self.goal <= words
-        owned = _has(said, f"of {self.subject}") or _has(said, f"{self.subject}s")
-        return owned and self.goal - set(self.subject.split()) <= words
-
-
-def _steps(example: MultiHopExample) -> tuple[_Step, ...]:
-    findings = [step.finding or "" for step in example.evidence]
-
-    def fill(match: re.Match[str]) -> str:
-        earlier = int(match[1]) - 1
-        return findings[earlier] if 0 <= earlier < len(findings) else match[0]
-
-    def plain(step: EvidenceStep) -> _Step:
-        document = example.documents[step.document]
-        goal = normalize_answer(re.sub(r"#(\d+)", fill, step.goal or ""))
-        return _Step(
-            statement=normalize_answer(step.statement),
-            goal=frozenset(goal.split()) - _FILLER,
-            subject=goal.rpartition(" of ")[2] if " of " in goal else "",
-            finding=normalize_answer(step.finding or ""),
-            title=normalize_answer(document.title),
-            known=frozenset(normalize_answer(f"{document.title} {document.text} {example.question}").split()),
-        )
-
-    return tuple(map(plain, example.evidence))
 
 
 def read_trace(trace: str, example: MultiHopExample) -> Reading:
@@ -162,21 +108,21 @@ class _Reader:
     """Reads paragraph by paragraph. The rules are tried in their order; the first that knows a sentence decides."""
 
     def __init__(self, example: MultiHopExample) -> None:
-        self.steps = _steps(example)
+        self.steps = solution_steps(example)
         references = [normalize_answer(reference) for reference in example.references]
         self.references = [reference for reference in references if reference]
-        self.question = frozenset(normalize_answer(example.question).split()) - _FILLER
-        asides = _asides(example, self.steps)
+        self.question = frozenset(normalize_answer(example.question).split()) - FILLER
+        strays = asides(example, self.steps)
         # Traces repeat themselves: each sentence is compared with the documents once.
         self._states = cache(lambda said: frozenset(k for k, step in enumerate(self.steps) if step.is_made(said)))
-        self._strays = cache(lambda said: any(_has(said, aside) for aside in asides))
+        self._strays = cache(lambda said: any(has(said, stray) for stray in strays))
         self.titles = {normalize_answer(document.title) for document in example.documents} - {""}
         self.chain = ({step.finding for step in self.steps} | {step.title for step in self.steps}) - {""}
-        self.entities = self.titles | self.chain | _names(example)
+        self.entities = self.titles | self.chain | names(example)
         told = [f"{step.statement} {step.finding}" for step in self.steps]
         named = [reference for reference in self.references if reference not in ("yes", "no")]
         # Steps that state the answer. Without any (a comparison), it is derived when it is also concluded.
-        self.telling = {k for k, text in enumerate(told) if any(_has(text, reference) for reference in named)}
+        self.telling = {k for k, text in enumerate(told) if any(has(text, reference) for reference in named)}
         self.seen = _Seen()
         self.classes: list[list[Class | None]] = []
         self.rules: tuple[Callable[[_Paragraph, int], Class | None], ...] = (
@@ -200,11 +146,12 @@ class _Reader:
             seen.derived = here.number
 
     def _paragraph(self, text: str) -> _Paragraph:
-        texts = tuple(sentences(text))
+        texts = tuple(_SENTENCE_END.split(text.strip()))
         plain = tuple(map(normalize_answer, texts))
+        quoted = self._quoted(plain)
         stated = tuple(
-            frozenset[int]() if sentence.endswith("?") else self._states(said)
-            for sentence, said in zip(texts, plain, strict=True)
+            frozenset[int]() if sentence.endswith("?") else self._states(said) | quoted[index]
+            for index, (sentence, said) in enumerate(zip(texts, plain, strict=True))
         )
         everything = len(self.steps) > 1 and len(frozenset[int]().union(*stated)) == len(self.steps)
         return _Paragraph(
@@ -215,6 +162,20 @@ class _Reader:
             dismissed=bool(_DISMISSAL.search(text)),
             again=everything and bool(self.seen.derived),
         )
+
+    def _quoted(self, plain: Sequence[str]) -> list[frozenset[int]]:
+        """The steps whose statements end in each sentence: real ones may run over several."""
+        ends = list(accumulate(len(said) + 1 if said else 0 for said in plain))
+        text = " ".join(filter(None, plain))
+        found: list[set[int]] = [set() for _ in plain]
+        for number, step in enumerate(self.steps):
+            start = text.find(step.statement)
+            while start >= 0 and step.statement:
+                index = bisect_left(ends, start + len(step.statement))
+                if not DENIALS & (set(plain[index].split()) - set(step.statement.split())):
+                    found[index].add(number)
+                start = text.find(step.statement, start + len(step.statement))
+        return [frozenset(numbers) for numbers in found]
 
     def _all_made(self) -> bool:
         return len(self.seen.made) == len(self.steps)
@@ -259,7 +220,7 @@ class _Reader:
         text, seen = here.texts[index], self.seen
         if not _VERIFYING.search(text) or text.endswith("?") or not self._all_made():
             return None
-        if sum(_has(here.plain[index], entity) for entity in self.chain) < 2:
+        if sum(has(here.plain[index], entity) for entity in self.chain) < 2:
             seen.verified = seen.verified or "question" in text.lower()
             return None
         first, seen.verified = not seen.verified, True
@@ -270,10 +231,10 @@ class _Reader:
         _, said, named = here.plain[index].partition("answer")
         if not said or here.texts[index].endswith("?"):
             return None
-        if any(_has(named, reference) for reference in self.references) and self.seen.made:
+        if any(has(named, reference) for reference in self.references) and self.seen.made:
             first, self.seen.concluded = not self.seen.concluded, self.seen.concluded or here.number
             return "progress" if first else None
-        return "redundant" if any(_has(named, entity) for entity in self.entities) else None
+        return "redundant" if any(has(named, entity) for entity in self.entities) else None
 
     def _plan(self, here: _Paragraph, index: int) -> Class | None:
         if not _PLAN.search(here.texts[index]):
@@ -299,14 +260,14 @@ class _Reader:
         if _SOUNDNESS.search(text) and any(here.stated):
             return None  # a step that is being monitored
         seen.corrected = True
-        named = {entity for entity in self.entities if _has(here.plain[index], entity)}
+        named = {entity for entity in self.entities if has(here.plain[index], entity)}
         fresh = named - seen.alternatives
         seen.alternatives |= named
         return None if not named else "verification" if fresh else "redundant"
 
     def _selection(self, here: _Paragraph, index: int) -> Class | None:
         """Which documents matter."""
-        named = {title for title in self.titles if _has(here.plain[index], title)}
+        named = {title for title in self.titles if has(here.plain[index], title)}
         if not named or not _SELECTION.search(here.texts[index]):
             return None
         fresh = named - self.seen.titles
@@ -374,21 +335,3 @@ def _filled(classes: Sequence[Class | None]) -> list[Class]:
         last = kind or last
         filled.append(last)
     return filled[::-1]
-
-
-def _asides(example: MultiHopExample, steps: Sequence[_Step]) -> tuple[str, ...]:
-    """The documents' sentences, normalised, that are no step's statement."""
-    said = (normalize_answer(sentence) for document in example.documents for sentence in document.sentences)
-    statements = [step.statement for step in steps]
-    return tuple(text for text in said if text and not any(text in s or s in text for s in statements))
-
-
-def _names(example: MultiHopExample) -> set[str]:
-    """Capitalised words inside the documents' sentences, normalised: what an alternative may be called."""
-    found = (re.findall(r"(?<=\s)[A-Z]\w+", sentence) for d in example.documents for sentence in d.sentences)
-    return {name for names in found for name in map(normalize_answer, names) if name}
-
-
-def _has(text: str, phrase: str) -> bool:
-    """Whether a normalised text contains a normalised phrase as whole words."""
-    return f" {phrase} " in f" {text} "
