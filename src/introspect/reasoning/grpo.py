@@ -98,7 +98,7 @@ _REWARDS: dict[str, Reward] = {"f1": f1_reward, "exact_match": exact_match_rewar
 def group_advantages(rewards: Tensor, *, scale: bool = True) -> Tensor:
     """What each rollout earned above the mean of its group, [q, g], in deviations of the group if `scale`.
 
-    DeepSeekMath section 4.1.2 with `scale`, Dr. GRPO section 3.2 without. The deviation is the population's, plus 1e-4.
+    DeepSeekMath section 4.1.2 with `scale`, Dr. GRPO without. The deviation is the population's, plus 1e-4.
     A group whose rewards are all equal has exactly zero advantage.
     """
     advantages = rewards - rewards.mean(-1, keepdim=True)
