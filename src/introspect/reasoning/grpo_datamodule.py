@@ -20,8 +20,9 @@ from torch import Tensor
 
 from introspect.errors import InputError
 from introspect.reasoning.batching import Batch, collate
+from introspect.reasoning.benchmarks.base import Benchmark
 from introspect.reasoning.chat import ChatRequest
-from introspect.reasoning.datamodule import Benchmark, QuestionsDataModule, place
+from introspect.reasoning.datamodule import QuestionsDataModule, place
 from introspect.reasoning.examples import MultiHopExample
 from introspect.reasoning.exploration import Experience, Plan, explore
 from introspect.reasoning.grpo import GRPO, token_weights
