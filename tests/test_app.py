@@ -74,6 +74,12 @@ class Refusing(Points):
         raise InputError("data.files.train=nowhere.json: no such file")
 
 
+class Untrained(Points):
+    """Nothing to train on, only a test."""
+
+    trains = False
+
+
 def config(folder: Path, *overrides: str, datamodule: str = "Points") -> DictConfig:
     reasoning = ["~experiment", "~data", "~datamodule", "~model", "~recipe", "~teacher", "~sampling", "~engine"]
     sampling = ["~sampling@drafting", "~sampling@teaching"]
@@ -135,6 +141,14 @@ def test_without_training_it_stops_when_the_data_are_made(tmp_path: Path) -> Non
     assert train(config(tmp_path, "train=false")) == {}
     assert (tmp_path / "data/prepared").exists()
     assert not (tmp_path / "run/checkpoints").exists()
+
+
+def test_where_there_is_nothing_to_train_on_the_model_is_tested_as_it_is(tmp_path: Path) -> None:
+    metrics = train(config(tmp_path, datamodule="Untrained"))
+    assert metrics.keys() == {"test/loss"}
+    assert not (tmp_path / "run/checkpoints").exists()
+    assert train(config(tmp_path, "train=false", datamodule="Untrained")).keys() == {"test/loss"}
+    assert train(config(tmp_path, "test=false", datamodule="Untrained")) == {}
 
 
 def test_without_training_a_checkpoint_is_tested(tmp_path: Path) -> None:

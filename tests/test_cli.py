@@ -43,7 +43,7 @@ def call(command: str, *arguments: str, folder: Path, **environment: str) -> sub
 @pytest.mark.parametrize(
     ("command", "arguments", "expected"),
     [
-        ("train", ["experiment=mbt_x"], "there is no experiment=mbt_x: experiment can be base, kd, "),
+        ("train", ["experiment=mbt_x"], "there is no experiment=mbt_x: experiment can be base, "),
         ("train", ["trainer.foo=1"], "trainer.foo"),
         ("train", ["seed=abc", "train=maybe"], "seed=abc is not a whole number from 0 to 4294967295; train=maybe is"),
         ("train", ["+teacher.api_key=abcdef"], "environment variable"),

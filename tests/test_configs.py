@@ -24,7 +24,18 @@ EXPERIMENTS = sorted(
 # Groups of train.yaml with more than one option; the experiment is composed apart.
 OPTIONS = sorted(
     (group, path.stem)
-    for group in ("data", "datamodule", "model", "recipe", "teacher", "trainer", "logger", "callbacks", "debug")
+    for group in (
+        "data",
+        "datamodule",
+        "model",
+        "recipe",
+        "teacher",
+        "judge",
+        "trainer",
+        "logger",
+        "callbacks",
+        "debug",
+    )
     for path in (CONFIGS / group).glob("*.yaml")
 )
 # Settings that a test on any machine must give: a model folder in place of one that is embedded or on a hub.
@@ -126,7 +137,7 @@ def test_parts_of_a_distillation_compose_and_fit(group: str, option: str, tmp_pa
 
 def test_an_experiment_on_images_has_nothing_of_reasoning(tmp_path: Path) -> None:
     cfg = compose_config("train", ["experiment=kd"], tmp_path)
-    assert not {"recipe", "teacher", "sampling", "drafting", "teaching", "engine"} & set(cfg)
+    assert not {"recipe", "teacher", "judge", "judging", "sampling", "drafting", "teaching", "engine"} & set(cfg)
     assert "reasoning" not in OmegaConf.to_yaml(cfg)
 
 
@@ -136,6 +147,16 @@ def test_an_experiment_on_images_has_nothing_of_reasoning(tmp_path: Path) -> Non
 def test_evaluations_compose_and_fit_their_targets(data: str, tmp_path: Path) -> None:
     cfg = compose_config("evaluate", [f"data={data}", "ckpt_path=x"], tmp_path)
     cli.check(cfg)
+    for key, node in targets(OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))):
+        check_target(key, node)
+
+
+@pytest.mark.parametrize("judge", sorted(path.stem for path in (CONFIGS / "judge").glob("*.yaml")))
+def test_every_judge_judges_saved_rollouts(judge: str, tmp_path: Path) -> None:
+    cfg = compose_config("evaluate", ["rollouts=run", f"judge={judge}"], tmp_path)
+    cli.check(cfg)
+    assert cfg.evaluation.rescore == "run"
+    assert "_target_" in cfg.evaluation.judging.judge
     for key, node in targets(OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))):
         check_target(key, node)
 

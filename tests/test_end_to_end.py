@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from omegaconf import DictConfig
 
@@ -65,6 +66,10 @@ def test_training_leaves_everything_behind(trained: tuple[Path, dict[str, float]
     content = json.loads((run / "metrics.json").read_text())
     assert content["model"]["accuracy"] == metrics["test/accuracy"]
     assert content["baseline"]["n"] == content["model"]["n"] == 4
+    assert content["judge"]["identity"]["model"] == "oracle-judge"
+    assert content["model"]["judge_unparsed"] == content["model"]["judge_failed"] == metrics["test/failed"] == 0
+    assert {"test/rrp_r", "test/mqi_level", "test/baseline/judge_accuracy"} <= metrics.keys()
+    assert pq.read_table(run / "judgments/model.parquet").num_rows > 4
     for name in ("checkpoints/last.ckpt", "student/config.json", "traces/traces.parquet", "csv/version_0/metrics.csv"):
         assert (run / name).is_file(), name
     assert (folder / "data/cache/responses.sqlite").is_file()
@@ -90,7 +95,8 @@ def test_checkpoint_and_exported_folder_are_measured_alike(
 
 def test_rescoring_gives_the_same_numbers(trained: tuple[Path, dict[str, float]], tmp_path: Path) -> None:
     folder, metrics = trained
-    again = evaluate(measuring(tmp_path, f"rescore={folder / 'run'}"))
+    again = evaluate(measuring(tmp_path, f"rollouts={folder / 'run'}"))
+    assert again["test/rrp_rho"] == pytest.approx(metrics["test/rrp_rho"], nan_ok=True)
     assert again["test/accuracy"] == metrics["test/accuracy"]
     assert again["test/baseline/completion_tokens"] == metrics["test/baseline/completion_tokens"]
 

@@ -46,14 +46,17 @@ def train(cfg: DictConfig) -> dict[str, float]:
         module: LightningModule = instantiate(cfg.model)
         loggers = build_loggers(cfg)
         trainer: Trainer = instantiate(cfg.trainer, callbacks=build_callbacks(cfg, loggers), logger=loggers)
-        is_tested = cfg.test and (cfg.train or cfg.ckpt_path is not None)
-        if cfg.train or not is_tested:
+        # What has nothing to train on measures a model as it is.
+        has_training = getattr(datamodule, "trains", True)
+        is_trained = cfg.train and has_training
+        is_tested = cfg.test and (is_trained or cfg.ckpt_path is not None or not has_training)
+        if is_trained or not is_tested:
             prepare(datamodule, module, trainer)
-        if cfg.train:
+        if is_trained:
             fit(trainer, module, datamodule, cfg.ckpt_path)
             metrics |= logged(trainer)
         if is_tested:
-            weights = best_checkpoint(trainer) if cfg.train else cfg.ckpt_path
+            weights = best_checkpoint(trainer) if is_trained else cfg.ckpt_path
             trainer.test(module, datamodule, ckpt_path=weights, weights_only=True, verbose=False)
             metrics |= logged(trainer)
     log.info("everything about this run is in %s", cfg.paths.output_dir)

@@ -8,14 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import DataLoader
 
 from introspect.callbacks.rollout_report import RolloutReport
-from introspect.reasoning.evaluation import rollout
+from introspect.reasoning.evaluation import Failures, rollout
 from introspect.reasoning.examples import MultiHopExample
+from introspect.reasoning.judging import Judging
+from introspect.reasoning.models.oracle_judge import OracleJudge
 from introspect.reasoning.rollouts import Rollout
+from introspect.reasoning.store import ResponseStore
 from tests.reasoning.asking import Scripted, question
 
 QUESTIONS = [question(n) for n in range(4)]
@@ -29,6 +32,7 @@ class Tested(LightningModule):
         self.layer = torch.nn.Linear(1, 1)
         self.test_rollouts: list[Rollout] = []
         self.baseline_rollouts: list[Rollout] | None = [] if has_baseline else None
+        self.test_failures = Failures()
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         return batch
@@ -39,16 +43,36 @@ class Tested(LightningModule):
             self.baseline_rollouts += rollout(Scripted(endless=[3]), batch)
 
 
-def run(folder: Path, module: LightningModule, questions: list[MultiHopExample] = QUESTIONS) -> dict[str, Any]:
+class Questions(LightningDataModule):
+    """Serves questions, and has their items for a judge."""
+
+    def __init__(self, questions: list[MultiHopExample]) -> None:
+        super().__init__()
+        self.questions = questions
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        return DataLoader(self.questions, batch_size=2, collate_fn=list)  # type: ignore[arg-type]
+
+    def examples(self, split: str) -> list[MultiHopExample]:
+        assert split == "test"
+        return QUESTIONS
+
+
+def run(
+    folder: Path,
+    module: LightningModule,
+    questions: list[MultiHopExample] = QUESTIONS,
+    judging: Judging | None = None,
+) -> dict[str, Any]:
     trainer = Trainer(
         accelerator="cpu",
         logger=CSVLogger(folder, name="csv"),
-        callbacks=[RolloutReport(folder=folder)],
+        callbacks=[RolloutReport(folder=folder, judging=judging)],
         default_root_dir=folder,
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.test(module, DataLoader(questions, batch_size=2, collate_fn=list), verbose=False)  # type: ignore[arg-type]
+    trainer.test(module, Questions(questions), verbose=False)
     return {name: float(value) for name, value in trainer.callback_metrics.items()}
 
 
@@ -61,6 +85,23 @@ def test_reports_the_student_beside_its_baseline(tmp_path: Path) -> None:
     assert "test/aes" in metrics
     (row,) = csv.DictReader((tmp_path / "csv/version_0/metrics.csv").open())
     assert float(row["test/accuracy"]) == 0.5
+
+
+def test_both_are_judged(tmp_path: Path) -> None:
+    metrics = run(tmp_path, Tested(), judging=Judging(judge=OracleJudge(), store=tmp_path / "store.sqlite"))
+    assert metrics["test/judge_accuracy"] == 0.5
+    assert metrics["test/baseline/judge_accuracy"] == 0
+    assert metrics["test/judge_unparsed"] == 0
+    assert json.loads((tmp_path / "metrics.json").read_text())["judge"]["identity"]["model"] == "oracle-judge"
+    with ResponseStore(tmp_path / "store.sqlite") as store:
+        assert len(store) > 4
+
+
+def test_requests_that_failed_are_reported(tmp_path: Path) -> None:
+    module = Tested()
+    module.test_failures = Failures(1, 2)
+    metrics = run(tmp_path, module)
+    assert (metrics["test/baseline/failed"], metrics["test/failed"]) == (1, 2)
 
 
 def test_reports_a_student_without_baseline(tmp_path: Path) -> None:

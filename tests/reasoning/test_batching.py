@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from introspect.reasoning.batching import LengthBucketSampler, ResumableLoader, SupervisedDataset, collate
+from introspect.reasoning.batching import LengthBucketSampler, ResumableLoader, SupervisedDataset, collate, hold_out
 from introspect.reasoning.supervision import Supervised
 
 SHORT = Supervised((5, 6, 7), 2)
@@ -127,3 +127,13 @@ def test_lightning_takes_the_loader_for_one_that_can_resume():
 
 def test_workers_make_the_same_batches():
     assert firsts(loader(num_workers=1)) == firsts(loader())
+
+
+def test_hold_out_is_by_example_and_leaves_one():
+    ids = [f"e{number}" for number in range(100)]
+
+    assert len(hold_out(ids * 2, 0.1, seed=0)) == 10
+    assert hold_out(ids, 0.1, seed=0) == hold_out(ids[::-1], 0.1, seed=0) != hold_out(ids, 0.1, seed=1)
+    assert len(hold_out(ids, 0.1, seed=0) - hold_out(ids[:99], 0.1, seed=0)) <= 1
+    assert hold_out(ids, 0.0, seed=0) == hold_out(["e"], 0.5, seed=0) == frozenset()
+    assert len(hold_out(ids[:2], 0.01, seed=0)) == len(hold_out(ids[:2], 0.99, seed=0)) == 1

@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from introspect.errors import InputError
 from introspect.reasoning.chat import Message, join_reasoning, tag_answer
-from introspect.reasoning.datamodule import TraceDataModule, hold_out
+from introspect.reasoning.datamodule import TraceDataModule
 from introspect.reasoning.examples import Document, MultiHopExample
 from introspect.reasoning.student import ReasoningStudent
 from introspect.reasoning.traces import Trace, TraceSet, load_traces
@@ -34,6 +34,7 @@ class Dictation:
     """A recipe whose traces need no model: `length` says how long that of each example is."""
 
     name = "dictation"
+    settings = {"speed": "slow"}  # noqa: RUF012
 
     def __init__(self, length=lambda number: 3 + number % 5, reject=lambda number: False):
         self.length, self.reject, self.asked = length, reject, []
@@ -96,6 +97,7 @@ def test_traces_and_their_counts_are_left_behind(tmp_path):
     assert manifest(tmp_path) == {
         "benchmark": "questions",
         "recipe": "dictation",
+        "settings": {"speed": "slow"},
         "examples": 10,
         "traces": 7,
         "rejections": {"wrong": 3},
@@ -109,7 +111,72 @@ def test_traces_are_made_once_by_models_made_when_needed(tmp_path):
     data.prepare_data()
     data.prepare_data()
 
-    assert recipe.asked == [(4, student, data.teacher)]
+    ((questions, drafter, teacher),) = recipe.asked
+    assert (questions, drafter.model, teacher.model) == (4, student, data.teacher)
+
+
+def test_models_are_let_go_when_the_traces_are_made_or_not(tmp_path):
+    closed = []
+
+    class Held(Mute):
+        def close(self):
+            closed.append(self)
+
+    class Asking(Dictation):
+        def synthesize(self, examples, student, teacher, store=None):
+            assert student.identity == teacher.identity
+            raise ConnectionAbortedError
+
+    teacher, student = Held(), Held()
+    with pytest.raises(ConnectionAbortedError):
+        build(tmp_path, recipe=Asking(), teacher=teacher, student=lambda: student).prepare_data()
+
+    assert closed == [teacher, student]
+
+
+def test_a_model_that_no_recipe_asks_is_not_made(tmp_path):
+    build(tmp_path, student=lambda: pytest.fail("made"), teacher=lambda: pytest.fail("made")).prepare_data()
+
+
+def test_a_recipe_that_does_not_train_makes_no_traces(tmp_path):
+    class Prompt(Dictation):
+        trains = False
+
+    data = build(tmp_path, recipe=Prompt(), benchmark=Questions(0))
+    data.prepare_data()
+
+    assert not data.trains
+    assert build(tmp_path).trains
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_recipe_that_has_its_traces_from_elsewhere_needs_no_questions(tmp_path):
+    class Found(Dictation):
+        asks = False
+
+        def synthesize(self, examples, *models):
+            assert examples == []
+            return super().synthesize(Questions(5).load("x"), *models)
+
+    data = ready(tmp_path, recipe=Found(), benchmark=Questions(0))
+
+    assert data.counts["traces"] == 5
+    assert manifest(tmp_path)["examples"] == 5
+
+
+def test_traces_are_exported_under_the_published_names(tmp_path):
+    class Written(Dictation):
+        kind = "synthesis"
+
+    ready(tmp_path, recipe=Written(), export=tmp_path / "out")
+
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "- data: questions\n- recipe: dictation\n- speed: slow\n" in card
+    assert len(list((tmp_path / "out" / "data").glob("train-*.parquet"))) == 1
+    with pytest.raises(
+        InputError, match=r"^datamodule.export: recipe dictation makes no traces that could be exported$"
+    ):
+        build(tmp_path, export=tmp_path / "x").prepare_data()
 
 
 class Quiz(LightningModule):
@@ -177,16 +244,6 @@ def test_held_out_traces_are_of_other_examples(tmp_path):
     assert len(trained) == 9
     assert len(held_out) == 3
     assert not trained & held_out
-
-
-def test_hold_out_is_by_example_and_leaves_one():
-    ids = [f"e{number}" for number in range(100)]
-
-    assert len(hold_out(ids * 2, 0.1, seed=0)) == 10
-    assert hold_out(ids, 0.1, seed=0) == hold_out(ids[::-1], 0.1, seed=0) != hold_out(ids, 0.1, seed=1)
-    assert len(hold_out(ids, 0.1, seed=0) - hold_out(ids[:99], 0.1, seed=0)) <= 1
-    assert hold_out(ids, 0.0, seed=0) == hold_out(["e"], 0.5, seed=0) == frozenset()
-    assert len(hold_out(ids[:2], 0.01, seed=0)) == len(hold_out(ids[:2], 0.99, seed=0)) == 1
 
 
 def test_without_a_share_there_is_no_validation_loader(tmp_path):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from introspect.errors import InputError
+from introspect.reasoning.evaluation import Testing as HowTested
 from introspect.reasoning.evaluation import report, rollout, rollout_table, verdict
 from introspect.reasoning.rollouts import load_rollouts
 from introspect.reasoning.store import ResponseStore
@@ -29,6 +30,23 @@ def test_what_the_store_holds_is_not_asked_again(tmp_path: Path) -> None:
         second = rollout(model, QUESTIONS, store=store)
     assert model.asked == 4
     assert second[:2] == first
+
+
+def test_only_the_student_is_asked_in_the_style_of_the_test() -> None:
+    asked = []
+
+    class Listening(Scripted):
+        def generate(self, requests):
+            received = list(requests)
+            asked.extend(len(request.messages) for request in received)
+            return super().generate(received)
+
+    testing = HowTested(prompt="metacognitive")
+    testing.rollouts(Listening(), QUESTIONS[:1], "student", prompt=testing.prompt)
+    testing.rollouts(Listening(), QUESTIONS[:1], "baseline")
+    assert asked == [2, 1]
+    with pytest.raises(InputError, match=r"^model.testing.prompt is 'x', expected plain or metacognitive$"):
+        HowTested(prompt="x")
 
 
 def test_verdicts() -> None:

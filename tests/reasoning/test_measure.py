@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,8 @@ from introspect.errors import InputError
 from introspect.reasoning.chat import Sampling
 from introspect.reasoning.evaluation import report, rollout
 from introspect.reasoning.measure import base_of, measure, open_model, saved_runs
+from introspect.reasoning.prompts import question_messages
+from introspect.reasoning.recipes import Published
 from tests.reasoning.asking import Numbers, Scripted, question
 from tests.reasoning.tiny import tiny_folder
 
@@ -68,6 +72,47 @@ def test_a_folder_beside_another(tmp_path: Path) -> None:
     )
     assert metrics["test/n"] == metrics["test/baseline/n"] == 4
     assert len(saved_runs(tmp_path / "run").model) == 4
+
+
+def test_a_student_is_told_how_to_think_beside_itself_asked_plainly(tmp_path: Path) -> None:
+    metrics = measure(
+        ckpt_path=str(tiny_folder(tmp_path / "m")),
+        benchmark=Numbers(),
+        questions=3,
+        sampling=SHORT,
+        prompt="metacognitive",
+        folder=tmp_path / "run",
+        store=tmp_path / "store.sqlite",
+        engine={"batch_size": 3, "device": "cpu"},
+    )
+    assert metrics["test/n"] == metrics["test/baseline/n"] == 3
+    asked = sqlite3.connect(tmp_path / "store.sqlite").execute("SELECT request FROM responses").fetchall()
+    roles = Counter(tuple(message["role"] for message in json.loads(row)["messages"]) for (row,) in asked)
+    assert roles == {("system", "user"): 3, ("user",): 3}
+
+
+def test_rollouts_are_exported_as_training_data(tmp_path: Path) -> None:
+    report(None, rollout(Scripted([0, 1], endless=[2]), QUESTIONS), tmp_path / "run")
+    measure(
+        ckpt_path=None,
+        rescore=str(tmp_path / "run"),
+        benchmark=Numbers(),
+        split="train",
+        folder=tmp_path / "again",
+        store=tmp_path / "s",
+        export=tmp_path / "out",
+    )
+    made = Published(source=tmp_path / "out/data/train-00000-of-00001.parquet").synthesize([], Scripted(), Scripted())
+    assert [trace.example_id for trace in made.traces] == ["q0", "q1"]
+    assert made.traces[1].messages == question_messages(QUESTIONS[1])
+    assert made.traces[1].target == "<think>\nIt is a1.\n</think>\n\n<answer>a1</answer>"
+    assert made.rejections == {"invalid": 1, "wrong": 1}
+    assert "- data: numbers" in (tmp_path / "out/README.md").read_text()
+
+
+def test_an_unknown_prompt_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"^evaluation.prompt is 'x', expected plain or metacognitive$"):
+        measure(ckpt_path="x", benchmark=Numbers(), folder=tmp_path, store=tmp_path / "s", prompt="x")  # type: ignore[arg-type]
 
 
 def test_a_model_without_known_origin_stands_alone(tmp_path: Path) -> None:

@@ -8,16 +8,17 @@ import pytest
 
 from introspect.errors import InputError
 from introspect.reasoning.chat import Message
-from introspect.reasoning.traces import Trace, load_traces, save_traces
+from introspect.reasoning.traces import Draft, Trace, load_traces, save_traces
 
 TRACES = (
     Trace("a", 0, 0, "mbt_r", (Message("system", "S"), Message("user", "Who — “é”?")), "<think>\nX\n</think>\n\nY"),
     Trace("a", 0, 1, "mbt_r", (Message("user", "Who?"),), "Z"),
+    Trace("a", 1, 0, "mbt_r", (Message("user", "Who?"),), "Z", Draft("Hm — “é”", "", finished=False)),
 )
 
 
 def write(path, **changes):
-    row = {**asdict(TRACES[1]), "messages": '[{"role": "user", "content": "Who?"}]', **changes}
+    row = {**asdict(TRACES[1]), "draft": None, "messages": '[{"role": "user", "content": "Who?"}]', **changes}
     row = {name: value for name, value in row.items() if value != "absent"}
     pq.write_table(pa.Table.from_pylist([row]), path)
     return path
@@ -59,6 +60,19 @@ def test_columns_of_others_are_left_alone(tmp_path):
 def test_malformed_row_is_named(tmp_path, changes, complaint):
     path = write(tmp_path / "t.parquet", **changes)
     with pytest.raises(InputError, match=rf"^{path}: {complaint}"):
+        load_traces(path)
+
+
+def test_file_without_drafts_is_read(tmp_path):
+    assert load_traces(write(tmp_path / "t.parquet", draft="absent")) == (TRACES[1],)
+
+
+@pytest.mark.parametrize(
+    "draft", ["{", "[]", '{"reasoning": "x"}', '{"reasoning": 1, "content": "", "finished": true}']
+)
+def test_malformed_draft_is_named(tmp_path, draft):
+    path = write(tmp_path / "t.parquet", draft=draft)
+    with pytest.raises(InputError, match=rf"^{path}: row 0: column 'draft' is no JSON object"):
         load_traces(path)
 
 

@@ -3,45 +3,67 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from introspect.callbacks.gathering import gather
-from introspect.reasoning.evaluation import flat, report
+from introspect.reasoning.evaluation import Failures, flat, report
+from introspect.reasoning.judging import Judging
+from introspect.reasoning.judgments import Judged
+from introspect.reasoning.models.ledger import spent
 from introspect.reasoning.rollouts import Rollout
 
 
 class RolloutReport(Callback):
-    """Compares the rollouts of a test with those of the baseline, and reports.
+    """Lets a judge read the rollouts of a test and of the baseline, compares them, and reports.
 
     Reads `module.test_rollouts` and `module.baseline_rollouts` (None without a baseline) when the last test batch is
-    done; each rank has its own share. Prints the table, writes `metrics.json` and `rollouts/*.parquet`, gives W&B a
-    table of rollouts before and after, and logs `test/accuracy`, … of the model and `test/baseline/accuracy`, … of the
-    baseline: every number of `metrics.summary.summarize`, and `test/aes`.
+    done; each rank has its own share, and judges it. Requests that failed are counted in `module.test_failures`. Prints
+    the table, writes `metrics.json`, `rollouts/*.parquet` and `judgments/*.parquet`, gives W&B a table of rollouts
+    before and after, and logs `test/accuracy`, … of the model and `test/baseline/accuracy`, … of the baseline: every
+    number of `metrics.summary.summarize`, and `test/aes`.
 
     Args:
         folder: where the files go.
+        judging: how the rollouts are judged; None leaves it out. A judge that reads the benchmark's items gets those of
+            `datamodule.examples("test")`.
         table_rows: questions in the W&B table at most; 0 logs none.
     """
 
-    def __init__(self, *, folder: str | Path, table_rows: int = 100) -> None:
+    def __init__(self, *, folder: str | Path, judging: Judging | None = None, table_rows: int = 100) -> None:
         self.folder = Path(folder)
+        self.judging = judging or Judging()
         self.table_rows = table_rows
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Gather from all ranks; the first one reports."""
+        """Judge and gather from all ranks; the first one reports."""
         module = cast(Any, pl_module)
-        model = _gather(module.test_rollouts)
-        baseline = None if module.baseline_rollouts is None else _gather(module.baseline_rollouts)
+        model = self._judged(trainer, module.test_rollouts, "judge reads the student")
+        baseline = None
+        if module.baseline_rollouts is not None:
+            baseline = self._judged(trainer, module.baseline_rollouts, "judge reads the baseline")
+        failed = gather([module.test_failures])
         if not trainer.is_global_zero:
             return
-        comparison = report(baseline, model, self.folder, trainer.loggers, table_rows=self.table_rows)
+        comparison = report(
+            None if baseline is None else [judged.rollout for judged in baseline],
+            [judged.rollout for judged in model],
+            self.folder,
+            trainer.loggers,
+            verdicts=self.judging.verdicts(baseline, model),
+            failures=Failures(*map(sum, zip(*failed, strict=True))),
+            table_rows=self.table_rows,
+        )
         for name, value in flat(comparison).items():
             pl_module.log(f"test/{name}", float(value), rank_zero_only=True)
+        for name, number in spent(self.judging.judge).items():
+            pl_module.log(f"test/judge/{name}", number, rank_zero_only=True)
 
-
-def _gather(rollouts: Sequence[Rollout]) -> list[Rollout]:
-    """Those of all ranks, each once: to give every rank as many batches, some questions are asked twice."""
-    return list({(rollout.example_id, rollout.rollout_id): rollout for rollout in gather(rollouts)}.values())
+    def _judged(self, trainer: Trainer, rollouts: Sequence[Rollout], description: str) -> list[Judged]:
+        """Those of all ranks, each once: to give every rank as many batches, some questions are asked twice."""
+        examples = partial(cast(Any, trainer).datamodule.examples, "test") if self.judging.judge else tuple
+        judged = gather(self.judging.judged(rollouts, examples, description))
+        return list({(item.example_id, item.rollout_id): item for item in judged}.values())

@@ -194,3 +194,16 @@ class ResumableLoader:
 def _mix(seed: int, epoch: int) -> int:
     """A generator seed for which (0, 1) and (1, 0) are unrelated."""
     return int.from_bytes(hashlib.blake2b(f"{seed}/{epoch}".encode(), digest_size=7).digest(), "big")
+
+
+def hold_out(example_ids: Sequence[str], share: float, seed: int) -> frozenset[str]:
+    """A share of the distinct examples, chosen by a hash of seed and id, so that further examples change few choices.
+
+    At least one is held out where `share` is not 0 and there are two or more; one at least is always left.
+    """
+    unique = sorted(
+        set(example_ids), key=lambda name: hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=8).digest()
+    )
+    if share == 0 or len(unique) < 2:
+        return frozenset()
+    return frozenset(unique[: min(max(round(share * len(unique)), 1), len(unique) - 1)])

@@ -92,11 +92,25 @@ class ChatResponse:
         return self.finish_reason in FINISHED
 
 
+@dataclass(frozen=True, slots=True)
+class ChatFailure:
+    """A request that a model gave up on, after `attempts` attempts.
+
+    `reason` is one word to count by (`models.retry` lists those of servers); `detail` is one line for people.
+    """
+
+    request_id: str
+    reason: str
+    detail: str = ""
+    attempts: int = 1
+
+
 class ChatModel(Protocol):
     """Anything that answers chat requests.
 
     `identity` names everything besides the request that determines an answer: weights, chat template, engine. It is
-    part of the key under which responses are stored.
+    part of the key under which responses are stored. A model that may fail to answer also has a `max_failure_rate`,
+    the share of the requests in [0, 1] that may fail before the run does; without one no request may.
     """
 
     @property
@@ -104,8 +118,8 @@ class ChatModel(Protocol):
         """What the answers depend on besides the request."""
         ...
 
-    def generate(self, requests: Iterable[ChatRequest]) -> Iterator[ChatResponse]:
-        """Yield one response per request, as each is finished, in any order."""
+    def generate(self, requests: Iterable[ChatRequest]) -> Iterator[ChatResponse | ChatFailure]:
+        """Yield one response or failure per request, as each is finished, in any order."""
         ...
 
 

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from functools import partial
 from itertools import tee
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
 from torch.utils.data import DataLoader
 
 from introspect.errors import InputError
-from introspect.reasoning.batching import Batch, LengthBucketSampler, ResumableLoader, SupervisedDataset, collate
+from introspect.reasoning.batching import (
+    Batch,
+    LengthBucketSampler,
+    ResumableLoader,
+    SupervisedDataset,
+    collate,
+    hold_out,
+)
+from introspect.reasoning.benchmarks.base import Benchmark
 from introspect.reasoning.chat import ChatModel
 from introspect.reasoning.examples import MultiHopExample
+from introspect.reasoning.models.lazy import Lazy, spent_by
 from introspect.reasoning.recipes.base import Recipe
 from introspect.reasoning.supervision import (
     Conversation,
@@ -27,21 +36,11 @@ from introspect.reasoning.supervision import (
     load_tokenizer,
     supervise_all,
 )
-from introspect.reasoning.traces import Trace, load_traces, save_traces
+from introspect.reasoning.traces import Trace, TraceSet, load_traces, save_traces
 
 log = logging.getLogger(__name__)
 
 Overlong = Literal["drop", "error"]
-
-
-class Benchmark(Protocol):
-    """Where questions come from."""
-
-    name: str
-
-    def load(self, split: str, limit: int | None = None) -> list[MultiHopExample]:
-        """The first `limit` examples of `train`, `validation` or `test`; all of them by default."""
-        ...
 
 
 class QuestionsDataModule(LightningDataModule):
@@ -83,11 +82,14 @@ class TraceDataModule(QuestionsDataModule):
     Args:
         benchmark: where the questions come from.
         recipe: how a question becomes a trace.
-        student: the untuned student that drafts, or a factory of it. It is let go when the traces are made.
+        student: the untuned student that drafts, or a factory of it: then it is made when a recipe first asks it, and
+            let go when the traces are made.
         teacher: the model that writes traces, or a factory of it.
         store: file in which every response is kept.
         tokenizer: model folder or hub id of the student's tokenizer, or the tokenizer itself.
         traces: Parquet file of the traces.
+        export: folder for a copy of the traces under the published column names, as `datasets.load_dataset` reads it;
+            None makes none.
         batch_size: sequences per step and device.
         max_length: tokens; a longer conversation is never cut.
         overlong: what happens to it: `drop` leaves it out and counts it, `error` refuses to train.
@@ -112,6 +114,7 @@ class TraceDataModule(QuestionsDataModule):
         store: str | Path,
         tokenizer: Any,
         traces: str | Path,
+        export: str | Path | None = None,
         batch_size: int = 8,
         max_length: int = 4096,
         overlong: Overlong = "drop",
@@ -132,6 +135,7 @@ class TraceDataModule(QuestionsDataModule):
         self.teacher = teacher
         self.store = Path(store)
         self.traces = Path(traces)
+        self.export = export
         self.batch_size = batch_size
         self.max_length = max_length
         self.overlong = overlong
@@ -157,6 +161,11 @@ class TraceDataModule(QuestionsDataModule):
         return self._tokenizer
 
     @property
+    def trains(self) -> bool:
+        """Whether there is anything to train on; a recipe may only ask differently."""
+        return getattr(self.recipe, "trains", True)
+
+    @property
     def manifest(self) -> Path:
         """The JSON file that says how many traces there are, and why there are no more."""
         return self.traces.with_name("manifest.json")
@@ -174,39 +183,59 @@ class TraceDataModule(QuestionsDataModule):
     def prepare_data(self) -> None:
         """Make the traces. Lightning calls this in one process of each machine; a second call does nothing.
 
-        Nor is anything made for a test, which asks questions and needs no traces.
+        Nor is anything made for a test, which asks questions and needs no traces, or by a recipe that does not train.
 
         Raises:
             InputError: there are no training questions, or no trace is left of them.
         """
-        if self._prepared or (self.trainer is not None and self.trainer.testing):
+        if self._prepared or not self.trains or (self.trainer is not None and self.trainer.testing):
             return
         from introspect.reasoning.store import ResponseStore
 
-        examples = self.examples("train")
-        if not examples:
+        asks = getattr(self.recipe, "asks", True)
+        examples = self.examples("train") if asks else []
+        if asks and not examples:
             raise InputError(f"{self.benchmark.name}: there are no training questions")
-        with ResponseStore(self.store) as store:
-            made = self.recipe.synthesize(examples, _ready(self.student), _ready(self.teacher), store)
+        models = Lazy(self.student), Lazy(self.teacher)
+        with ResponseStore(self.store) as store, closing(models[0]), closing(models[1]):
+            made = self.recipe.synthesize(examples, *models, store)
+            spent = spent_by(student=models[0], teacher=models[1])
         save_traces(made.traces, self.traces)
+        self._report(made, len(examples) if asks else len({trace.example_id for trace in made.traces}), spent)
+        if self.export is not None:
+            self._export(self.export, made.traces, examples)
+        self._prepared = True
+
+    def _report(self, made: TraceSet, questions: int, spent: Mapping[str, float]) -> None:
+        """Write the manifest; an InputError if there is nothing to train on."""
         rejections = dict(sorted(made.rejections.items()))
         self._write_manifest(
             {
                 "benchmark": self.benchmark.name,
                 "recipe": self.recipe.name,
-                "examples": len(examples),
+                "settings": dict(self.recipe.settings),
+                "examples": questions,
                 "traces": len(made.traces),
                 "rejections": rejections,
+                **({"spent": dict(spent)} if spent else {}),
             }
         )
         reasons = ", ".join(f"{count} {reason}" for reason, count in rejections.items()) or "none"
-        log.info("%d traces of %d questions; rejected: %s", len(made.traces), len(examples), reasons)
+        log.info("%d traces of %d questions; rejected: %s", len(made.traces), questions, reasons)
         if not made.traces:
             raise InputError(
-                f"{self.traces}: no trace is left of {len(examples)} {self.benchmark.name} questions with recipe"
+                f"{self.traces}: no trace is left of {questions} {self.benchmark.name} questions with recipe"
                 f" {self.recipe.name} (rejected: {reasons})"
             )
-        self._prepared = True
+
+    def _export(self, folder: str | Path, traces: Sequence[Trace], examples: Sequence[MultiHopExample]) -> None:
+        from introspect.reasoning.published import export_traces
+
+        kind = getattr(self.recipe, "kind", None)
+        if kind is None:
+            raise InputError(f"datamodule.export: recipe {self.recipe.name} makes no traces that could be exported")
+        facts = {"data": self.benchmark.name, "recipe": self.recipe.name, **self.recipe.settings}
+        export_traces(traces, examples, folder, kind=kind, facts=facts)
 
     def setup(self, stage: str | None = None) -> None:
         """Tokenise the traces and hold some out for the validation loss.
@@ -336,25 +365,13 @@ class TraceDataModule(QuestionsDataModule):
             self._write_manifest({**known, "tokenised": {**self.counts, "max_length": self.max_length}})
             rejected = {f"rejected/{reason}": count for reason, count in known.get("rejections", {}).items()}
             shown = {f"traces/{name}": float(count) for name, count in {**rejected, **self.counts}.items()}
+            shown |= {f"traces/{name}": number for name, number in known.get("spent", {}).items()}
             for logger in self.trainer.loggers if self.trainer else ():
                 logger.log_metrics(shown, step=0)
 
     def _write_manifest(self, content: Mapping[str, Any]) -> None:
         self.manifest.parent.mkdir(parents=True, exist_ok=True)
         self.manifest.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def hold_out(example_ids: Sequence[str], share: float, seed: int) -> frozenset[str]:
-    """A share of the distinct examples, chosen by a hash of seed and id, so that further examples change few choices.
-
-    At least one is held out where `share` is not 0 and there are two or more; one at least is always left.
-    """
-    unique = sorted(
-        set(example_ids), key=lambda name: hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=8).digest()
-    )
-    if share == 0 or len(unique) < 2:
-        return frozenset()
-    return frozenset(unique[: min(max(round(share * len(unique)), 1), len(unique) - 1)])
 
 
 def place(trainer: Trainer) -> tuple[int, int]:
@@ -366,10 +383,6 @@ def place(trainer: Trainer) -> tuple[int, int]:
     trained = int(trainer.fit_loop.epoch_loop.batch_progress.total.completed)
     epoch, place = divmod(trained, int(trainer.num_training_batches))
     return epoch, place
-
-
-def _ready(model: ChatModel | Callable[[], ChatModel]) -> ChatModel:
-    return model if hasattr(model, "generate") else model()  # type: ignore[return-value]
 
 
 def _check_settings(batch_size: int, max_length: int, overlong: str, validation_share: float) -> None:

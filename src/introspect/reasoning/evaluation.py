@@ -6,18 +6,19 @@ import json
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from introspect.progress import track
 from introspect.reasoning.chat import ChatModel, ChatRequest, Sampling
 from introspect.reasoning.examples import MultiHopExample
+from introspect.reasoning.judging import Verdicts, save_judgments
 from introspect.reasoning.metrics.answer_hit import is_answer_inclusive_error
 from introspect.reasoning.metrics.answers import exact_match
 from introspect.reasoning.metrics.degeneration import is_degenerate, is_unparsed
 from introspect.reasoning.metrics.summary import Comparison, compare, confidence_intervals, summarize
-from introspect.reasoning.prompts import question_messages
+from introspect.reasoning.prompts import Style, check_style, question_messages
 from introspect.reasoning.rollouts import Rollout, save_rollouts
 from introspect.reasoning.store import ResponseStore, answer
 
@@ -33,21 +34,27 @@ class Testing:
 
     sampling: how answers are drawn. samples: answers per question. store: the file that keeps responses, None keeps
     none. baseline: a factory of the chat model that the student is compared with, usually the student before it was
-    tuned; None compares with nothing. options: of the student's own `TransformersChat`, such as `batch_size`.
+    tuned; None compares with nothing. prompt: how the student is asked (`prompts.question_messages`); the baseline is
+    asked plainly. options: of the student's own `TransformersChat`, such as `batch_size`.
     """
 
     sampling: Sampling = field(default_factory=Sampling)
     samples: int = 1
     store: str | Path | None = None
     baseline: Callable[[], ChatModel] | None = None
+    prompt: Style = "plain"
     options: Mapping[str, Any] = field(default_factory=dict)
 
-    def rollouts(self, model: ChatModel, examples: Sequence[MultiHopExample], description: str) -> list[Rollout]:
+    def __post_init__(self) -> None:
+        check_style(self.prompt, "model.testing.prompt")
+
+    def rollouts(
+        self, model: ChatModel, examples: Sequence[MultiHopExample], description: str, *, prompt: Style = "plain"
+    ) -> list[Rollout]:
         """What a model answers to the questions."""
+        options: dict[str, Any] = {"samples": self.samples, "sampling": self.sampling, "prompt": prompt}
         with ResponseStore(self.store) if self.store else nullcontext() as store:
-            return rollout(
-                model, examples, samples=self.samples, sampling=self.sampling, store=store, description=description
-            )
+            return rollout(model, examples, store=store, description=description, **options)
 
 
 def rollout(
@@ -56,31 +63,47 @@ def rollout(
     *,
     samples: int = 1,
     sampling: Sampling | None = None,
+    prompt: Style = "plain",
     store: ResponseStore | None = None,
     description: str = "rollouts",
 ) -> list[Rollout]:
-    """Ask the model every question `samples` times, in the plain form in which students are asked.
+    """Ask the model every question `samples` times.
 
     Args:
         model: who answers.
         examples: the questions.
         samples: answers per question, drawn independently.
         sampling: how they are drawn; None is the paper's way.
+        prompt: how the question is put; see `prompts.question_messages`.
         store: what it already holds is not generated again.
         description: of the progress bar.
 
     Returns:
-        One rollout per question and sample, in the order of the questions.
+        One rollout per question and sample, in the order of the questions; none for a request that failed.
     """
     by_request = {f"{example.id}/{sample}": example for example in examples for sample in range(samples)}
     requests = [
-        ChatRequest(f"{example.id}/{sample}", question_messages(example), sampling or Sampling(), sample, example)
+        ChatRequest(
+            f"{example.id}/{sample}", question_messages(example, prompt), sampling or Sampling(), sample, example
+        )
         for example in examples
         for sample in range(samples)
     ]
     answered = track(answer(model, requests, store), description=description, total=len(requests))
     rollouts = {request.id: Rollout.of(by_request[request.id], request, reply) for request, reply in answered}
-    return [rollouts[request.id] for request in requests]
+    return [rollouts[request.id] for request in requests if request.id in rollouts]
+
+
+class Failures(NamedTuple):
+    """How many requests of a run and of its baseline were never answered."""
+
+    baseline: int = 0
+    model: int = 0
+
+    def plus(self, asked: int, baseline: Sequence[Rollout] | None, model: Sequence[Rollout]) -> Failures:
+        """With those of `asked` more requests to each side, which gave these rollouts; no baseline has no failures."""
+        lost = 0 if baseline is None else asked - len(baseline)
+        return Failures(self.baseline + lost, self.model + asked - len(model))
 
 
 def report(
@@ -89,18 +112,24 @@ def report(
     folder: str | Path,
     loggers: Iterable[Logger] = (),
     *,
+    verdicts: Verdicts | None = None,
+    failures: Failures = Failures(),  # noqa: B008 - it is immutable
     table_rows: int = 100,
 ) -> Comparison:
     """Score, show and save a run beside its baseline.
 
-    Prints the table; writes `metrics.json` (`{"baseline": … or null, "model": …}`) and
-    `rollouts/{baseline,model}.parquet` into `folder`; gives each W&B logger the rollouts as a table.
+    Prints the table; writes `metrics.json` (`{"baseline": … or null, "model": …, "judge": … or null}`),
+    `rollouts/{baseline,model}.parquet` and, where they were judged, `judgments/{baseline,model}.parquet` into `folder`;
+    gives each W&B logger the rollouts as a table. Where requests failed, the runs are compared on the questions that
+    both have answered, and the reports say how many failed.
 
     Args:
         baseline: rollouts of the baseline on the same questions, or None to report the model alone.
         model: rollouts of the model.
         folder: where the files go; made if absent.
         loggers: of the run.
+        verdicts: what a judge said about the same rollouts.
+        failures: requests without an answer, for which there is no rollout.
         table_rows: questions in the W&B table at most; 0 logs none.
 
     Returns:
@@ -112,13 +141,18 @@ def report(
     import rich
 
     folder = Path(folder)
-    comparison = compare(baseline, model) if baseline is not None else _alone(model)
-    save_rollouts(model, folder / "rollouts" / "model.parquet")
-    if baseline is not None:
-        save_rollouts(baseline, folder / "rollouts" / "baseline.parquet")
-    content = comparison.to_json() if baseline is not None else {**comparison.to_json(), "baseline": None}
+    _save(folder, baseline, model, failures, verdicts)
+    if any(failures) and baseline is not None:
+        baseline, model, verdicts = _answered_by_both(baseline, model, verdicts)
+    comparison = _compared(baseline, model, verdicts, failures)
+    content: dict[str, Any] = {**comparison.to_json(), "judge": None if verdicts is None else verdicts.to_json()}
+    if baseline is None:
+        content["baseline"] = None
     (folder / "metrics.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    rich.print(comparison.table())
+    table = comparison.table()
+    if verdicts is not None:
+        table.caption = f"{table.caption}; judge: {verdicts.judge.get('model', 'of no name')}"
+    rich.print(table)
     log.info("metrics.json and rollouts/ are in %s", folder)
     if table_rows:
         columns, rows = rollout_table(baseline, model, table_rows)
@@ -127,20 +161,65 @@ def report(
     return comparison
 
 
+def _save(
+    folder: Path,
+    baseline: Sequence[Rollout] | None,
+    model: Sequence[Rollout],
+    failures: Failures,
+    verdicts: Verdicts | None,
+) -> None:
+    """All rollouts, and what was said about them."""
+    save_rollouts(model, folder / "rollouts" / "model.parquet", failures.model)
+    if baseline is not None:
+        save_rollouts(baseline, folder / "rollouts" / "baseline.parquet", failures.baseline)
+    if verdicts is not None:
+        save_judgments(verdicts.model, folder / "judgments" / "model.parquet")
+        if verdicts.baseline is not None:
+            save_judgments(verdicts.baseline, folder / "judgments" / "baseline.parquet")
+
+
+def _answered_by_both(
+    baseline: Sequence[Rollout], model: Sequence[Rollout], verdicts: Verdicts | None
+) -> tuple[list[Rollout], list[Rollout], Verdicts | None]:
+    """What can be compared where requests failed: the questions that both sides have an answer to."""
+    asked = {rollout.example_id for rollout in (*baseline, *model)}
+    both = {rollout.example_id for rollout in baseline} & {rollout.example_id for rollout in model}
+    if len(both) < len(asked):
+        log.warning(
+            "%d of %d questions are left out of the comparison: one side has no answer to them, as requests failed",
+            len(asked) - len(both),
+            len(asked),
+        )
+    before, after = ([rollout for rollout in side if rollout.example_id in both] for side in (baseline, model))
+    return before, after, None if verdicts is None else verdicts.about(both)
+
+
+def _compared(
+    baseline: Sequence[Rollout] | None, model: Sequence[Rollout], verdicts: Verdicts | None, failures: Failures
+) -> Comparison:
+    judged_before, judged_after = (None, None) if verdicts is None else verdicts.runs()
+    if baseline is None:
+        comparison = Comparison(
+            baseline={},
+            model=summarize(model, judged_after),
+            difference={},
+            baseline_ci95={},
+            model_ci95=confidence_intervals(model, judged_after),
+            difference_ci95={},
+        )
+        return replace(comparison, model={**comparison.model, "failed": failures.model})
+    judged = (judged_before, judged_after) if judged_before and judged_after else None
+    comparison = compare(baseline, model, judged=judged)
+    return replace(
+        comparison,
+        baseline={**comparison.baseline, "failed": failures.baseline},
+        model={**comparison.model, "failed": failures.model},
+    )
+
+
 def flat(comparison: Comparison) -> dict[str, float]:
     """The numbers of a comparison as they are logged: `accuracy`, … of the model, `baseline/accuracy`, … beside it."""
     return {**comparison.model, **{f"baseline/{name}": value for name, value in comparison.baseline.items()}}
-
-
-def _alone(model: Sequence[Rollout]) -> Comparison:
-    return Comparison(
-        baseline={},
-        model=summarize(model),
-        difference={},
-        baseline_ci95={},
-        model_ci95=confidence_intervals(model),
-        difference_ci95={},
-    )
 
 
 def verdict(rollout: Rollout) -> str:

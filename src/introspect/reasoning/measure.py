@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -12,8 +14,13 @@ from introspect.assets import asset
 from introspect.errors import InputError
 from introspect.reasoning.benchmarks.base import Benchmark
 from introspect.reasoning.chat import ChatModel, Sampling
-from introspect.reasoning.evaluation import flat, report, rollout
-from introspect.reasoning.rollouts import Rollout, load_rollouts
+from introspect.reasoning.evaluation import Failures, flat, report, rollout
+from introspect.reasoning.examples import MultiHopExample
+from introspect.reasoning.judging import Examples, Judging
+from introspect.reasoning.models.ledger import spent
+from introspect.reasoning.prompts import Style, check_style
+from introspect.reasoning.published import export_rollouts
+from introspect.reasoning.rollouts import Rollout, failed_requests, load_rollouts
 from introspect.reasoning.store import ResponseStore
 
 if TYPE_CHECKING:
@@ -50,11 +57,14 @@ def measure(
     questions: int | None = None,
     samples: int = 1,
     sampling: Sampling | None = None,
+    prompt: Style = "plain",
     engine: Mapping[str, Any] | None = None,
+    judging: Judging | None = None,
+    export: str | Path | None = None,
     table_rows: int = 100,
     loggers: Iterable[Logger] = (),
 ) -> dict[str, float]:
-    """Measure a student beside its baseline, and report.
+    """Measure a student beside its baseline, let a judge read what they said, and report.
 
     Args:
         ckpt_path: the student: a checkpoint (.ckpt), a model folder or a hub id.
@@ -69,7 +79,13 @@ def measure(
         questions: how many of them; None takes all.
         samples: answers per question.
         sampling: how they are drawn; None is the paper's way.
+        prompt: how the student is asked, `plain` or `metacognitive` with a system turn that prescribes the five phases.
+            The baseline is asked plainly; `auto` takes the student itself, where nothing is known of its origin.
         engine: options of `TransformersChat.from_pretrained`, such as `batch_size`.
+        judging: how the rollouts are judged, when all are made; None leaves it out. A judge that reads the benchmark's
+            items finds those of saved rollouts by their ids.
+        export: folder for a copy of the student's rollouts under the published column names, as `datasets.load_dataset`
+            reads it; None makes none.
         table_rows: questions in the W&B table at most; 0 logs none.
         loggers: of the run.
 
@@ -79,34 +95,64 @@ def measure(
     Raises:
         InputError: there is neither student nor saved rollouts, one of them can not be read, or there are no questions.
     """
+    examples: Examples
+    style = check_style(prompt, "evaluation.prompt")
     if rescore is not None:
-        runs = saved_runs(rescore, baseline)
+        runs, failures = saved_runs(rescore, baseline), saved_failures(rescore, baseline)
+        examples = partial(benchmark.load, split)
     elif ckpt_path is None:
-        raise InputError("ckpt_path is required: a checkpoint, a model folder or a hub id; or give rescore=…")
+        raise InputError("ckpt_path is required: a checkpoint, a model folder or a hub id; or give rollouts=…")
     else:
-        examples = benchmark.load(split, questions)
-        if not examples:
+        asked = benchmark.load(split, questions)
+        if not asked:
             raise InputError(f"{benchmark.name}: there are no {split} questions")
-        student = open_model(ckpt_path, engine)
-        base = student.base if baseline == AUTO else baseline
-        if base is None and baseline == AUTO:
-            log.warning("what %s was tuned from is not known here: no baseline; give baseline=…", ckpt_path)
-        options: dict[str, Any] = {"samples": samples, "sampling": sampling}
-        with ResponseStore(store) as kept:
-            model = rollout(student.model, examples, store=kept, description="student answers", **options)
-            before = None
-            if base is not None:
-                log.info("the baseline is %s", base)
-                # Opened after the student has answered, and the student let go: there may be room for one only.
-                student = open_model(base, engine)
-                before = rollout(student.model, examples, store=kept, description="baseline answers", **options)
-        runs = Runs(before, model)
-    comparison = report(runs.baseline, runs.model, folder, loggers, table_rows=table_rows)
+        asking = _Asking(asked, store, samples, sampling, style, engine)
+        runs = asking.runs(ckpt_path, baseline)
+        failures, examples = Failures().plus(samples * len(asked), *runs), lambda: asked
+    if export is not None:
+        facts = {"data": benchmark.name, "student": ckpt_path or rescore, "prompt": style}
+        export_rollouts(runs.model, list(examples()), export, split=split, facts=facts, prompt=style)
+    verdicts = judging.judge_runs(runs.baseline, runs.model, examples) if judging else None
+    comparison = report(
+        runs.baseline, runs.model, folder, loggers, verdicts=verdicts, failures=failures, table_rows=table_rows
+    )
     metrics = {f"test/{name}": float(value) for name, value in flat(comparison).items()}
+    metrics |= {f"test/judge/{name}": number for name, number in spent(judging and judging.judge).items()}
     for logger in loggers:
         logger.log_metrics(metrics)
         logger.save()
     return metrics
+
+
+@dataclass(frozen=True, slots=True)
+class _Asking:
+    """Putting the questions to models. Models are let go when they have answered: there may be room for one only."""
+
+    examples: Sequence[MultiHopExample]
+    store: str | Path
+    samples: int
+    sampling: Sampling | None
+    prompt: Style
+    engine: Mapping[str, Any] | None
+
+    def runs(self, ckpt_path: str, baseline: str | None) -> Runs:
+        """Let the student answer, and its baseline if there is one."""
+        student = open_model(ckpt_path, self.engine)
+        origin = student.base or (None if self.prompt == "plain" else ckpt_path)
+        base = origin if baseline == AUTO else baseline
+        if base is None and baseline == AUTO:
+            log.warning("what %s was tuned from is not known here: no baseline; give baseline=…", ckpt_path)
+        answered = self._rollouts(student.model, "student answers", self.prompt)
+        del student
+        if base is None:
+            return Runs(None, answered)
+        log.info("the baseline is %s", base)
+        return Runs(self._rollouts(open_model(base, self.engine).model, "baseline answers", "plain"), answered)
+
+    def _rollouts(self, model: ChatModel, description: str, prompt: Style) -> list[Rollout]:
+        options: dict[str, Any] = {"samples": self.samples, "sampling": self.sampling, "prompt": prompt}
+        with ResponseStore(self.store) as kept:
+            return rollout(model, self.examples, store=kept, description=description, **options)
 
 
 def open_model(source: str, engine: Mapping[str, Any] | None = None) -> Opened:
@@ -169,11 +215,22 @@ def saved_runs(model: str | Path, baseline: str | Path | None = AUTO) -> Runs:
     Raises:
         InputError: there are none, or they are not rollouts.
     """
+    before, after = _saved_files(model, baseline)
+    return Runs(None if before is None else load_rollouts(before), load_rollouts(after))
+
+
+def saved_failures(model: str | Path, baseline: str | Path | None = AUTO) -> Failures:
+    """How many requests of the same runs were never answered; the arguments are those of `saved_runs`."""
+    before, after = _saved_files(model, baseline)
+    return Failures(0 if before is None else failed_requests(before), failed_requests(after))
+
+
+def _saved_files(model: str | Path, baseline: str | Path | None) -> tuple[Path | None, Path]:
     path = _rollouts_file(model)
     beside = path.with_name("baseline.parquet")
     if baseline == AUTO:
         baseline = beside if Path(model).is_dir() and beside.is_file() else None
-    return Runs(None if baseline is None else load_rollouts(_rollouts_file(baseline)), load_rollouts(path))
+    return None if baseline is None else _rollouts_file(baseline), path
 
 
 def _rollouts_file(source: str | Path) -> Path:

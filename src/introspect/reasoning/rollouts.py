@@ -117,8 +117,17 @@ def _schema() -> Any:
     return pa.schema([pa.field(column, kind(column), nullable=False) for column in _COLUMNS])
 
 
-def save_rollouts(rollouts: Iterable[Rollout], path: str | Path) -> None:
+# Key of the file's metadata: how many requests were never answered.
+_FAILED = b"introspect.failed"
+
+
+def save_rollouts(rollouts: Iterable[Rollout], path: str | Path, failed: int = 0) -> None:
     """Write rollouts as Parquet, in the given order; a crash never leaves half a file.
+
+    Args:
+        rollouts: of a run.
+        path: of the file.
+        failed: requests of the run that were never answered, kept beside the rollouts.
 
     Raises:
         InputError: there are no rollouts, or one is given twice.
@@ -134,7 +143,8 @@ def save_rollouts(rollouts: Iterable[Rollout], path: str | Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
-        pq.write_table(pa.table(values, schema=_schema()), partial, compression="zstd")
+        schema = _schema().with_metadata({_FAILED: str(failed)})
+        pq.write_table(pa.table(values, schema=schema), partial, compression="zstd")
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
@@ -162,6 +172,14 @@ def load_rollouts(path: str | Path) -> list[Rollout]:
             raise InputError(f"{path}: row {row}: {complaint}")
     _check_unique(rollouts, path)
     return rollouts
+
+
+def failed_requests(path: str | Path) -> int:
+    """How many requests of a saved run were never answered; 0 for a file that does not say."""
+    import pyarrow.parquet as pq
+
+    metadata = pq.read_schema(path).metadata or {}
+    return int(metadata.get(_FAILED, b"0"))
 
 
 def _read_table(path: Path) -> Any:

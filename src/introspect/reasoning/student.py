@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from introspect.errors import InputError
 from introspect.reasoning.batching import IGNORED, Batch
-from introspect.reasoning.evaluation import Testing
+from introspect.reasoning.evaluation import Failures, Testing
 from introspect.reasoning.examples import MultiHopExample
 from introspect.reasoning.export import ModelCard, save_folder
 from introspect.reasoning.initialization import induction_ready
@@ -100,6 +100,7 @@ class ReasoningStudent(LightningModule):
         self.testing = testing or Testing()
         self.test_rollouts: list[Rollout] = []
         self.baseline_rollouts: list[Rollout] | None = None
+        self.test_failures = Failures()
 
     def configure_model(self) -> None:
         """Build tokenizer and network; the trainer calls it when it knows where the weights shall live.
@@ -147,13 +148,16 @@ class ReasoningStudent(LightningModule):
         """Forget the rollouts of an earlier test."""
         self.test_rollouts = []
         self.baseline_rollouts = [] if self.testing.baseline else None
+        self.test_failures = Failures()
 
     def test_step(self, batch: Sequence[MultiHopExample], batch_idx: int) -> None:
         """Let the student answer the questions, and its baseline too; `RolloutReport` scores what they said."""
         student = self.chat_model(**self.testing.options)
-        self.test_rollouts += self.testing.rollouts(student, batch, "student answers")
-        if self.testing.baseline and self.baseline_rollouts is not None:
-            self.baseline_rollouts += self.testing.rollouts(self.testing.baseline(), batch, "baseline answers")
+        prompt, before = self.testing.prompt, None
+        self.test_rollouts += (after := self.testing.rollouts(student, batch, "student answers", prompt=prompt))
+        if (baseline := self.testing.baseline) and self.baseline_rollouts is not None:
+            self.baseline_rollouts += (before := self.testing.rollouts(baseline(), batch, "baseline answers"))
+        self.test_failures = self.test_failures.plus(len(batch) * self.testing.samples, before, after)
 
     def _losses(self, batch: Batch) -> tuple[Tensor, Tensor, int]:
         """Mean loss and accuracy over the supervised tokens, and their number."""

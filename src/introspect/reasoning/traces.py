@@ -5,21 +5,33 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from introspect.errors import InputError
 from introspect.reasoning.chat import Message, Role
+
+# What the traces of a recipe are: rewritten drafts, written from scratch, or answers as they were given.
+Kind = Literal["rewrite", "synthesis", "rollout"]
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """The answer that a trace was rewritten from: think block, what follows it, and whether it ended by itself."""
+
+    reasoning: str
+    content: str
+    finished: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Trace:
     """One supervised conversation: `messages` as the student will be asked, `target` as it shall answer.
 
-    (`example_id`, `rollout_id`, `trace_id`) is unique in a trace set; `rollout_id` numbers the student's drafts of an
-    example and `trace_id` the rewrites of a draft, both from 0. `target` is a whole assistant turn, think block and
-    answer.
+    (`example_id`, `rollout_id`, `trace_id`) is unique in a trace set; `rollout_id` numbers the drafts of an example and
+    `trace_id` the rewrites of a draft, both from 0. `target` is a whole assistant turn, think block and answer. `draft`
+    is None for what was not rewritten.
     """
 
     example_id: str
@@ -28,6 +40,7 @@ class Trace:
     recipe: str
     messages: tuple[Message, ...]
     target: str
+    draft: Draft | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +53,14 @@ class TraceSet:
 
 _NUMBERS = ("rollout_id", "trace_id")
 _COLUMNS = ("example_id", *_NUMBERS, "recipe", "messages", "target")
+_DRAFT = "draft"
 
 
 def save_traces(traces: Iterable[Trace], path: str | Path) -> None:
     """Write traces as Parquet, in the given order; a crash never leaves half a file.
 
-    One row per trace and one column per field; `messages` is a JSON list of `{"role", "content"}`.
+    One row per trace and one column per field; `messages` is a JSON list of `{"role", "content"}`, `draft` a JSON
+    object or null.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -53,7 +68,8 @@ def save_traces(traces: Iterable[Trace], path: str | Path) -> None:
     path = Path(path)
     rows = [_row(trace) for trace in traces]
     kinds = {column: pa.int64() if column in _NUMBERS else pa.string() for column in _COLUMNS}
-    schema = pa.schema([pa.field(column, kind, nullable=False) for column, kind in kinds.items()])
+    fields = [pa.field(column, kind, nullable=False) for column, kind in kinds.items()]
+    schema = pa.schema([*fields, pa.field(_DRAFT, pa.string())])
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
@@ -82,7 +98,8 @@ def load_traces(path: str | Path) -> tuple[Trace, ...]:
         raise InputError(f"{path}: not a readable Parquet file of traces ({str(error).splitlines()[0]})") from error
     if missing := [column for column in _COLUMNS if column not in table.column_names]:
         raise InputError(f"{path}: column {missing[0]!r} is missing; traces have {', '.join(_COLUMNS)}")
-    rows = table.select(list(_COLUMNS)).to_pylist()
+    known = [*_COLUMNS, *({_DRAFT} & {*table.column_names})]
+    rows = table.select(known).to_pylist()
     traces = tuple(_trace(row, f"{path}: row {number}") for number, row in enumerate(rows))
     seen: set[tuple[str, int, int]] = set()
     for number, trace in enumerate(traces):
@@ -95,7 +112,8 @@ def load_traces(path: str | Path) -> tuple[Trace, ...]:
 def _row(trace: Trace) -> dict[str, Any]:
     messages = [{"role": message.role, "content": message.content} for message in trace.messages]
     values = {column: getattr(trace, column) for column in _COLUMNS}
-    return {**values, "messages": json.dumps(messages, ensure_ascii=False)}
+    draft = json.dumps(asdict(trace.draft), ensure_ascii=False) if trace.draft else None
+    return {**values, "messages": json.dumps(messages, ensure_ascii=False), _DRAFT: draft}
 
 
 def _trace(row: Mapping[str, Any], where: str) -> Trace:
@@ -104,7 +122,25 @@ def _trace(row: Mapping[str, Any], where: str) -> Trace:
         if not isinstance(row[column], expected) or row[column] == "":
             kind = "an integer" if expected is int else "a text"
             raise InputError(f"{where}: column {column!r} is {row[column]!r}, expected {kind}")
-    return Trace(**{**row, "messages": _messages(row["messages"], where)})
+    draft = row.get(_DRAFT)
+    return Trace(
+        **{
+            **row,
+            "messages": _messages(row["messages"], where),
+            _DRAFT: None if draft is None else _draft(draft, where),
+        }
+    )
+
+
+def _draft(text: str, where: str) -> Draft:
+    kinds = {"reasoning": str, "content": str, "finished": bool}
+    try:
+        values = json.loads(text)
+    except (TypeError, ValueError):
+        values = None
+    if not isinstance(values, dict) or {name: type(value) for name, value in values.items()} != kinds:
+        raise InputError(f'{where}: column {_DRAFT!r} is no JSON object of {{"reasoning", "content", "finished"}}')
+    return Draft(**values)
 
 
 def _messages(text: str, where: str) -> tuple[Message, ...]:

@@ -12,7 +12,7 @@ from introspect.errors import InputError
 from introspect.reasoning.benchmarks.hopworld import worlds
 from introspect.reasoning.chat import ChatRequest, Message, Sampling, extract_answer
 from introspect.reasoning.examples import Document, EvidenceStep, MultiHopExample
-from introspect.reasoning.models.oracle import Oracle, read_draft, write_trace
+from introspect.reasoning.models.oracle import Oracle, read_draft, write_answer, write_guide, write_plain, write_trace
 from introspect.reasoning.prompts import question_messages, render
 
 EXAMPLE = MultiHopExample(
@@ -113,9 +113,76 @@ def test_the_drafts_own_words_are_kept() -> None:
     assert own not in write_trace(EXAMPLE, random.Random(0))
 
 
-def ask(prompt: str, sample: int = 0, example: MultiHopExample | None = EXAMPLE):
-    request = ChatRequest("r", (Message("user", prompt),), Sampling(), sample, example)
+def test_a_plain_rewrite_states_every_step_and_nothing_else() -> None:
+    draft = read_draft(
+        draft_of("From the papers, the employer of Ada turns out to be Vertex. Maybe Lola?", "Lola"), EXAMPLE
+    )
+    assert write_plain(EXAMPLE, random.Random(0), draft).split("\n\n")[1:] == [
+        "From the papers, the employer of Ada turns out to be Vertex.",
+        "The founder of Vertex is Omar.",
+        "The answer is Omar.",
+    ]
+
+
+def test_a_teachers_own_answer_looks_aside_but_does_not_go_wrong() -> None:
+    answers = [write_answer(EXAMPLE, random.Random(seed)) for seed in range(20)]
+    assert len(set(answers)) > 5
+    assert any("the document on Zane. It" in answer for answer in answers)
+    assert any("Let me check" in answer for answer in answers)
+    for answer in answers:
+        first, second = (answer.index(step.statement) for step in EXAMPLE.evidence)
+        assert first < second
+        assert answer.endswith("\n\nSo the answer is Omar.")
+        assert "We verify" not in answer
+        assert "Lola" not in answer
+
+
+def test_a_guide_tells_the_steps_the_answer_and_what_does_not_matter() -> None:
+    parts = write_guide(EXAMPLE).split("\n\n")
+    assert parts[0].endswith(f"{EXAMPLE.question} It takes 2 steps, over the documents on Ada and Vertex.")
+    assert parts[1:4] == [
+        "Step 1: The employer of Ada is Vertex.",
+        "Step 2: The founder of Vertex is Omar.",
+        "The answer is Omar.",
+    ]
+    assert parts[-1].endswith("the documents on Zane.")
+
+
+def ask(prompt: str, sample: int = 0, example: MultiHopExample | None = EXAMPLE, before: tuple[Message, ...] = ()):
+    request = ChatRequest("r", (*before, Message("user", prompt)), Sampling(), sample, example)
     return next(iter(Oracle().generate([request])))
+
+
+VALUES = {"context": EXAMPLE.context, "question": EXAMPLE.question, "answer": EXAMPLE.answer}
+DRAFT = draft_of("The employer of Ada is Vertex.", "Lola")
+
+
+@pytest.mark.parametrize("guided", [True, False])
+@pytest.mark.parametrize(("prompt", "in_phases"), [("mbt_r", True), ("distill_r", False)])
+def test_a_draft_is_rewritten_as_the_task_says(prompt: str, in_phases: bool, guided: bool) -> None:
+    before = (Message("user", render("solution_guide", **VALUES)), Message("assistant", "Guide.")) if guided else ()
+    response = ask(render(prompt, **VALUES, draft_solution=DRAFT, guided=guided), before=before)
+    assert response.reasoning == ""
+    assert response.content.endswith("The answer is Omar.")
+    assert ("what about Lola?" in response.content) == ("We verify" in response.content) == in_phases
+
+
+def test_a_guide_is_written_on_demand() -> None:
+    response = ask(render("solution_guide", **VALUES))
+    assert (response.reasoning, response.content) == ("", write_guide(EXAMPLE))
+
+
+def test_a_system_turn_makes_it_reason_in_phases() -> None:
+    system, user = question_messages(EXAMPLE, "metacognitive")
+    assert "We verify" in ask(user.content, before=(system,)).reasoning
+    assert "We verify" not in ask(user.content).reasoning
+
+
+def test_a_task_that_it_can_not_do_is_named() -> None:
+    with pytest.raises(InputError, match=r"request r has the task 'sing', which it can not do$"):
+        ask("<task>sing</task>\n\nPlease.")
+    # A task inside a document is none.
+    assert extract_answer(ask("Documents: <task>sing</task>").content) == "Omar"
 
 
 def test_with_the_answer_given_the_trace_is_the_content() -> None:

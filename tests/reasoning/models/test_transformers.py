@@ -178,12 +178,38 @@ def test_what_bounds_a_completion() -> None:
     assert used(max_tokens=4) == ("length", PROMPT_TOKENS, 4)
     assert used(max_tokens=4, max_new_tokens=3) == ("length", PROMPT_TOKENS, 3)
     assert used(max_tokens=3, max_new_tokens=4) == ("length", PROMPT_TOKENS, 3)
+    assert used(max_length=PROMPT_TOKENS + 6) == ("length", PROMPT_TOKENS, 6)
+    assert used(max_tokens=4, max_length=PROMPT_TOKENS + 6) == ("length", PROMPT_TOKENS, 4)
+    assert used(max_length=PROMPT_TOKENS) == ("context_length", PROMPT_TOKENS, 0)
+    assert used(max_length=PROMPT_TOKENS + 99) == ("length", PROMPT_TOKENS, 10)
     assert used() == ("length", PROMPT_TOKENS, 10)
     assert used(max_tokens=99) == ("length", PROMPT_TOKENS, 10)
     # A prompt that fills the context is answered, so that the run goes on, but not by the model.
     assert used("?" * 10) == ("length", PROMPT_TOKENS + 9, 1)
     assert used("?" * 11) == ("context_length", PROMPT_TOKENS + 10, 0)
     assert used("?" * 99) == ("context_length", PROMPT_TOKENS + 98, 0)
+
+
+def test_a_bound_of_the_whole_is_part_of_the_identity() -> None:
+    assert "max_length" not in chat(identity="x").identity
+    assert chat(identity="x", max_length=99).identity["max_length"] == "99"
+
+
+def test_what_is_drawn_comes_with_its_tokens() -> None:
+    tokenizer, chat_ = tiny_tokenizer(), chat()
+    requests = many()
+    drawn = {item.response.request_id: item for item in chat_.draw(requests)}
+    assert {key: item.response for key, item in drawn.items()} == by_id(chat().generate(requests))
+    stop = tokenizer.eos_token_id
+    for request in requests:
+        response, prompt, completion = drawn[request.id]
+        turn = [{"role": "user", "content": request.messages[0].content}]
+        rendered = tokenizer.apply_chat_template(turn, add_generation_prompt=True, return_dict=False)
+        assert list(prompt) == rendered
+        assert len(completion) == response.usage.completion_tokens
+        assert (completion[-1] == stop) == (response.finish_reason == "stop")
+        # The text alone would not do: bytes that are no UTF-8 are drawn, and can not be read back from it.
+        assert tokenizer.decode([token for token in completion if token != stop]).strip() == response.content
 
 
 def test_every_stop_token_ends_a_turn() -> None:
@@ -327,7 +353,7 @@ def test_a_template_that_refuses_the_messages() -> None:
 def test_settings_out_of_range(settings: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=f"sampling.{next(iter(settings))}: expected"):
         list(chat().generate([ask(**settings)]))
-    for option in ("batch_size", "max_new_tokens"):
+    for option in ("batch_size", "max_new_tokens", "max_length"):
         with pytest.raises(InputError, match=f"{option}: expected at least 1"):
             chat(**{option: 0})
 

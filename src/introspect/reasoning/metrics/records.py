@@ -6,6 +6,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -15,10 +16,30 @@ from torchmetrics.utilities import dim_zero_cat
 from introspect.errors import InputError
 from introspect.reasoning.metrics.answers import normalize_answer
 from introspect.reasoning.metrics.mean import NO_ROLLOUTS
-from introspect.reasoning.metrics.statistics import Quantile, Ratio, Statistic, point_estimates
-from introspect.reasoning.rollouts import Rollout
+from introspect.reasoning.metrics.statistics import Gamma, Quantile, Ratio, Statistic, point_estimates
 
-Score = Callable[[Rollout], float | None]
+
+class Sampled(Protocol):
+    """What is scored: a rollout, alone or with what is known about it."""
+
+    @property
+    def example_id(self) -> str:
+        """The question's."""
+        ...
+
+    @property
+    def rollout_id(self) -> int:
+        """Numbers the answers to a question."""
+        ...
+
+    @property
+    def predicted_answer(self) -> str:
+        """Empty where there is none."""
+        ...
+
+
+# Of one rollout; None where it does not apply.
+Score = Callable[[Any], float | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +65,17 @@ class Records:
 
     def mean(self, name: str) -> Ratio:
         """Mean of a score over the rollouts that it applies to."""
-        values = self.scores[name]
+        return self.mean_of(self.scores[name])
+
+    def mean_of(self, values: Tensor) -> Ratio:
+        """Mean of values [n] over the rollouts that have one, the others being nan."""
         applies = (~values.isnan()).to(values.dtype)
         return Ratio(self.per_question(values.nan_to_num(0.0)), self.per_question(applies))
+
+    def gamma(self, x: str, y: str) -> Gamma:
+        """Rank association of two scores over the rollouts that have both."""
+        both = ~(self.scores[x].isnan() | self.scores[y].isnan())
+        return Gamma(self.scores[x][both], self.scores[y][both], self.question[both])
 
     def share(self, part: str, whole: str) -> Ratio:
         """Sum of one score over the sum of another."""
@@ -91,7 +120,7 @@ class RecordMetric(Metric):
         super().reset()
         self._start()
 
-    def update(self, rollouts: Sequence[Rollout]) -> None:
+    def update(self, rollouts: Sequence[Sampled]) -> None:
         """Take in rollouts; the order does not matter."""
         if not rollouts:
             return

@@ -15,6 +15,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from introspect.reasoning.metrics.trace import goodman_kruskal_gamma
+
 
 class Statistic(Protocol):
     """A number of a run, for any weighting of its questions."""
@@ -37,6 +39,36 @@ class Ratio:
     def estimate(self, weights: Tensor) -> Tensor:
         """See `Statistic.estimate`; undefined where the denominator is 0."""
         return (weights @ self.numerator) / (weights @ self.denominator)
+
+
+@dataclass(frozen=True, slots=True)
+class Quotient:
+    """A statistic divided by another, times a constant."""
+
+    top: Statistic
+    bottom: Statistic
+    factor: float = 1.0
+
+    def estimate(self, weights: Tensor) -> Tensor:
+        """See `Statistic.estimate`; undefined where the bottom is 0."""
+        bottom = self.bottom.estimate(weights)
+        return torch.where(bottom == 0, torch.nan, self.factor * self.top.estimate(weights) / bottom)
+
+
+@dataclass(frozen=True, slots=True)
+class Gamma:
+    """Goodman-Kruskal gamma of two numbers of each rollout.
+
+    `x`, `y` [n] are the numbers, `question` [n] the question of each rollout.
+    """
+
+    x: Tensor
+    y: Tensor
+    question: Tensor
+
+    def estimate(self, weights: Tensor) -> Tensor:
+        """See `Statistic.estimate`; each rollout counts as often as its question."""
+        return goodman_kruskal_gamma(self.x, self.y, weights[:, self.question])
 
 
 @dataclass(frozen=True, slots=True)

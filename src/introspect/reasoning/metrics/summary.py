@@ -21,6 +21,7 @@ from introspect.reasoning.metrics.answer_hit import (
 from introspect.reasoning.metrics.answers import F1, ExactMatch, SubstringMatch
 from introspect.reasoning.metrics.bootstrap import RESAMPLES, Interval, interval, replicates
 from introspect.reasoning.metrics.degeneration import DegenerationRate, UnparsedRate
+from introspect.reasoning.metrics.judged import JUDGE_COUNTS, JudgedRun, JudgeMetrics
 from introspect.reasoning.metrics.mean import NO_ROLLOUTS
 from introspect.reasoning.metrics.records import RecordMetric, Records, Score
 from introspect.reasoning.metrics.sampling import sampling_statistics
@@ -44,6 +45,7 @@ MEANS: Mapping[str, Score] = {
     "without_reasoning_rate": WithoutReasoningRate.score,
 }
 COUNTS = ("degenerations", "unparsed", "completion_tokens_total", "questions", "n")
+_TOTALS = frozenset({*COUNTS, *JUDGE_COUNTS, "failed"})
 
 
 class RolloutMetrics(RecordMetric):
@@ -74,14 +76,14 @@ class RolloutMetrics(RecordMetric):
         }
 
 
-def summarize(rollouts: Sequence[Rollout]) -> dict[str, float]:
-    """Every number of `RolloutMetrics` for these rollouts, nan where one is undefined.
+def summarize(rollouts: Sequence[Rollout], judged: JudgedRun | None = None) -> dict[str, float]:
+    """Every number of `RolloutMetrics`, and of `JudgeMetrics` for rollouts that are judged; nan where one is undefined.
 
     Raises:
         InputError: there are no rollouts, or one is given twice.
     """
     # Without `Metric.compute`, which would add what other ranks hold: these rollouts and no others.
-    return _numbered(rollouts)[0]
+    return _numbered(rollouts, judged)[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,16 +124,22 @@ class Comparison:
 
 
 def compare(
-    baseline: Sequence[Rollout], model: Sequence[Rollout], *, resamples: int = RESAMPLES, seed: int = 0
+    baseline: Sequence[Rollout],
+    model: Sequence[Rollout],
+    *,
+    judged: tuple[JudgedRun, JudgedRun] | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
 ) -> Comparison:
-    """Score two runs over the same questions, with confidence intervals.
+    """Score two runs over the same questions, with confidence intervals; `judged` is what was said about these runs.
 
     Raises:
         InputError: a run is empty or has a rollout twice, the questions differ, or `resamples` is not positive.
     """
     _check_same_questions(baseline, model)
-    before, before_draws = _scored(baseline, resamples, seed)
-    after, after_draws = _scored(model, resamples, seed)
+    judged_before, judged_after = judged or (None, None)
+    before, before_draws = _scored(baseline, judged_before, resamples, seed)
+    after, after_draws = _scored(model, judged_after, resamples, seed)
     both = [name for name in before_draws if name in after_draws]
     inputs = [(run["accuracy"], run["completion_tokens"]) for run in (after, before)]
     draws = [(run["accuracy"], run["completion_tokens"]) for run in (after_draws, before_draws)]
@@ -139,7 +147,7 @@ def compare(
     return Comparison(
         baseline=before,
         model={**after, "aes": aes},
-        difference={name: after[name] - before[name] for name in (*both, *COUNTS)},
+        difference={name: after[name] - before[name] for name in (*both, *COUNTS, *(JUDGE_COUNTS if judged else ()))},
         baseline_ci95=_intervals(before_draws),
         model_ci95=_intervals({**after_draws, "aes": accuracy_efficiency_scores(*draws[0], *draws[1])}),
         difference_ci95=_intervals({name: after_draws[name] - before_draws[name] for name in both}),
@@ -147,30 +155,43 @@ def compare(
 
 
 def confidence_intervals(
-    rollouts: Sequence[Rollout], *, resamples: int = RESAMPLES, seed: int = 0
+    rollouts: Sequence[Rollout], judged: JudgedRun | None = None, *, resamples: int = RESAMPLES, seed: int = 0
 ) -> dict[str, Interval]:
     """95 % bootstrap intervals of one run's numbers, all but the totals.
 
     Raises:
         InputError: there are no rollouts, one is given twice, or `resamples` is not positive.
     """
-    return _intervals(_scored(rollouts, resamples, seed)[1])
+    return _intervals(_scored(rollouts, judged, resamples, seed)[1])
 
 
-def _scored(rollouts: Sequence[Rollout], resamples: int, seed: int) -> tuple[dict[str, float], dict[str, Tensor]]:
+def _scored(
+    rollouts: Sequence[Rollout], judged: JudgedRun | None, resamples: int, seed: int
+) -> tuple[dict[str, float], dict[str, Tensor]]:
     """The numbers of a run, and the replicates of those that can be resampled."""
-    numbers, statistics, questions = _numbered(rollouts)
+    numbers, statistics, questions = _numbered(rollouts, judged)
     return numbers, replicates(statistics, questions, resamples=resamples, seed=seed)
 
 
-def _numbered(rollouts: Sequence[Rollout]) -> tuple[dict[str, float], dict[str, Statistic], int]:
+def _numbered(
+    rollouts: Sequence[Rollout], judged: JudgedRun | None
+) -> tuple[dict[str, float], dict[str, Statistic], int]:
     """The numbers of a run, what can be resampled of them, and the number of questions."""
-    metrics = RolloutMetrics()
-    metrics.update(rollouts)
-    records = metrics.records()
-    statistics = metrics.statistics(records)
-    numbers = point_estimates(statistics, records.questions) | metrics.counts(records)
-    return {name: value.item() for name, value in numbers.items()}, statistics, records.questions
+    metrics: list[tuple[RecordMetric, Sequence[Any]]] = [(RolloutMetrics(), rollouts)]
+    if judged is not None:
+        if {(r.example_id, r.rollout_id) for r in rollouts} != {(j.example_id, j.rollout_id) for j in judged.rollouts}:
+            raise ValueError("the judged rollouts are not those of the run")
+        judges = JudgeMetrics(judged.scores, judged.base_tokens, judged.base_sentences)
+        metrics.append((judges, judged.rollouts))
+    statistics: dict[str, Statistic] = {}
+    numbers: dict[str, Tensor] = {}
+    for metric, scored in metrics:
+        metric.update(scored)
+        records = metric.records()  # the questions in the same order, whatever is scored about them
+        found = metric.statistics(records)
+        statistics |= found
+        numbers |= point_estimates(found, records.questions) | metric.counts(records)
+    return {name: value.item() for name, value in numbers.items()}, statistics, len({r.example_id for r in rollouts})
 
 
 def _check_same_questions(baseline: Sequence[Rollout], model: Sequence[Rollout]) -> None:
@@ -193,7 +214,7 @@ def _intervals(draws: Mapping[str, Tensor]) -> dict[str, Interval]:
 
 
 def _numbers(values: Mapping[str, float]) -> dict[str, float | int | None]:
-    return {name: int(value) if name in COUNTS else _or_null(value) for name, value in values.items()}
+    return {name: int(value) if name in _TOTALS else _or_null(value) for name, value in values.items()}
 
 
 def _bounds(intervals: Mapping[str, Interval]) -> dict[str, list[float | None]]:

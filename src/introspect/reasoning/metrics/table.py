@@ -29,7 +29,28 @@ _RATES = (
     ("answer_inclusive_error_share_of_failures", "  of failures %", 100, 1),
     ("without_reasoning_rate", "no reasoning %", 100, 1),
 )
-_TOTALS = (("aes", "AES", 1, 2), ("questions", "questions", 1, 0), ("n", "rollouts", 1, 0))
+_JUDGED = (
+    ("judge_accuracy", "judge: accuracy %", 100, 1),
+    ("judge_answer_hit_rate", "judge: answer hits %", 100, 1),
+    ("judge_answer_inclusive_error_rate", "judge: answer-inclusive %", 100, 1),
+    ("rrp_r", "R", 1, 3),
+    ("rrp_rho", "  arrival rho", 1, 3),
+    ("rrp_delta", "  redundancy delta", 1, 3),
+    ("rrp_r_la", "R, length-aware", 1, 3),
+    ("mqi", "MQI", 1, 2),
+    ("mqi_level", "  level, 0 to 5", 1, 2),
+    ("xi_overthinking", "overthinking %", 100, 1),
+    ("xi_underthinking", "underthinking %", 100, 1),
+    ("metacognition", "metacognition, 0 to 5", 1, 2),
+)
+_TOTALS = (
+    ("aes", "AES", 1, 2),
+    ("questions", "questions", 1, 0),
+    ("n", "rollouts", 1, 0),
+    ("failed", "requests failed", 1, 0),
+    ("judge_unparsed", "judgments unparsed", 1, 0),
+    ("judge_failed", "judgments failed", 1, 0),
+)
 
 
 def comparison_table(comparison: Comparison) -> Table:
@@ -58,7 +79,9 @@ def comparison_table(comparison: Comparison) -> Table:
 def _rows(comparison: Comparison) -> Iterator[tuple[str, str, int, int]]:
     yield from _RATES
     yield from ((name, f"{name} %", 100, 1) for name in comparison.model if "@" in name)
-    yield from _TOTALS
+    yield from (row for row in _JUDGED if row[0] in comparison.model)
+    always = ("aes", "questions", "n")
+    yield from (row for row in _TOTALS if row[0] in always or row[0] in comparison.model)
 
 
 def _cell(value: float | None, bounds: Interval | None, factor: int, decimals: int, sign: str) -> str:

@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
-import hashlib
-from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from introspect.errors import InputError
-from introspect.reasoning.chat import (
-    THINK_CLOSE,
-    THINK_OPEN,
-    ChatRequest,
-    ChatResponse,
-    Sampling,
-    Usage,
-    split_reasoning,
-)
+from introspect.reasoning.chat import ChatRequest, ChatResponse
 from introspect.reasoning.models.decoding import Completion, Decoder, Prompt
 from introspect.reasoning.models.loading import load_pretrained, source_identity, weights_digest
 from introspect.reasoning.models.sampling import row_seed
+from introspect.reasoning.models.turns import Turns, check_sampling
 from introspect.reasoning.supervision import TemplateChoice, turn_end, with_template
 
 # Requests that are rendered and sorted by length at a time, in batches.
 WINDOW = 16
+
+
+class Drawn(NamedTuple):
+    """A response and the tokens it was made of: what was read, and what was drawn, with the token that ended the turn.
+
+    The text of a response does not tell its tokens: another split of the same text may be what a tokenizer prefers.
+    """
+
+    response: ChatResponse
+    prompt_ids: tuple[int, ...]
+    completion_ids: tuple[int, ...]
 
 
 class TransformersChat:
@@ -44,24 +46,29 @@ class TransformersChat:
         *,
         batch_size: int = 32,
         max_new_tokens: int | None = None,
+        max_length: int | None = None,
         identity: str | None = None,
     ) -> None:
         """Wrap a causal language model and its tokenizer.
 
         `batch_size` is the most rows decoded together; `max_new_tokens` bounds every completion, whatever its request
-        allows; `identity` names the weights in a store's keys, None takes a digest of them whenever it is asked for.
+        allows, and `max_length` prompt and completion together, as if the context were no longer; `identity` names
+        the weights in a store's keys, None takes a digest of them whenever it is asked for.
+
         Raises InputError for a tokenizer without chat template.
         """
         if batch_size < 1:
             raise InputError(f"batch_size: expected at least 1, got {batch_size}")
         if max_new_tokens is not None and max_new_tokens < 1:
             raise InputError(f"max_new_tokens: expected at least 1 or null, got {max_new_tokens}")
+        if max_length is not None and max_length < 1:
+            raise InputError(f"max_length: expected at least 1 or null, got {max_length}")
         self._name = tokenizer.name_or_path or type(model).__name__
         self._model, self._tokenizer = model, tokenizer
         self._batch_size, self._max_new_tokens, self._identity = batch_size, max_new_tokens, identity
-        self._template = _chat_template(tokenizer, self._name)
+        self._max_length = max_length
+        self._turns = Turns(tokenizer, self._name)
         self._stop_ids = _stop_ids(model, tokenizer)
-        self._opened = _opened_block(tokenizer)
 
     @classmethod
     def from_pretrained(
@@ -96,12 +103,14 @@ class TransformersChat:
         from transformers import __version__
 
         weights = self._identity or f"sha256:{weights_digest(self._model, self._tokenizer)}"
+        bounds = {} if self._max_length is None else {"max_length": str(self._max_length)}
         return {
             "model": weights,
-            "template": hashlib.sha256(self._template.encode()).hexdigest(),
+            "template": self._turns.digest,
             "stop": ",".join(map(str, sorted(self._stop_ids))),
             "dtype": str(self._model.dtype).removeprefix("torch."),
             "max_new_tokens": str(self._max_new_tokens),
+            **bounds,
             "engine": f"transformers {__version__}",
         }
 
@@ -112,37 +121,32 @@ class TransformersChat:
         for sampling settings out of range, for messages that the chat template refuses, and where nothing bounds the
         length of a completion.
         """
+        with closing(self.draw(requests)) as drawn:
+            for response, *_ in drawn:
+                yield response
+
+    def draw(self, requests: Iterable[ChatRequest]) -> Generator[Drawn, None, None]:
+        """`generate`, with the tokens of each response: what a policy gradient must be taken of."""
         pad_id = self._tokenizer.pad_token_id or 0
         decoder = Decoder(self._model, stop_ids=self._stop_ids, pad_id=pad_id, batch_size=self._batch_size)
         with _evaluating(self._model):
             for completion in decoder.decode(self._prompts(requests)):
-                yield self._response(completion)
+                yield Drawn(self._response(completion), completion.prompt.ids, tuple(completion.ids))
 
     def _prompts(self, requests: Iterable[ChatRequest]) -> Iterator[Prompt]:
         """Rendered requests, longest first within each window."""
         remaining = iter(requests)
         while window := list(islice(remaining, WINDOW * self._batch_size)):
-            pairs = list(zip(window, self._render(window), strict=True))
+            pairs = list(zip(window, self._turns.render(window), strict=True))
             for request, ids in sorted(pairs, key=lambda pair: -len(pair[1])):
                 yield self._prompt(request, tuple(ids))
 
-    def _render(self, requests: Sequence[ChatRequest]) -> list[list[int]]:
-        """Prompt token ids, up to and including what opens the assistant's turn."""
-        from jinja2 import TemplateError
-
-        conversations = [[{"role": m.role, "content": m.content} for m in request.messages] for request in requests]
-        try:
-            # Since transformers 5 the default is a mapping, of which len() is the number of its keys.
-            rendered = self._tokenizer.apply_chat_template(conversations, add_generation_prompt=True, return_dict=False)
-        except TemplateError as error:
-            raise InputError(f"{self._name}: the chat template refuses the messages: {error}") from error
-        return list(rendered)
-
     def _prompt(self, request: ChatRequest, ids: tuple[int, ...]) -> Prompt:
         sampling = request.sampling
-        _check(sampling)
+        check_sampling(sampling)
         context = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
-        room = None if context is None else context - len(ids)
+        bounds = [bound for bound in (context, self._max_length) if bound is not None]
+        room = min(bounds) - len(ids) if bounds else None
         limits = [limit for limit in (sampling.max_tokens, self._max_new_tokens, room) if limit is not None]
         if not limits:
             raise InputError(f"{self._name}: the model states no context length; set max_new_tokens")
@@ -157,54 +161,8 @@ class TransformersChat:
         )
 
     def _response(self, completion: Completion) -> ChatResponse:
-        prompt, ids = completion.prompt, completion.ids
-        body = ids[:-1] if completion.stopped else ids
-        text = self._opened + self._text(body)
-        reasoning, content, closed = split_reasoning(text)
-        if not closed:
-            reasoning_tokens = len(body)
-        elif content == text.strip():
-            reasoning_tokens = 0
-        else:
-            reasoning_tokens = self._tokens_through_last_close(body)
-        return ChatResponse(
-            request_id=prompt.tag.id,
-            reasoning=reasoning,
-            content=content,
-            finish_reason="stop" if completion.stopped else "length" if ids else "context_length",
-            usage=Usage(len(prompt.ids), len(ids), reasoning_tokens),
-        )
-
-    def _tokens_through_last_close(self, ids: Sequence[int]) -> int:
-        """How many tokens it takes to the end of the last `</think>`, however many tokens the tag itself is."""
-
-        def closes(length: int) -> int:
-            return self._text(ids[:length]).count(THINK_CLOSE)
-
-        return bisect_left(range(len(ids)), closes(len(ids)), key=closes)
-
-    def _text(self, ids: Sequence[int]) -> str:
-        # Special tokens stay: where the think tags are special, they are what splits the turn.
-        text = self._tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        return str(text)
-
-
-def _check(sampling: Sampling) -> None:
-    """InputError for sampling settings out of range."""
-    if not sampling.temperature >= 0:
-        raise InputError(f"sampling.temperature: expected 0 or more, got {sampling.temperature}")
-    if not 0 < sampling.top_p <= 1:
-        raise InputError(f"sampling.top_p: expected more than 0 and at most 1, got {sampling.top_p}")
-    if sampling.top_k < 0:
-        raise InputError(f"sampling.top_k: expected 0 (all tokens) or more, got {sampling.top_k}")
-    if sampling.max_tokens is not None and sampling.max_tokens < 1:
-        raise InputError(f"sampling.max_tokens: expected at least 1 or null, got {sampling.max_tokens}")
-
-
-def _chat_template(tokenizer: Any, name: str) -> str:
-    if not tokenizer.chat_template:
-        raise InputError(f"{name}: the tokenizer has no chat template; expected a chat_template.jinja beside it")
-    return str(tokenizer.get_chat_template())
+        prompt = completion.prompt
+        return self._turns.response(prompt.tag.id, len(prompt.ids), completion.ids, stopped=completion.stopped)
 
 
 def _stop_ids(model: Any, tokenizer: Any) -> set[int]:
@@ -212,17 +170,6 @@ def _stop_ids(model: Any, tokenizer: Any) -> set[int]:
     configured = model.generation_config.eos_token_id if model.generation_config else None
     ends = configured if isinstance(configured, list | tuple) else [configured]
     return {end for end in (*ends, tokenizer.eos_token_id, turn_end(tokenizer)) if end is not None}
-
-
-def _opened_block(tokenizer: Any) -> str:
-    """`<think>` and what follows it, where the template's generation prompt opens the block itself; else ""."""
-    question = [{"role": "user", "content": "?"}]
-    prompt, asked = (
-        tokenizer.apply_chat_template(question, add_generation_prompt=opening, tokenize=False)
-        for opening in (True, False)
-    )
-    _, opened, tail = prompt.removeprefix(asked).rpartition(THINK_OPEN)
-    return opened + tail if opened and THINK_CLOSE not in tail else ""
 
 
 @contextmanager

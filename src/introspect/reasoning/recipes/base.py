@@ -1,10 +1,10 @@
-"""What every recipe shares: the protocol, student drafts, and the gate that a trace must pass."""
+"""What every recipe shares: the protocol, how models are asked, and the gate that a trace must pass."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 from introspect.progress import track
@@ -16,12 +16,14 @@ from introspect.reasoning.chat import (
     ChatRequest,
     ChatResponse,
     Sampling,
+    join_reasoning,
+    tag_answer,
 )
 from introspect.reasoning.examples import MultiHopExample
 from introspect.reasoning.metrics.answers import normalize_answer
 from introspect.reasoning.prompts import question_messages
 from introspect.reasoning.store import ResponseStore, answer
-from introspect.reasoning.traces import Trace, TraceSet
+from introspect.reasoning.traces import Draft, Trace, TraceSet
 
 # A trace that speaks of what only its writer was given teaches the student to expect it.
 _LEAK = re.compile(
@@ -34,6 +36,7 @@ _LEAK = re.compile(
     r"|(?:answer|solution) (?:(?:that )?(?:was|is|we were) )?(?:given|provided)"
     r"|(?:the|this|that|our|student's|student’s) draft(?: solution)?"
     r"|the student(?:'s|’s)? (?:reasoning|answer|attempt|solution)"
+    r"|(?:solution|reference) guide|the guide (?:says|tells|warns|lists)"
     r"|correct_answer|draft_solution)\b",
     re.IGNORECASE,
 )
@@ -43,9 +46,20 @@ _DENIES = frozenset("not never isnt wasnt neither nor".split())
 
 
 class Recipe(Protocol):
-    """Turns examples into traces with the help of a student and, for most recipes, a teacher."""
+    """Turns examples into traces with the help of a student and, for most recipes, a teacher.
+
+    `kind` says what its traces are; without it they can not be exported.
+
+    One that has nothing to train on says so with `trains = False`, and one that reads no questions, because it has its
+    traces from elsewhere, with `asks = False`.
+    """
 
     name: str
+
+    @property
+    def settings(self) -> Mapping[str, object]:
+        """What decides which candidates become traces, to be recorded with them: plain values by name."""
+        ...
 
     def synthesize(
         self,
@@ -58,41 +72,73 @@ class Recipe(Protocol):
         ...
 
 
-def draft_requests(examples: Sequence[MultiHopExample], rollouts: int, sampling: Sampling) -> list[ChatRequest]:
-    """`rollouts` plain questions per example, with ids `<example>/<rollout>`."""
+def draft_requests(
+    examples: Sequence[MultiHopExample], rollouts: int, sampling: Sampling, *, by_teacher: bool = False
+) -> list[ChatRequest]:
+    """`rollouts` plain questions per example, with ids `<example>/<rollout>`.
+
+    Those to a teacher carry the example: the oracle is a teacher, and answers from it.
+    """
     return [
-        ChatRequest(f"{example.id}/{rollout}", question_messages(example), sampling, sample=rollout)
+        ChatRequest(
+            f"{example.id}/{rollout}",
+            question_messages(example),
+            sampling,
+            sample=rollout,
+            example=example if by_teacher else None,
+        )
         for example in examples
         for rollout in range(rollouts)
     ]
 
 
+def example_id(request: ChatRequest) -> str:
+    """The example that a request `<example>/<rollout>` is about."""
+    return request.id.rpartition("/")[0]
+
+
 def ask(
     model: ChatModel, requests: Sequence[ChatRequest], store: ResponseStore | None, what: str
-) -> Iterator[tuple[ChatRequest, ChatResponse]]:
-    """Answers to all requests, through the store, with a progress bar."""
-    return track(answer(model, requests, store), description=what, total=len(requests))
+) -> Iterator[tuple[ChatRequest, ChatResponse | None]]:
+    """Every request once, with its answer as that comes, through the store and with a progress bar.
+
+    The requests that failed for good come last, with None; a recipe counts them as `request_failed`.
+    """
+    unanswered = {request.id: request for request in requests}
+    for request, response in track(answer(model, requests, store), description=what, total=len(requests)):
+        del unanswered[request.id]
+        yield request, response
+    yield from ((request, None) for request in unanswered.values())
 
 
-def find_fault(response: ChatResponse, example: MultiHopExample) -> str | None:
+def find_fault(response: ChatResponse | None, example: MultiHopExample) -> str | None:
     """Why a teacher's reply can not be a trace of this example, or None if it can.
 
-    truncated: the reply did not end by itself. empty: it has no visible text (a teacher's private reasoning never
-    counts). tags: it contains think or answer tags, which would break the target's form. leak: it mentions that an
-    answer or a draft was given, in words that the question and the documents do not use. answer_missing: it does
-    not conclude with the gold answer or an alias.
+    request_failed: there is no reply. truncated: it did not end by itself. The others are those of `find_text_fault`;
+    a teacher's private reasoning never counts as text.
     """
+    if response is None:
+        return "request_failed"
     if not response.finished:
         return "truncated"
-    trace = response.content.strip()
+    return find_text_fault(response.content, f"{example.question}\n{example.context}", example.references)
+
+
+def find_text_fault(trace: str, source: str, references: Sequence[str]) -> str | None:
+    """Why a text can not be a trace, or None if it can.
+
+    empty: there is none. tags: it contains think or answer tags, which would break the target's form. leak: it
+    mentions that an answer, a draft or a guide was given, in words that the source (question and documents) does not
+    use. answer_missing: it does not conclude with one of the accepted answers.
+    """
+    trace = trace.strip()
     if not trace:
         return "empty"
     if any(tag in trace for tag in (THINK_OPEN, THINK_CLOSE, ANSWER_OPEN)):
         return "tags"
-    source = f"{example.question}\n{example.context}".lower()
-    if any(match[0].lower() not in source for match in _LEAK.finditer(trace)):
+    if any(match[0].lower() not in source.lower() for match in _LEAK.finditer(trace)):
         return "leak"
-    return None if any(_ends_in(trace, reference) for reference in example.references) else "answer_missing"
+    return None if any(_ends_in(trace, reference) for reference in references) else "answer_missing"
 
 
 def _ends_in(trace: str, reference: str) -> bool:
@@ -107,6 +153,27 @@ def _ends_in(trace: str, reference: str) -> bool:
     before, found, after = f" {ending} ".rpartition(f" {wanted} ")
     following = after.split()
     return bool(found) and len(following) <= 6 and not _ASSERTS & {*following} and not _DENIES & {*before.split()[-2:]}
+
+
+def trace_of(
+    recipe: str,
+    example: MultiHopExample,
+    text: str,
+    *,
+    rollout_id: int = 0,
+    trace_id: int = 0,
+    draft: Draft | None = None,
+) -> Trace:
+    """A teacher's text as the student shall learn it: the plain question, the text as think block, the gold answer."""
+    return Trace(
+        example_id=example.id,
+        rollout_id=rollout_id,
+        trace_id=trace_id,
+        recipe=recipe,
+        messages=question_messages(example),
+        target=join_reasoning(text.strip(), tag_answer(example.answer)),
+        draft=draft,
+    )
 
 
 def collect(candidates: Sequence[tuple[str | None, Trace]]) -> TraceSet:

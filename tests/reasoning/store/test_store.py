@@ -169,8 +169,12 @@ def test_progress_counts_stored_answers_too(tmp_path: Path) -> None:
 
 
 def test_repeated_request_ids_are_an_error() -> None:
-    with pytest.raises(ValueError, match="'a' occurs more than once"):
-        list(answer(Echo(), [request("a", "1"), request("a", "2")]))
+    twice = [request("b", "0"), request("a", "1"), request("a", "2")]
+    model = Echo()
+    for requests in (twice, iter(twice)):
+        with pytest.raises(ValueError, match="'a' occurs more than once"):
+            list(answer(model, requests))
+    assert model.asked == []
 
 
 class Broken(Echo):
@@ -187,8 +191,8 @@ class Broken(Echo):
 @pytest.mark.parametrize(
     ("ids", "message"),
     [
-        ("ax", "'x', which was never asked"),
-        ("aa", "'a', which was answered twice"),
+        ("ax", "'x', which was never asked or answered already"),
+        ("aa", "'a', which was never asked or answered already"),
         ("a", "1 requests left unanswered"),
     ],
 )
@@ -226,13 +230,13 @@ def test_store_of_another_version(tmp_path: Path) -> None:
     ResponseStore(path).close()
     with sqlite3.connect(path) as other:
         other.execute("PRAGMA user_version = 99")
-    with pytest.raises(InputError, match="version 99; this program reads version 1"):
+    with pytest.raises(InputError, match="version 99; this program reads versions 1 to 2"):
         ResponseStore(path)
 
 
 WORKER = """
 import sys
-from tests.reasoning.test_store import Echo, request
+from tests.reasoning.store.test_store import Echo, request
 from introspect.reasoning.store import ResponseStore, answer
 path, count = sys.argv[1], int(sys.argv[2])
 with ResponseStore(path) as store:
@@ -242,7 +246,7 @@ with ResponseStore(path) as store:
 
 
 def _worker(path: Path, count: int) -> subprocess.Popen[str]:
-    roots = [str(Path(introspect.__file__).parents[1]), str(Path(__file__).parents[2])]
+    roots = [str(Path(introspect.__file__).parents[1]), str(Path(__file__).parents[3])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(roots)}
     arguments = [sys.executable, "-c", WORKER, str(path), str(count)]
     return subprocess.Popen(arguments, env=environment, stdout=subprocess.PIPE, text=True)

@@ -1,0 +1,404 @@
+"""Against a real server on loopback that misbehaves on purpose: tests/reasoning/serving.py."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import pickle
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from introspect.errors import InputError
+from introspect.reasoning.chat import ChatFailure, ChatRequest, ChatResponse, Message, Sampling, Usage
+from introspect.reasoning.models.ledger import Price
+from introspect.reasoning.models.openai import Endpoint, OpenAIChat, Secret, draw_seed
+from introspect.reasoning.models.retry import RetryPolicy
+from introspect.reasoning.store import request_key
+from tests.reasoning.serving import KEY, LASTING, PASSING, STYLES, Serving, answer_to, question
+
+# As patient as the default, but in a hurry.
+QUICK = RetryPolicy(base_s=0.01, cap_s=0.05, timeout_s=0.3, deadline_s=20.0, breaker_failures=1000)
+
+
+def request(number: int, **sampling: Any) -> ChatRequest:
+    return ChatRequest(str(number), (Message("user", question(number)),), Sampling(**sampling))
+
+
+def chat(server: Serving, **options: Any) -> OpenAIChat:
+    return OpenAIChat("m", base_url=server.url, **{"retry": QUICK, "concurrency": 8, **options})
+
+
+def ask(model: OpenAIChat, count: int = 1) -> dict[str, ChatResponse | ChatFailure]:
+    """Replies by request id, each exactly once."""
+    replies = list(model.generate(request(number) for number in range(count)))
+    assert len({reply.request_id for reply in replies}) == len(replies) == count
+    return {reply.request_id: reply for reply in replies}
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+@pytest.mark.parametrize("style", STYLES)
+def test_reasoning_is_read_wherever_it_stands(style: str, stream: bool) -> None:
+    with Serving(style=style) as server:
+        reply = ask(chat(server, stream=stream))["0"]
+    assert isinstance(reply, ChatResponse)
+    assert reply.reasoning == f"Looking up {question(0)}"
+    assert reply.content == f"<answer>{answer_to(question(0))}</answer>"
+    assert reply.finish_reason == "stop"
+    assert (reply.usage.prompt_tokens, reply.usage.completion_tokens) == (10, 20)
+    if style == "reasoning":  # the only one in which the server counts it apart
+        assert reply.usage.reasoning_tokens == 15
+
+
+def test_what_is_sent() -> None:
+    options: dict[str, Any] = {
+        "reasoning_effort": "high",
+        "chat_template_kwargs": {"enable_thinking": True},
+        "extra_body": {"min_p": 0.1},
+        "api_key": KEY,
+    }
+    messages = (Message("system", "s"), Message("user", "ünï"))
+    asked = ChatRequest("a", messages, Sampling(max_tokens=7, seed=5), sample=2)
+    with Serving(key=KEY) as server:
+        list(chat(server, **options).generate([asked, replace(asked, id="b", sample=0)]))
+        first, second = sorted(server.app.bodies, key=lambda body: body["seed"], reverse=True)
+        headers = server.app.headers[0]
+    assert first == {
+        "model": "m",
+        "messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "ünï"}],
+        "temperature": 0.6,
+        "top_p": 0.95,
+        "top_k": 20,
+        "seed": draw_seed(5, 2),
+        "max_completion_tokens": 7,
+        "reasoning_effort": "high",
+        "chat_template_kwargs": {"enable_thinking": True},
+        "min_p": 0.1,
+    }
+    assert second["seed"] == 5
+    assert headers["authorization"] == f"Bearer {KEY}"
+
+
+def test_only_what_the_server_takes_is_sent() -> None:
+    with Serving() as server:
+        model = chat(server, sampling_fields=["temperature"], limit_field="max_tokens", stream=True)
+        list(model.generate([request(0, max_tokens=9, top_k=0), request(1, top_k=0)]))
+        bodies = server.app.bodies
+    assert {frozenset(body) for body in bodies} == {
+        frozenset({"model", "messages", "temperature", "stream", "stream_options", "max_tokens"}),
+        frozenset({"model", "messages", "temperature", "stream", "stream_options"}),
+    }
+    with Serving() as server:
+        ask(chat(server, extra_body={"top_k": 3}))  # what the request says of the sampling wins
+        assert server.app.bodies[0]["top_k"] == 20
+        list(chat(server).generate([request(0, top_k=0)]))
+        assert server.app.bodies[1]["top_k"] == -1
+
+
+def test_seeds_of_draws_differ_and_do_not_collide_between_runs() -> None:
+    assert draw_seed(42, 0) == 42
+    seeds = {draw_seed(seed, sample, retry) for seed in range(20) for sample in range(20) for retry in range(3)}
+    assert len(seeds) == 20 * 20 * 3
+    assert all(0 <= seed < 2**31 for seed in seeds)
+    assert draw_seed(1, 1) == draw_seed(1, 1)
+
+
+@pytest.mark.parametrize("fault", PASSING)
+def test_what_passes_is_asked_again(fault: str) -> None:
+    with Serving(shares={fault: 1.0}, attempts=2) as server:
+        model = chat(server, retry=replace(QUICK, timeout_s=0.2))
+        replies = ask(model, 3)
+        assert all(isinstance(reply, ChatResponse) and reply.content for reply in replies.values())
+        attempts = 3 if fault != "slow" else 1  # slow is no fault, as long as something comes
+        assert server.app.seen.total() == model.ledger.attempts == 3 * attempts
+    assert model.ledger.answered == 3
+    assert model.ledger.faults.total() == 3 * (attempts - 1)
+
+
+REASONS = {"refused": "refused", "too-long": "too_long", "filter": "content_filter", "declined": "content_filter"}
+
+
+@pytest.mark.parametrize("fault", LASTING)
+def test_what_lasts_is_a_failure_at_once_and_the_run_goes_on(fault: str) -> None:
+    with Serving(shares={fault: 0.5}) as server:
+        replies = ask(chat(server), 20)
+        assert server.app.seen.total() == 20
+        refused = {str(n) for n in range(20) if server.app.behaviour.fault(question(n))}
+    failures = {id_: reply for id_, reply in replies.items() if isinstance(reply, ChatFailure)}
+    assert set(failures) == refused
+    assert 0 < len(refused) < 20
+    assert {(failure.reason, failure.attempts) for failure in failures.values()} == {(REASONS[fault], 1)}
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        ("429", "rate_limited"),
+        ("503", "server_error"),
+        ("reset", "connection"),
+        ("cut", "connection"),
+        ("stall", "timeout"),
+        ("truncated", "malformed"),
+        ("empty", "empty"),
+    ],
+)
+def test_what_never_passes_is_a_failure_in_the_end(fault: str, reason: str) -> None:
+    with Serving(only=fault) as server:
+        model = chat(server, retry=replace(QUICK, attempts=3, timeout_s=0.1))
+        reply = ask(model)["0"]
+        assert server.app.seen.total() == 3
+    assert isinstance(reply, ChatFailure)
+    assert (reply.reason, reply.attempts) == (reason, 3)
+    assert reply.detail
+    assert model.ledger.metrics()[f"fault/{reason}"] == 3
+    assert model.ledger.metrics()[f"failure/{reason}"] == 1
+
+
+def test_a_policy_may_give_up_at_once_or_keep_trying() -> None:
+    with Serving(only="503") as server:
+        ask(chat(server, retry=replace(QUICK, statuses=())))
+        assert server.app.seen.total() == 1
+    with Serving(shares={"refused": 1.0}) as server:
+        ask(chat(server, retry=replace(QUICK, statuses=(400,), attempts=4)))
+        assert server.app.seen.total() == 4
+    with Serving(only="empty") as server:
+        ask(chat(server, retry=replace(QUICK, reasons=("timeout",))))
+        assert server.app.seen.total() == 1
+
+
+def test_an_answer_at_the_limit_is_kept_or_drawn_again_with_another_seed() -> None:
+    with Serving(length_share=1.0, style="reasoning") as server:
+        reply = ask(chat(server))["0"]
+        assert isinstance(reply, ChatResponse)
+        assert (reply.finish_reason, reply.content, reply.finished) == ("length", "", False)
+        assert reply.reasoning
+        assert server.app.seen.total() == 1
+    with Serving(length_share=1.0) as server:
+        model = chat(server, retry=replace(QUICK, attempts=3, finish_reasons=("length",)))
+        reply = ask(model)["0"]
+        seeds = [body["seed"] for body in server.app.bodies]
+    assert isinstance(reply, ChatResponse)
+    assert reply.finish_reason == "length"
+    assert len(set(seeds)) == 3
+    assert seeds[0] == 42
+    assert model.ledger.faults == {"length": 2}
+    assert (model.ledger.completion_tokens, model.ledger.wasted_tokens) == (60, 40)
+
+
+def test_retry_after_is_obeyed() -> None:
+    with Serving(shares={"429": 1.0}, retry_after_s=0.6) as server:
+        start = time.monotonic()
+        ask(chat(server), 4)
+    assert 0.6 <= time.monotonic() - start < 3.0
+
+
+def test_a_wait_beyond_the_deadline_is_not_begun() -> None:
+    with Serving(only="429", retry_after_s=3600) as server:
+        start = time.monotonic()
+        reply = ask(chat(server))["0"]
+    assert time.monotonic() - start < 5
+    assert isinstance(reply, ChatFailure)
+    assert (reply.reason, reply.attempts) == ("rate_limited", 1)
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [("401", "401: .*check the key"), ("402", "no credit"), ("404", "check base_url and model")],
+)
+def test_what_fails_every_request_stops_the_run_with_one_line(fault: str, words: str) -> None:
+    with Serving(only=fault) as server, pytest.raises(InputError, match=words) as caught:
+        ask(chat(server), 500)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("wrong", ["sk-wrong-0123456789abcdef0123", "of-no-known-form"])
+def test_a_wrong_key_stops_the_run_and_is_not_shown(wrong: str) -> None:
+    with Serving(key=KEY) as server, pytest.raises(InputError, match="check the key") as caught:
+        ask(chat(server, api_key=wrong), 3)
+    assert "Incorrect API key provided: ***" in str(caught.value)
+    assert wrong not in str(caught.value)
+
+
+def test_the_key_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Serving(key=KEY) as server:
+        model = chat(server, api_key_env="MY_TEST_KEY")
+        with pytest.raises(InputError, match="no key in the environment variable MY_TEST_KEY"):
+            ask(model)
+        monkeypatch.setenv("MY_TEST_KEY", f" {KEY}\n")
+        assert isinstance(ask(model)["0"], ChatResponse)
+
+
+def test_a_key_does_not_show_itself() -> None:
+    model = OpenAIChat("m", base_url="http://h/v1", api_key=KEY, api_key_env="X")
+    shown = [repr(model), str(vars(model)), str(model.identity), repr(Endpoint("u", Secret(KEY))), f"{Secret(KEY)}"]
+    assert not any(KEY in text for text in shown)
+    with pytest.raises(TypeError, match="never saved"):
+        pickle.dumps(Secret(KEY))
+    with pytest.raises(TypeError, match="never saved"):
+        copy.deepcopy(model)
+    with pytest.raises(TypeError):
+        json.dumps(Secret(KEY))
+
+
+def test_identity_is_the_model_and_what_shapes_its_answers() -> None:
+    plain = OpenAIChat("m", base_url="http://a/v1")
+    assert plain.identity == {"model": "m", "engine": "openai"}
+    elsewhere = OpenAIChat("m", base_url="http://b/v1?x=1", concurrency=9, api_key="k", retry=QUICK, stream=True)
+    assert elsewhere.identity == plain.identity
+    changes: list[dict[str, Any]] = [
+        {"reasoning_effort": "high"},
+        {"context_length": 100},
+        {"variant": "fp8"},
+        {"chat_template_kwargs": {"enable_thinking": False}},
+        {"extra_body": {"min_p": 0.1}},
+    ]
+    keys = {request_key(OpenAIChat("m", base_url="http://a", **c).identity, request(0)) for c in [{}, *changes]}
+    assert len(keys) == 6
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"base_url": None}, "base_url is required"),
+        ({"base_url": "localhost:8000"}, "expected an address such as"),
+        ({"base_url": "http://me:secret@host/v1"}, "a user name or a password"),
+        ({"concurrency": 0}, "concurrency is 0"),
+        ({"max_failure_rate": 2}, "expected a share from 0 to 1"),
+        ({"sampling_fields": ["top_j"]}, "top_j"),
+        ({"api_key": "a\nb"}, "no header takes"),
+    ],
+)
+def test_settings_that_can_not_be_right(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        OpenAIChat("m", **{"base_url": "http://h/v1", **options})
+    assert "secret" not in str(caught.value)
+
+
+def test_missing_counts_are_said_or_refused(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tests.reasoning import serving
+
+    whole = serving.completion
+    monkeypatch.setattr(serving, "completion", lambda *a, **k: {**whole(*a, **k), "usage": None})
+    with Serving() as server:
+        model = chat(server)
+        replies = ask(model, 3)
+        assert {reply.usage for reply in replies.values() if isinstance(reply, ChatResponse)} == {Usage(0, 0, 0)}
+        assert caplog.text.count("sends no usage") == 1
+        assert model.ledger.metrics()["responses_without_usage"] == 3
+        with pytest.raises(InputError, match="tokens can not be counted"):
+            ask(chat(server, require_usage=True))
+
+
+def test_reasoning_may_be_required() -> None:
+    from tests.reasoning import serving
+
+    silent = serving.completion("x", "reasoning")
+    del silent["choices"][0]["message"]["reasoning"]
+    with Serving() as server, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(serving, "completion", lambda *a, **k: silent)
+        assert isinstance(ask(chat(server))["0"], ChatResponse)
+        reply = ask(chat(server, require_reasoning=True, retry=replace(QUICK, attempts=2)))["0"]
+    assert isinstance(reply, ChatFailure)
+    assert (reply.reason, reply.attempts) == ("no_reasoning", 2)
+
+
+def test_requests_are_pulled_as_places_become_free_and_connections_are_used_again() -> None:
+    pulled = 0
+
+    def requests() -> Iterator[ChatRequest]:
+        nonlocal pulled
+        for number in range(400):
+            pulled += 1
+            yield request(number)
+
+    with Serving(latency_s=0.001) as server:
+        seen = 0
+        for _ in chat(server, concurrency=8).generate(requests()):
+            seen += 1
+            assert pulled - seen <= 2 * 8
+        assert seen == 400
+        assert server.app.most_in_flight <= 8
+        assert server.app.connections <= 8
+
+
+def test_leaving_early_cancels_what_is_under_way() -> None:
+    with Serving(only="stall") as server:
+        stream = chat(server).generate(request(number) for number in range(8))
+        waiting = threading.Timer(0.3, stream.close)
+        waiting.start()
+        assert list(stream) == []
+        deadline = time.monotonic() + 5
+        while server.app.open_connections and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert server.app.open_connections == 0
+    assert not [thread for thread in threading.enumerate() if thread.name == "stream"]
+
+
+def test_the_breaker_pauses_everything_and_goes_on_when_the_server_is_back(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    policy = replace(QUICK, attempts=4, breaker_failures=10, breaker_pause_s=0.2, breaker_pauses=20)
+    with Serving() as server:
+        port = server.port
+    # Nothing listens there now; a server comes back after a second.
+    back = Serving()
+    back.port = port
+    timer = threading.Timer(1.0, back.__enter__)
+    timer.start()
+    model = OpenAIChat("m", base_url=f"http://127.0.0.1:{port}/v1", retry=policy, concurrency=16)
+    replies = ask(model, 40)
+    assert all(isinstance(reply, ChatResponse) for reply in replies.values())
+    assert "pausing" in caplog.text
+    assert "answers again after" in caplog.text
+    back.__exit__(None, None, None)
+
+
+def test_a_server_that_never_comes_back_ends_the_run_and_says_how_to_go_on() -> None:
+    policy = replace(QUICK, breaker_failures=10, breaker_pause_s=0.05, breaker_pauses=3)
+    with Serving() as server:
+        address = server.url
+    model = OpenAIChat("m", base_url=address, retry=policy, concurrency=16)
+    with pytest.raises(InputError, match="the same command makes the rest") as caught:
+        ask(model, 1000)
+    assert "connection" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    # A pause spares the server: the burst that opened it, and one attempt after each pause.
+    assert model.ledger.attempts < 60
+
+
+def test_a_mistake_in_every_request_is_noticed_early() -> None:
+    policy = replace(QUICK, breaker_failures=10)
+    with Serving(shares={"refused": 1.0}) as server, pytest.raises(InputError, match="refused all of the first 10"):
+        ask(chat(server, retry=policy), 1000)
+    assert server.app.seen.total() < 60
+
+
+def test_redirects_are_not_followed_and_large_replies_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    from introspect.reasoning.models import openai
+    from tests.reasoning import serving
+
+    def redirect(self: serving.Connection, fault: str, prompt: str) -> None:
+        self.send(307, {}, {"Location": "http://127.0.0.1:9/elsewhere"})
+
+    monkeypatch.setattr(serving.Connection, "misbehave", redirect)
+    with Serving(only="500") as server, pytest.raises(InputError, match="redirects are not followed"):
+        ask(chat(server, api_key=KEY))
+    monkeypatch.setattr(openai, "_LARGEST_REPLY", 100)
+    with Serving() as server:
+        reply = ask(chat(server, retry=replace(QUICK, attempts=1)))["0"]
+    assert isinstance(reply, ChatFailure)
+    assert "more than 100 bytes" in reply.detail
+
+
+def test_the_ledger_knows_the_price() -> None:
+    with Serving(style="reasoning", shares={"empty": 1.0}) as server:
+        model = chat(server, price=Price(prompt=1.0, completion=10.0))
+        ask(model, 2)
+    numbers = model.ledger.metrics()
+    assert (numbers["prompt_tokens"], numbers["completion_tokens"], numbers["wasted_tokens"]) == (40, 80, 40)
+    assert numbers["cost"] == pytest.approx((40 * 1.0 + 80 * 10.0) / 1e6)
+    assert model.ledger.note().endswith("0.00 USD, 2 faulty attempts")

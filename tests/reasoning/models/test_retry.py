@@ -1,0 +1,196 @@
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from introspect.errors import InputError
+from introspect.reasoning.models.retry import (
+    CONNECTION,
+    EMPTY,
+    RATE_LIMITED,
+    REFUSED,
+    SERVER_ERROR,
+    Breaker,
+    Fault,
+    RetryPolicy,
+    Ticket,
+    retry_after,
+)
+
+BROKEN = Fault(CONNECTION, "reset")
+
+
+@given(st.integers(1, 200), st.integers(0, 2**32))
+def test_waits_grow_to_a_bound_and_are_drawn_from_nothing_up(attempt: int, seed: int) -> None:
+    policy = RetryPolicy(base_s=2.0, cap_s=30.0)
+    delay = policy.delay(attempt, None, random.Random(seed))
+    assert 0 <= delay <= min(30.0, 2.0 * 2 ** (attempt - 1))
+
+
+def test_full_jitter_uses_the_whole_range() -> None:
+    generator = random.Random(0)
+    delays = [RetryPolicy(base_s=1.0).delay(3, None, generator) for _ in range(2000)]
+    assert 1.9 < sum(delays) / len(delays) < 2.1
+    assert min(delays) < 0.05
+    assert max(delays) > 3.95
+
+
+@given(st.floats(0, 1e6), st.integers(1, 50))
+def test_a_server_is_never_asked_before_it_said(after: float, attempt: int) -> None:
+    assert after <= RetryPolicy(base_s=1.0).delay(attempt, after, random.Random(1)) <= after + 1.0
+
+
+NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({}, None),
+        ({"retry-after": "7"}, 7.0),
+        ({"retry-after": " 0.25 "}, 0.25),
+        ({"retry-after": format_datetime(NOW + timedelta(seconds=90), usegmt=True)}, 90.0),
+        ({"retry-after": format_datetime(NOW - timedelta(seconds=90), usegmt=True)}, 0.0),
+        ({"retry-after": "Sun Mar  1 12:00:05 2026"}, 5.0),  # asctime, without a zone
+        ({"retry-after-ms": "1500", "retry-after": "2"}, 1.5),
+        ({"retry-after": "soon"}, None),
+        ({"retry-after": "-5"}, None),
+        ({"retry-after": "1e9"}, None),
+        ({"retry-after": "\u0667"}, None),
+        ({"retry-after": "."}, None),
+        ({"retry-after": "Mon, 99 Foo 2026"}, None),
+        ({"retry-after": ""}, None),
+    ],
+)
+def test_retry_after(headers: dict[str, str], seconds: float | None) -> None:
+    assert retry_after(headers, NOW) == seconds
+
+
+def test_what_is_asked_again() -> None:
+    policy = RetryPolicy(statuses=[429, 500], reasons=["empty"])
+    assert policy.retries(Fault(RATE_LIMITED, "", 429))
+    assert policy.retries(Fault(SERVER_ERROR, "", 500))
+    assert policy.retries(Fault(EMPTY, ""))
+    assert not policy.retries(Fault(SERVER_ERROR, "", 503))
+    assert not policy.retries(BROKEN)
+    assert not policy.retries(Fault(REFUSED, "", 400))
+    assert not policy.retries(Fault(RATE_LIMITED, "no credit", 429, stops=True))
+
+
+def test_settings_that_can_not_be_right_are_all_named_at_once() -> None:
+    with pytest.raises(InputError, match=r"attempts is 0.*base_s is -1.*breaker_failures is 0.*reasons: 'tired'"):
+        RetryPolicy(attempts=0, base_s=-1, breaker_failures=0, reasons=["tired"])
+
+
+def breaker(**settings: float) -> Breaker:
+    return Breaker(
+        RetryPolicy(**{"breaker_failures": 3, "breaker_pause_s": 0.05, "breaker_pauses": 2, **settings}), "s"
+    )
+
+
+def fail(subject: Breaker, times: int, ticket: Ticket = Ticket(0.0, False)) -> None:  # noqa: B008 - immutable
+    for _ in range(times):
+        subject.failed(ticket, BROKEN)
+
+
+async def is_open(subject: Breaker) -> bool:
+    try:
+        await asyncio.wait_for(subject.admit(), 0.01)
+    except TimeoutError:
+        return True
+    return False
+
+
+def test_a_breaker_counts_failures_in_a_row() -> None:
+    async def story() -> None:
+        subject = breaker()
+        for _ in range(5):
+            fail(subject, 2)
+            assert not await is_open(subject)
+            subject.answered()
+        fail(subject, 3)
+        assert await is_open(subject)
+
+    asyncio.run(story())
+
+
+def test_one_attempt_tries_a_paused_server_and_lets_all_others_go(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+
+    async def story() -> None:
+        subject = breaker()
+        fail(subject, 3)
+        waiting = [asyncio.create_task(subject.admit()) for _ in range(5)]
+        await asyncio.sleep(0.08)
+        [probe] = [task.result() for task in waiting if task.done()]
+        assert probe.is_probe
+        assert 0.03 < probe.waited_s < 0.2
+        # Attempts from before the pause fail late: they say nothing new.
+        fail(subject, 5)
+        subject.failed(probe, BROKEN)
+        await asyncio.sleep(0.05)
+        assert sum(task.done() for task in waiting) == 1  # the second pause is twice as long
+        await asyncio.sleep(0.08)
+        assert sum(task.done() for task in waiting) == 2
+        subject.answered()
+        tickets = await asyncio.gather(*waiting)
+        assert sum(ticket.is_probe for ticket in tickets) == 2
+        assert not await is_open(subject)
+
+    asyncio.run(story())
+    pauses = [record.getMessage() for record in caplog.records if "pausing" in record.getMessage()]
+    assert len(pauses) == 2
+    assert "s: 3 attempts in a row failed (last: connection, reset); pausing 0 s, time 1 of 2" in pauses[0]
+    assert "answers again after" in caplog.text
+
+
+def test_a_breaker_gives_up_in_the_end() -> None:
+    async def story() -> None:
+        subject = breaker()
+        fail(subject, 3)
+        subject.failed(await subject.admit(), BROKEN)
+        with pytest.raises(InputError, match=r"s: nothing was answered for 0 s \(last: connection, reset\)"):
+            subject.failed(await subject.admit(), BROKEN)
+
+    asyncio.run(story())
+
+
+def test_a_refusal_is_a_sign_of_life_but_nothing_but_refusals_is_a_mistake() -> None:
+    async def story() -> None:
+        no = Fault(REFUSED, "400: unknown field", 400)
+        subject = breaker()
+        fail(subject, 2)
+        subject.refused(no)
+        fail(subject, 2)
+        assert not await is_open(subject)
+        subject.refused(no)
+        with pytest.raises(InputError, match="refused all of the first 3 requests; the last with: 400: unknown field"):
+            subject.refused(no)
+        subject = breaker()
+        subject.answered()
+        for _ in range(20):
+            subject.refused(no)
+        subject = breaker()
+        for _ in range(20):
+            subject.refused(Fault("too_long", "", 400))
+
+    asyncio.run(story())
+
+
+def test_a_waiter_that_was_cancelled_does_not_take_the_probe_with_it() -> None:
+    async def story() -> None:
+        subject = breaker()
+        fail(subject, 3)
+        gone, stays = (asyncio.create_task(subject.admit()) for _ in range(2))
+        await asyncio.sleep(0)
+        gone.cancel()
+        assert (await asyncio.wait_for(stays, 1)).is_probe
+
+    asyncio.run(story())

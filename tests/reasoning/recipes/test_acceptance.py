@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import pytest
+
+from introspect.errors import InputError
+from introspect.reasoning.chat import ChatRequest
+from introspect.reasoning.judging import Judging
+from introspect.reasoning.models.oracle import Oracle
+from introspect.reasoning.models.oracle_judge import OracleJudge
+from introspect.reasoning.recipes import SelfDistill
+from introspect.reasoning.recipes.acceptance import Acceptance, parse_criterion
+from introspect.reasoning.store import ResponseStore
+from tests.reasoning.recipes.scripted import EXAMPLES, Scripted, example_of, right, wrong
+
+GOLD = ["New York City", "NYC"]
+
+
+@pytest.mark.parametrize(
+    ("name", "accepted", "refused"),
+    [
+        ("exact_match", ["the new york city.", "nyc"], ["New York", "in New York City", ""]),
+        ("substring", ["in New York City", "NYC, of course"], ["New York", ""]),
+        ("f1>=0.8", ["New York City", "New York"], ["York", "somewhere else", ""]),  # F1 of "New York": 2*2/(2+3)
+        ("f1>=0.81", ["New York City"], ["New York"]),
+        (" f1 >= 1 ", ["New York City"], ["New York"]),
+    ],
+)
+def test_criteria(name: str, accepted: list[str], refused: list[str]) -> None:
+    accepts = parse_criterion(name).accepts
+    assert all(accepts(answer, GOLD) for answer in accepted)
+    assert not any(accepts(answer, GOLD) for answer in refused)
+
+
+def test_the_name_that_is_recorded_is_canonical() -> None:
+    assert parse_criterion(" f1 >= .80 ").name == "f1>=0.8"
+    assert parse_criterion("exact_match").name == "exact_match"
+
+
+@pytest.mark.parametrize("name", ["f1", "f1>0.5", "f1>=0", "f1>=1.5", "f1>=x", "em", ""])
+def test_others_are_refused_in_one_line(name: str) -> None:
+    with pytest.raises(
+        InputError, match=r"^recipe.accept is .*, expected exact_match, substring, or f1>= and a number"
+    ):
+        parse_criterion(name)
+
+
+def asked(judge, student=right, **settings):
+    recipe = SelfDistill(accept="judge", judging=Judging(judge=judge, scores=("rrp",), **settings))
+    return recipe, recipe.synthesize(EXAMPLES, Scripted(student), Oracle())
+
+
+def test_a_judge_decides_about_the_answer_alone() -> None:
+    # The judge accepts what exact match would not, and is asked for nothing but correctness, whatever the test asks.
+    def reply(request: ChatRequest) -> tuple[str, str]:
+        return ("A" if example_of(request) in EXAMPLES[:4] else "B"), "stop"
+
+    judge = Scripted(reply)
+    recipe, made = asked(judge, student=wrong)
+    assert len(judge.asked) == 6
+    assert all(request.id.startswith("correctness/") for request in judge.asked)
+    assert {trace.example_id for trace in made.traces} == {example.id for example in EXAMPLES[:4]}
+    assert made.rejections == {"wrong": 2}
+    assert recipe.settings == {"rollouts": 1, "accept": "judge", "judge": {"model": "scripted"}}
+
+
+def test_what_a_judge_does_not_say_is_counted() -> None:
+    first = f"correctness/{EXAMPLES[0].id}/0/0"
+    judge = Scripted(lambda request: ("Well.", "stop"), fails={first})
+    _, made = asked(judge, attempts=2)
+    assert made.traces == ()
+    assert made.rejections == {"judge_failed": 1, "judge_unparsed": 5}
+    assert len(judge.asked) == 6 + 5  # what could not be read was asked for once more
+
+
+def test_the_oracle_judges() -> None:
+    assert len(asked(OracleJudge())[1].traces) == 6
+    assert asked(OracleJudge(), student=wrong)[1].rejections == {"wrong": 6}
+
+
+def test_judgements_are_kept(tmp_path) -> None:
+    judge = Scripted(lambda request: ("A", "stop"))
+    path = tmp_path / "store.sqlite"
+    for _ in range(2):
+        asked(judge, store=path)
+    assert len(judge.asked) == 6
+    with ResponseStore(path) as store:
+        assert len(store) == 6
+
+
+@pytest.mark.parametrize("judging", [None, Judging()])
+def test_without_a_judge_nobody_can_decide(judging: Judging | None) -> None:
+    with pytest.raises(InputError, match=r"^recipe.accept=judge needs a judge: give judge=…, other than none$"):
+        Acceptance("judge", judging)
+    with pytest.raises(InputError, match=r"^recipe.accept is 'x', expected judge, exact_match"):
+        Acceptance("x")
