@@ -185,7 +185,10 @@ def test_weights_of_a_step_do_not_depend_on_how_it_is_split(lengths: list[int], 
 @pytest.mark.parametrize(
     ("settings", "complaint"),
     [
-        ({"group_size": 1, "clip_low": 2.0}, r"^grpo: group_size is 1, expected 2 or more.*; clip_low is 2\.0, expected"),
+        (
+            {"group_size": 1, "clip_low": 2.0},
+            r"^grpo: group_size is 1, expected 2 or more.*; clip_low is 2\.0, expected",
+        ),
         ({"sampling": Sampling(temperature=0.0)}, r"sampling\.temperature is 0\.0, expected more than 0"),
         ({"clip_high": -0.1}, r"clip_high is -0\.1, expected 0 or more"),
         ({"kl_weight": float("nan")}, "kl_weight is nan, expected 0 or more"),
