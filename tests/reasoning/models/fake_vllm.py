@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """Stands for the `vllm` command in tests: a real HTTP server that wants the key, or an end while it starts.
 
-It writes what it was given to `seen.json` in FAKE_VLLM_DIR, and its process id to `pid`. FAKE_VLLM is empty, crash, busy,
-hang or other.
+It writes what it was given to `seen.json` in FAKE_VLLM_DIR, and its process id to `pid`. FAKE_VLLM is empty,
+crash, busy, hang or other.
 """
 
 import json
