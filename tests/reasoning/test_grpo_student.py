@@ -8,9 +8,11 @@ import pytest
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from torch.utils.data import DataLoader
 
 from introspect.callbacks.token_usage import TokenUsage
 from introspect.errors import InputError
+from introspect.reasoning.batching import collate
 from introspect.reasoning.chat import Sampling
 from introspect.reasoning.examples import Document, MultiHopExample
 from introspect.reasoning.exploration import explore
@@ -19,6 +21,7 @@ from introspect.reasoning.grpo_datamodule import RolloutDataModule
 from introspect.reasoning.grpo_student import GRPOStudent
 from introspect.reasoning.rollouts import Rollout
 from introspect.reasoning.student import ReasoningStudent, load_student
+from introspect.reasoning.supervision import Supervised
 from tests.reasoning.tiny import tiny_folder, tiny_tokenizer
 
 LORA = {"r": 4, "alpha": 8}
@@ -71,7 +74,7 @@ class Recorder(Callback):
 
 
 def fit(
-    student: Any, data: LightningDataModule, ckpt_path: Path | None = None, **options: Any
+    student: Any, data: LightningDataModule | DataLoader[Any], ckpt_path: Path | None = None, **options: Any
 ) -> tuple[Trainer, Recorder]:
     recorder = Recorder()
     trainer = Trainer(
@@ -333,9 +336,13 @@ def test_checkpoint_and_export_are_those_of_any_student(folder: Path, tmp_path: 
     torch.testing.assert_close(weights(exported), weights(student))
 
 
-def test_a_student_tuned_on_traces_is_refused(folder: Path) -> None:
+def test_traces_and_rollouts_are_not_mixed_up(folder: Path) -> None:
     with pytest.raises(InputError, match="rollouts are what GRPO learns from; this student is tuned on traces"):
         fit(ReasoningStudent(model=str(folder)), rounds())
+    item = Supervised((1, 2, 3), 1)
+    traces = DataLoader([item, item], batch_size=2, collate_fn=lambda items: collate(items, 0))
+    with pytest.raises(InputError, match="GRPO learns from rollouts, not from traces: set datamodule=rollouts"):
+        fit(build(folder), traces)
 
 
 def test_random_weights_are_refused(folder: Path) -> None:

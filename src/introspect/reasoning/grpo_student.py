@@ -75,7 +75,12 @@ class GRPOStudent(ReasoningStudent):
         the same); of the micro-batch `train/clip_fraction` (the share of tokens whose gradient is cut off),
         `train/entropy` (nats per token, estimated from the tokens drawn) and `train/kl` (from the reference, nats per
         token; only where there is one).
+
+        Raises:
+            InputError: the batch holds no rollouts.
         """
+        if "advantages" not in batch:
+            raise InputError("model: GRPO learns from rollouts, not from traces: set datamodule=rollouts")
         log_probs = self._log_probs(self.network, batch)  # [n]
         per_sequence = (batch["labels"][:, 1:] != IGNORED).sum(-1)  # [b]
         advantages, weights = (batch[name].repeat_interleave(per_sequence) for name in ("advantages", "weights"))

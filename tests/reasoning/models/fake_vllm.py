@@ -1,7 +1,8 @@
 #!/usr/bin/env python
 """Stands for the `vllm` command in tests: a real HTTP server that wants the key, or an end while it starts.
 
-It writes what it was given to `seen.json` in FAKE_VLLM_DIR, and its process id to `pid`. FAKE_VLLM: crash, hang, other.
+It writes what it was given to `seen.json` in FAKE_VLLM_DIR, and its process id to `pid`. FAKE_VLLM is empty,
+crash, busy, hang or other.
 """
 
 import json
@@ -57,6 +58,10 @@ def main() -> None:
     if MODE == "crash":
         print("RuntimeError: CUDA out of memory", file=sys.stderr, flush=True)
         sys.exit(3)
+    if MODE == "busy" and not (FOLDER / "was_busy").exists():
+        (FOLDER / "was_busy").touch()
+        print("OSError: [Errno 98] Address already in use", flush=True)
+        sys.exit(1)
     if MODE == "hang":
         time.sleep(600)
     ThreadingHTTPServer((option("--host"), int(option("--port"))), Handler).serve_forever()

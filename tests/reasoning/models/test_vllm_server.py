@@ -163,6 +163,13 @@ def test_an_end_while_it_starts_is_told_with_its_last_lines(tmp_path: Path, monk
     assert "\n" not in str(caught.value)
 
 
+def test_a_port_that_was_taken_meanwhile_is_not_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = fake(tmp_path, monkeypatch, "busy")
+    assert server.start().base_url
+    assert len(list((tmp_path / "logs").glob("vllm-*.log"))) == 2
+    server.stop()
+
+
 def test_an_end_in_the_middle_is_noticed_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = OpenAIChat("m", server=fake(tmp_path, monkeypatch), concurrency=2)
     asked = [ChatRequest(str(n), (Message("user", "die" if n == 5 else "live"),)) for n in range(50)]
@@ -210,11 +217,12 @@ def test_a_server_does_not_outlive_an_owner_that_is_killed(tmp_path: Path, monke
         [sys.executable, "-c", OWNER, str(tmp_path)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         env=environment,
         text=True,
     )
     assert owner.stdout is not None
-    assert owner.stdout.readline() == "up\n"
+    assert owner.stdout.readline() == "up\n", owner.communicate()
     owner.kill()
     owner.wait()
     assert is_gone(int((tmp_path / "pid").read_text()))

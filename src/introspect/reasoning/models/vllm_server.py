@@ -36,6 +36,8 @@ HOST = "127.0.0.1"
 _OURS = ("--host", "--port", "--api-key", "--trust-remote-code")
 _LAST_LINES = 12
 _POLL_S = 0.5
+# Ports that are tried.
+_PORTS = 3
 # vLLM reports what it is used for, unless it is told not to.
 _QUIET = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
 
@@ -148,9 +150,21 @@ class VLLMServer:
                 f"{self.model}: the command {self.executable!r} was not found: install vLLM in an environment of its"
                 " own and give server.executable=/path/to/vllm, or base_url=… of a server that runs"
             )
-        port, key = _free_port(), secrets.token_urlsafe(32)
         folder = Path(self._log_dir or tempfile.mkdtemp(prefix="introspect-vllm-"))
         folder.mkdir(parents=True, exist_ok=True)
+        for attempt in range(_PORTS):
+            try:
+                self._endpoint = self._launch(executable, folder)
+                break
+            except InputError as error:
+                # Another process took the port between its choice and the server's start.
+                if attempt + 1 == _PORTS or "address already in use" not in str(error).lower():
+                    raise
+        assert self._endpoint is not None
+        return self._endpoint
+
+    def _launch(self, executable: str, folder: Path) -> Endpoint:
+        port, key = _free_port(), secrets.token_urlsafe(32)
         self._log = path = folder / f"vllm-{port}.log"
         command = [executable, *self.command(port)[1:]]
         log.info("starting %s (log: %s)", shlex.join(self.command(port)), path)
@@ -165,8 +179,7 @@ class VLLMServer:
         # Also when this object is forgotten, and when the interpreter ends.
         self._end = weakref.finalize(self, _end, self._process)
         self._await_health(port, key, path)
-        self._endpoint = Endpoint(f"http://{HOST}:{port}/v1", Secret(key))
-        return self._endpoint
+        return Endpoint(f"http://{HOST}:{port}/v1", Secret(key))
 
     def check(self) -> None:
         """Raise InputError, with the server's last lines, if it was started and has ended by itself."""
