@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from introspect.dissection.engine import dissect, dissect_activations
 from introspect.dissection.preprocessing import preprocessing
-from introspect.dissection.quantiles import UpperQuantile
 from introspect.errors import InputError
 from tests.dissection.made import Made
 
@@ -122,6 +118,19 @@ def test_units_without_a_map_count_as_one_cell() -> None:
     assert set(found.counts.areas.tolist()) <= {16 * 16 * n for n in range(6)}
 
 
+def test_what_follows_in_place_does_not_change_the_maps() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True))
+    found = dissect(network, ["0"], world(4), quantile=0.9, progress=False)["0"]
+    assert found.thresholds.min() < 0
+
+
+def test_a_module_that_is_used_twice_is_refused() -> None:
+    twice = nn.ReLU()
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), twice, nn.Conv2d(4, 4, 3), twice)
+    with pytest.raises(InputError, match="layer=1: the network calls it more than once for an image; name the module"):
+        dissect(network, ["1"], world(4), progress=False)
+
+
 def test_wrong_layers_are_explained() -> None:
     with pytest.raises(InputError, match="layer=unit: the network has no such layer; did you mean units"):
         dissect(Known(), ["unit"], world(2), progress=False)
@@ -177,28 +186,6 @@ def test_images_without_labels_count_for_thresholds_only() -> None:
     found = dissect(Known(), ["units"], bare, quantile=0.5, preprocessing=raw, progress=False)["units"]
     assert found.best.iou.numpy() == pytest.approx(1.0, abs=1e-9)  # unit 0 is active in the bare image: not counted
     assert found.counts.areas[0] == found.counts.category_areas[0, 0] + 256
-
-
-@given(
-    values=st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=60),
-    quantile=st.floats(0.001, 0.999),
-    piece=st.integers(1, 20),
-)
-@settings(max_examples=200, deadline=None)
-def test_quantiles_are_those_of_numpy(values: list[float], quantile: float, piece: int) -> None:
-    data = torch.tensor([values, values[::-1]])
-    stream = UpperQuantile(quantile, len(values))
-    for part in data.split(piece, dim=1):
-        stream.add(part)
-    expected = np.quantile(np.array(values, np.float64), 1 - quantile)
-    assert stream.thresholds().numpy() == pytest.approx(expected, rel=1e-9, abs=1e-6)
-
-
-def test_quantiles_hold_what_was_announced() -> None:
-    stream = UpperQuantile(0.5, 4)
-    stream.add(torch.zeros(1, 3))
-    with pytest.raises(ValueError, match="3 values per unit came, 4 were announced"):
-        stream.thresholds()
 
 
 def test_preprocessing() -> None:
