@@ -100,7 +100,11 @@ def dissect(cfg: DictConfig) -> dict[str, float]:
     seed_everything(cfg.seed, workers=True, verbose=False)
     with closing_trackers():
         measure = instantiate(cfg.dissection)
-        metrics: dict[str, float] = measure(loggers=build_loggers(cfg))
+        loggers = build_loggers(cfg)
+        metrics: dict[str, float] = measure(loggers=loggers)
+        for logger in loggers:
+            logger.log_metrics(metrics)
+            logger.save()
     log.info("everything about this run is in %s", cfg.paths.output_dir)
     return metrics
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import numpy as np
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from introspect.dissection.concepts.broden import Broden
 from introspect.dissection.engine import dissect, dissect_activations
 from introspect.dissection.preprocessing import preprocessing
-from introspect.dissection.quantiles import UpperQuantile
 from introspect.errors import InputError
+from tests.dissection.concepts.test_broden import write_broden
 from tests.dissection.made import Made
 
 
@@ -82,13 +83,77 @@ def test_controls_find_less() -> None:
     assert torch.equal(plain.counts.label_pixels, shuffled.counts.label_pixels)
 
 
-def test_the_network_is_left_as_it_was() -> None:
-    network = Known().train()
+class Moving(Known):
+    """Says where it was moved to, and stays."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places: list[str] = []
+
+    def to(self, device: torch.device) -> Moving:
+        self.places.append(str(device))
+        return self
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_network_is_left_as_it_was(fails: bool) -> None:
+    network = Moving().train()
     network.unused.eval()
-    dissect(network, ["units"], world(3), quantile=0.5, preprocessing=raw, progress=False)
+    nn.init.constant_(network.last.bias, torch.inf)
+    options = {"quantile": 0.5, "preprocessing": raw, "progress": False, "device": "cpu:0"}
+    if fails:
+        with pytest.raises(InputError, match="is not finite") as caught:  # which holds on to every frame
+            dissect(network, ["last"], world(3), **options)
+        assert caught.tb
+    else:
+        dissect(network, ["units"], world(3), **options)
     assert network.training
     assert not network.unused.training
     assert not network.units._forward_hooks
+    assert not torch.is_inference_mode_enabled()
+    assert network.places == ["cpu:0", "cpu"]
+
+
+@pytest.mark.gpu
+def test_a_network_returns_from_a_gpu() -> None:
+    network = Known()
+    once = dissect(network, ["units"], world(), quantile=0.5, preprocessing=raw, progress=False, device="cuda")
+    assert network.last.weight.device.type == "cpu"
+    here = dissect(network, ["units"], world(), quantile=0.5, preprocessing=raw, progress=False)
+    assert torch.equal(once["units"].counts.intersections, here["units"].counts.intersections)
+
+
+class OnMps(Tensor):
+    """A tensor as on Apple's GPUs: without float64, and not to be mixed with others."""
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        if function is Tensor.device.__get__:
+            return torch.device("mps")
+        if function is Tensor.cpu or (function.__name__ == "to" and "cpu" in map(str, args[1:])):
+            return args[0].as_subclass(Tensor)
+        has_plain = any(type(part) is Tensor and part.dim() for part in args)
+        is_double = any(part is torch.float64 for part in (*args, *(kwargs or {}).values()))
+        if has_plain or is_double or function is Tensor.double:
+            raise TypeError(f"{function} does not go with MPS")
+        return super().__torch_function__(function, types, args, kwargs)
+
+
+@pytest.mark.parametrize("controls", [(), ("rotation", "labels")])
+def test_on_mps_only_the_network_runs_there(controls: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    move = Tensor.to
+
+    def to(self: Tensor, *args: Any, **options: Any) -> Tensor:
+        return self.as_subclass(OnMps) if str(args[0]) == "mps" else move(self, *args, **options)
+
+    monkeypatch.setattr(Tensor, "to", to)
+    network = nn.Sequential(nn.AvgPool2d(2))
+    options = {"quantile": 0.3, "preprocessing": raw, "controls": controls, "examples": 2, "progress": False}
+    there = dissect(network, ["0"], world(), device="mps", **options)
+    here = dissect(network, ["0"], world(), **options)
+    for name, result in here.items():
+        assert torch.equal(there[name].counts.intersections, result.counts.intersections)
+        assert type(there[name].thresholds) is Tensor
 
 
 def test_batches_workers_and_several_layers_change_nothing() -> None:
@@ -98,6 +163,19 @@ def test_batches_workers_and_several_layers_change_nothing() -> None:
     assert torch.equal(once["2"].counts.intersections, parts["2"].counts.intersections)
     assert (once["0"].units, once["2"].units) == (6, 5)
     assert not torch.equal(once["0"].thresholds[:5], once["2"].thresholds)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_file_that_is_missing_is_one_line_wherever_it_is_read(workers: int, tmp_path: Path) -> None:
+    broden = Broden(write_broden(tmp_path))
+    (tmp_path / "images/a/m2.png").unlink()
+    with pytest.raises(InputError, match=r"index.csv, row 2: there is no file .*m2.png$"):
+        dissect(nn.Sequential(nn.Conv2d(3, 2, 3)), ["0"], broden, num_workers=workers, progress=False)
+
+
+def test_a_layer_named_twice_is_taken_once() -> None:
+    found = dissect(Known(), ["units", "units"], world(3), quantile=0.5, preprocessing=raw, progress=False)
+    assert (list(found), found["units"].images) == (["units"], 3)
 
 
 def test_images_of_different_size() -> None:
@@ -120,6 +198,19 @@ def test_units_without_a_map_count_as_one_cell() -> None:
     found = dissect(Known(), ["last"], world(5), quantile=0.5, preprocessing=raw, progress=False)["last"]
     assert found.units == 2
     assert set(found.counts.areas.tolist()) <= {16 * 16 * n for n in range(6)}
+
+
+def test_what_follows_in_place_does_not_change_the_maps() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True))
+    found = dissect(network, ["0"], world(4), quantile=0.9, progress=False)["0"]
+    assert found.thresholds.min() < 0
+
+
+def test_a_module_that_is_used_twice_is_refused() -> None:
+    twice = nn.ReLU()
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), twice, nn.Conv2d(4, 4, 3), twice)
+    with pytest.raises(InputError, match="layer=1: the network calls it more than once for an image; name the module"):
+        dissect(network, ["1"], world(4), progress=False)
 
 
 def test_wrong_layers_are_explained() -> None:
@@ -147,11 +238,22 @@ def test_activations_that_are_no_numbers(value: float) -> None:
     ("options", "message"),
     [
         ({"quantile": 0.0}, "quantile=0.0: expected a share between 0 and 1"),
+        ({"quantile": "abc"}, "quantile=abc: expected a share between 0 and 1"),
         ({"iou_threshold": 1.5}, "iou_threshold=1.5: expected a share up to 1"),
+        ({"iou_threshold": None}, "iou_threshold=None: expected a share up to 1"),
         ({"presence": "none"}, "presence=none: expected lite or original"),
         ({"controls": ["other"]}, "controls=other: expected rotation or labels"),
+        ({"controls": "other"}, "controls=other: expected rotation or labels"),
+        ({"rotations": 0}, "rotations=0: expected a whole number from 1"),
+        ({"examples": -1}, "examples=-1: expected a whole number from 0"),
+        ({"batch_size": 0}, "batch_size=0: expected a whole number from 1"),
+        ({"batch_size": 2.5}, "batch_size=2.5: expected a whole number from 1"),
+        ({"num_workers": -1}, "num_workers=-1: expected a whole number from 0"),
         ({"preprocessing": "other"}, "preprocessing=other: expected reference, imagenet or"),
         ({"preprocessing": [[0, 0, 0]]}, "expected mean and deviation"),
+        ({"preprocessing": [["r", 0, 0], [1, 1, 1]]}, "expected mean and deviation"),
+        ({"preprocessing": [[0, 0, 0], [1, 1, 0]]}, "expected mean and deviation"),
+        ({"preprocessing": 5}, "preprocessing=5: expected mean and deviation"),
     ],
 )
 def test_impossible_options(options: dict, message: str) -> None:
@@ -177,28 +279,6 @@ def test_images_without_labels_count_for_thresholds_only() -> None:
     found = dissect(Known(), ["units"], bare, quantile=0.5, preprocessing=raw, progress=False)["units"]
     assert found.best.iou.numpy() == pytest.approx(1.0, abs=1e-9)  # unit 0 is active in the bare image: not counted
     assert found.counts.areas[0] == found.counts.category_areas[0, 0] + 256
-
-
-@given(
-    values=st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=60),
-    quantile=st.floats(0.001, 0.999),
-    piece=st.integers(1, 20),
-)
-@settings(max_examples=200, deadline=None)
-def test_quantiles_are_those_of_numpy(values: list[float], quantile: float, piece: int) -> None:
-    data = torch.tensor([values, values[::-1]])
-    stream = UpperQuantile(quantile, len(values))
-    for part in data.split(piece, dim=1):
-        stream.add(part)
-    expected = np.quantile(np.array(values, np.float64), 1 - quantile)
-    assert stream.thresholds().numpy() == pytest.approx(expected, rel=1e-9, abs=1e-6)
-
-
-def test_quantiles_hold_what_was_announced() -> None:
-    stream = UpperQuantile(0.5, 4)
-    stream.add(torch.zeros(1, 3))
-    with pytest.raises(ValueError, match="3 values per unit came, 4 were announced"):
-        stream.thresholds()
 
 
 def test_preprocessing() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -73,7 +74,8 @@ def test_names_as_people_read_them(name: str, shown: str) -> None:
 
 
 def test_files_hold_everything(tmp_path: Path) -> None:
-    found = made([(1, 0.5), (4, 0.3), (0, 0.0)])
+    named = {"network": "net", "checkpoint": "net.pth", "preprocessing": "as it is", "seed": 7}
+    found = replace(made([(1, 0.5), (4, 0.3), (0, 0.0)]), **named)
     save(found, tmp_path / "sub")
     again = load(tmp_path / "sub")
     for name in (
@@ -86,6 +88,10 @@ def test_files_hold_everything(tmp_path: Path) -> None:
         "iou_threshold",
         "presence",
         "control",
+        "network",
+        "checkpoint",
+        "preprocessing",
+        "seed",
     ):
         assert getattr(again, name) == getattr(found, name)
     assert torch.equal(again.iou, found.iou)
@@ -160,8 +166,49 @@ def test_comparisons_that_can_not_be() -> None:
         compare({})
     with pytest.raises(InputError, match="resamples: got 0"):
         compare({"a": made([(1, 0.5)])}, resamples=0)
-    other = Dissection(**{**made([(1, 0.5)]).__dict__, "categories": ("object", "scene")})
-    with pytest.raises(
-        InputError, match=r"different categories can not be compared \(a: object, part; b: object, scene\)"
-    ):
-        compare({"a": made([(1, 0.5)]), "b": other})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"concepts": "other"}, r"different concepts can not be compared \(a: made; b: other\)"),
+        ({"images": 2}, r"different images can not be compared \(a: 1; b: 2\)"),
+        ({"presence": "original"}, r"different presence can not be compared \(a: lite; b: original\)"),
+        ({"quantile": 0.01}, r"different quantile can not be compared \(a: 0.005; b: 0.01\)"),
+        ({"categories": ("object", "scene")}, r"different categories .*\(a: part; b: scene\)"),
+        (
+            {"iou_threshold": 0.04},
+            r"different IoU threshold can not be compared \(a: 0.05; b: 0.04\); give one threshold for all",
+        ),
+    ],
+)
+def test_dissections_that_were_made_in_different_ways(change: dict, message: str) -> None:
+    layer = made([(1, 0.5)])
+    other = replace(layer, **change)
+    with pytest.raises(InputError, match=message):
+        compare({"a": layer, "b": other}, resamples=10)
+    same = {"layer": "x", "network": "y", "control": "rotation", "seed": 9, "preprocessing": "z", "checkpoint": "c"}
+    assert compare({"a": layer, "b": replace(layer, **same)}, resamples=10).differences["b"]["total"].value == 0
+
+
+def test_labels_must_be_the_same() -> None:
+    layer, other = made([(1, 0.5)]), made([(1, 0.5)], labels=7)
+    with pytest.raises(InputError, match=r"different labels .*\(a: without these; b: part-6 \(part\)\)"):
+        compare({"a": layer, "b": other}, resamples=10)
+
+
+def test_one_threshold_makes_other_thresholds_comparable() -> None:
+    layer = made([with_iou(0.5), with_iou(0.1)])
+    found = compare({"a": layer, "b": replace(layer, iou_threshold=0.2)}, threshold=0.3, resamples=10)
+    assert [counts["total"].value for counts in found.counts.values()] == [1, 1]
+
+
+def test_several_of_a_kind_stand_as_their_mean() -> None:
+    three, six = made([with_iou(0.5)] * 3 + [(0, 0.0)] * 7), made([with_iou(0.5)] * 6 + [(0, 0.0)] * 4)
+    found = compare({"layer": six, "turned": [three, three, six]}, resamples=400)
+    mean = found.counts["turned"]["total"]
+    assert mean.value == 4
+    assert found.differences["turned"]["total"].value == -2
+    alone = compare({"layer": three}, resamples=400).counts["layer"]["total"]
+    assert mean.high - mean.low > alone.high - alone.low  # they also differ among each other
+    assert "| total | 6 [" in found.markdown()

@@ -4,7 +4,8 @@ Another training run would have other units: so the units are drawn with replace
 the counts are taken again. The interval says how far the count of a layer with other units of this kind might be from
 this one; it does not say how far that of another seed might be, for which there must be runs of several seeds. A
 resample never has more distinct concepts than the layer itself and mostly has fewer, so the replicates are shifted to
-have the count itself as their mean.
+have the count itself as their mean. Several dissections of one kind, such as random rotations, stand as their mean; the
+replicates are of one of them drawn at random, so that the interval holds the spread between them too.
 
 Shapes: u units, r replicates, k categories.
 """
@@ -87,7 +88,7 @@ def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def compare(
-    dissections: Mapping[str, Dissection],
+    dissections: Mapping[str, Dissection | Sequence[Dissection]],
     *,
     threshold: float | None = None,
     resamples: int = RESAMPLES,
@@ -96,27 +97,28 @@ def compare(
     """Count the detectors of several dissections, each with its interval.
 
     Args:
-        dissections: by name; the others are compared with the first.
-        threshold: of the IoU; None takes each dissection's own.
+        dissections: by name, one or several of a kind; the others are compared with the first.
+        threshold: of the IoU; None takes that of the dissections.
         resamples: how many replicates.
         seed: of the draws.
 
     Raises:
-        InputError: there are none, they differ in their categories, or `resamples` is not positive.
+        InputError: there are none, they were not made in the same way, or `resamples` is not positive.
     """
     if not dissections:
         raise InputError("a comparison needs at least one dissection")
     if resamples < 1:
         raise InputError(f"bootstrap resamples: got {resamples}, expected 1 or more")
-    if len({frozenset(d.categories) for d in dissections.values()}) > 1:
-        differing = "; ".join(f"{name}: {', '.join(d.categories)}" for name, d in dissections.items())
-        raise InputError(f"dissections with different categories can not be compared ({differing})")
-    order = ["total", "unique", *next(iter(dissections.values())).categories]
+    groups = {name: [d] if isinstance(d, Dissection) else list(d) for name, d in dissections.items()}
+    _check_comparable(groups, threshold)
+    order = ["total", "unique", *next(iter(groups.values()))[0].categories]
     values, replicates = {}, {}
-    for number, (name, dissection) in enumerate(dissections.items()):
-        summary = dissection.summary(threshold)
-        values[name] = torch.tensor([float(summary[column]) for column in order])
-        replicates[name] = _replicates(dissection, order[2:], threshold, resamples, seed + number)
+    for number, (name, group) in enumerate(groups.items()):
+        summaries = [dissection.summary(threshold) for dissection in group]
+        values[name] = torch.tensor([[float(summary[column]) for column in order] for summary in summaries]).mean(0)
+        parts = [_replicates(dissection, order[2:], threshold, resamples, seed + number) for dissection in group]
+        one = torch.randint(len(group), (resamples,), generator=torch.Generator().manual_seed(seed + number))
+        replicates[name] = torch.stack(parts)[one, torch.arange(resamples)]
     first = next(iter(values))
     return Comparison(
         {name: _estimates(order, values[name], replicates[name], least=0.0) for name in values},
@@ -126,6 +128,41 @@ def compare(
             if name != first
         },
     )
+
+
+def _check_comparable(groups: Mapping[str, Sequence[Dissection]], threshold: float | None) -> None:
+    """Refuse dissections that were made in different ways, naming the first difference."""
+    named = [(name, dissection) for name, group in groups.items() for dissection in group]
+    first = _made(named[0][1], threshold)
+    for name, dissection in named[1:]:
+        for what, value in _made(dissection, threshold).items():
+            if value != first[what]:
+                raise InputError(
+                    f"dissections of different {what} can not be compared "
+                    f"({named[0][0]}: {_shown(first[what], value)}; {name}: {_shown(value, first[what])})"
+                    + ("; give one threshold for all" if what == "IoU threshold" else "")
+                )
+
+
+def _made(dissection: Dissection, threshold: float | None) -> dict[str, object]:
+    """What must be the same."""
+    return {
+        "concepts": dissection.concepts,
+        "categories": frozenset(dissection.categories),
+        "labels": frozenset(f"{label.name} ({label.category})" for label in dissection.labels if label.name),
+        "images": dissection.images,
+        "presence": dissection.presence,
+        "quantile": dissection.quantile,
+        "IoU threshold": dissection.iou_threshold if threshold is None else threshold,
+    }
+
+
+def _shown(value: object, other: object) -> str:
+    """A value; of a set, some of what the other one lacks."""
+    if not isinstance(value, frozenset) or not isinstance(other, frozenset):
+        return str(value)
+    own = sorted(value - other)
+    return ", ".join(own[:5]) + (f" and {len(own) - 5} more" if len(own) > 5 else "") if own else "without these"
 
 
 def _replicates(
@@ -162,4 +199,5 @@ def _estimates(
 
 def _cell(estimate: Estimate, sign: str = "") -> str:
     low, high = round(estimate.low), round(estimate.high)  # whole numbers have no -0
-    return f"{estimate.value:{sign}.0f} [{low}, {high}]"
+    digits = 0 if float(estimate.value).is_integer() else 1  # means of several have fractions
+    return f"{estimate.value:{sign}.{digits}f} [{low}, {high}]"

@@ -25,7 +25,19 @@ from introspect.dissection.result import Dissection
 from introspect.dissection.tally import Counts
 from introspect.errors import InputError
 
-_SETTINGS = ("layer", "concepts", "images", "quantile", "iou_threshold", "presence", "control")
+_SETTINGS = (
+    "network",
+    "checkpoint",
+    "layer",
+    "concepts",
+    "images",
+    "preprocessing",
+    "presence",
+    "quantile",
+    "iou_threshold",
+    "control",
+    "seed",
+)
 
 
 def save(dissection: Dissection, folder: str | Path) -> None:
@@ -113,7 +125,8 @@ def _assemble(content: dict[str, Any], tables: dict[str, pa.Table]) -> Dissectio
         labels=named,
         categories=categories,
         primary=torch.tensor([categories.index(label.category) for label in named]),
-        **{name: content[name] for name in _SETTINGS},
+        # Files of earlier versions do not say whence the weights are.
+        **{name: content[name] for name in _SETTINGS if name in content},
     )
 
 

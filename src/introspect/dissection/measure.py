@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,12 +15,15 @@ from torch import Tensor, nn
 
 from introspect.dissection.comparison import compare
 from introspect.dissection.concepts.base import ConceptDataset
-from introspect.dissection.engine import Control, dissect
+from introspect.dissection.engine import dissect
 from introspect.dissection.files import save
+from introspect.dissection.networks import origin
 from introspect.dissection.report import write_report
 from introspect.dissection.report.tables import detector_table, log_units
-from introspect.dissection.result import Dissection
+from introspect.dissection.result import PLAIN, Dissection
+from introspect.dissection.rules import IOU_THRESHOLD, QUANTILE, Rules, Work, as_controls, as_names, whole_number
 from introspect.dissection.tally import Presence
+from introspect.dissection.taps import find_layers
 from introspect.errors import InputError
 
 if TYPE_CHECKING:
@@ -36,11 +41,13 @@ def measure(
     layer: str | Sequence[str],
     concepts: ConceptDataset,
     folder: str | Path,
-    quantile: float = 0.005,
-    iou_threshold: float = 0.05,
+    checkpoint: str | None = None,
+    quantile: float = QUANTILE,
+    iou_threshold: float = IOU_THRESHOLD,
     presence: Presence = "lite",
     preprocessing: str | Callable[[Tensor], Tensor] | Sequence[Sequence[float]] = MODEL,
-    controls: Sequence[Control] = ("rotation", "labels"),
+    controls: str | Sequence[str] | None = ("rotation", "labels"),
+    rotations: int = 3,
     examples: int = 8,
     report: bool = True,
     table_rows: int = 100,
@@ -58,17 +65,18 @@ def measure(
         layer: name of a module that puts out feature maps, or several.
         concepts: the images and what is in them.
         folder: where `metrics.json`, `comparison.md` and a folder of each layer go.
-        quantile, iou_threshold, presence: see `engine.Rules`.
+        checkpoint: whence the weights are, for the reader of the results.
+        quantile, iou_threshold, presence: see `rules.Rules`.
         preprocessing: of the pixels: `model` asks the network (its attribute `preprocess`); else as in
             `preprocessing.preprocessing`.
-        controls: what each layer is compared with, see `engine.dissect`.
+        controls, rotations: what each layer is compared with, see `engine.dissect`.
         examples: images per unit in the report.
         report: write `report.html` beside the files of each layer.
         table_rows: units in the W&B table at most; 0 logs none.
         batch_size, num_workers, cache_dir: see `engine.dissect`.
-        device: `auto` takes a GPU where there is one.
+        device: `auto` takes a CUDA GPU where there is one.
         seed: of the controls.
-        loggers: of the run.
+        loggers: of the run; they get tables. The numbers are for the caller to log.
 
     Returns:
         `dissect/detectors/total`, …: the numbers of `Dissection.summary`; of each control under
@@ -77,19 +85,17 @@ def measure(
     Raises:
         InputError: something that was named is not there, or can not be dissected.
     """
-    import rich
-
-    folder = Path(folder)
-    layers = [layer] if isinstance(layer, str) else list(layer)
+    check(network, layer, table_rows=table_rows, device=device, seed=seed)
     found = dissect(
         network,
-        layers,
+        layer,
         concepts,
         quantile=quantile,
         iou_threshold=iou_threshold,
         presence=presence,
         preprocessing=_own(network) if preprocessing == MODEL else preprocessing,
-        controls=controls,
+        controls=controls or (),
+        rotations=rotations,
         examples=examples if report or table_rows else 0,
         batch_size=batch_size,
         num_workers=num_workers,
@@ -97,34 +103,83 @@ def measure(
         cache_dir=cache_dir,
         seed=seed,
     )
-    metrics: dict[str, float] = {}
-    for name in layers:
-        own = [result for result in found.values() if result.layer == name]
-        place = folder / name
-        for result in own:
-            save(result, place / result.control if result.control else place)
-            metrics |= numbers(result, f"{name}/" if len(layers) > 1 else "")
-        rich.print(detector_table(found[name]))
-        if report:
-            write_report(found[name], concepts, place / "report.html")
-            log.info("open %s in a browser", place / "report.html")
-        if table_rows:
-            log_units(loggers, found[name], concepts, table_rows, f"dissect/{name}" if len(layers) > 1 else "dissect")
-    comparison = compare(found, seed=seed)
-    rich.print(comparison.table())
-    (folder / "comparison.md").write_text(comparison.markdown(), encoding="utf-8")
-    (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
-    for logger in loggers:
-        logger.log_metrics(metrics)
-        logger.save()
+    name, source = origin(network)
+    found = {key: replace(each, network=name, checkpoint=checkpoint or source) for key, each in found.items()}
+    metrics = _write(found, concepts, Path(folder), report, seed)
+    for each in found.values():
+        if table_rows and not each.control:
+            prefix = f"dissect/{each.layer}" if len(as_names(layer)) > 1 else "dissect"
+            log_units(loggers, each, concepts, table_rows, prefix)
     return metrics
 
 
-def numbers(dissection: Dissection, prefix: str = "") -> dict[str, float]:
-    """A dissection's counts as metrics: `dissect/detectors/total`, …; of a control `dissect/control/<name>/…`."""
-    middle = f"control/{dissection.control}/" if dissection.control else ""
-    summary: Mapping[str, int] = dissection.summary()
-    return {f"dissect/{prefix}{middle}detectors/{name}": float(value) for name, value in summary.items()}
+def check(network: nn.Module, layer: str | Sequence[str], **options: Any) -> None:
+    """Refuse what `measure` would refuse before it reads an image; for those who call it after hours of work.
+
+    Args:
+        network, layer: what is dissected, and where.
+        options: of `measure`; those that say nothing about the counting are passed over.
+
+    Raises:
+        InputError: there is no such layer, or an option is impossible.
+    """
+    find_layers(network, as_names(layer))
+    Rules(**_known(Rules, options))
+    if "controls" in options:
+        options["controls"] = as_controls(options["controls"])
+    Work(**_known(Work, options))
+    whole_number("table_rows", options.get("table_rows", 0), 0)
+    _device(options.get("device", AUTO))
+
+
+def _known(kind: type[Rules] | type[Work], options: Mapping[str, Any]) -> dict[str, Any]:
+    return {field.name: options[field.name] for field in fields(kind) if field.name in options}
+
+
+def _write(
+    found: Mapping[str, Dissection], concepts: ConceptDataset, folder: Path, report: bool, seed: int
+) -> dict[str, float]:
+    """Write all files and show the tables; returns the metrics."""
+    import rich
+
+    groups: dict[tuple[str, str], list[Dissection]] = {}
+    for key, each in found.items():
+        groups.setdefault((each.layer, each.control), []).append(each)
+        place = folder / each.layer
+        save(each, place / key.removeprefix(f"{each.layer}:") if each.control else place)
+        if each.control:
+            continue
+        rich.print(detector_table(each))
+        if report:
+            write_report(each, concepts, place / "report.html")
+            log.info("open %s in a browser", place / "report.html")
+    layers = {layer for layer, _ in groups}
+    metrics: dict[str, float] = {}
+    for (layer, _), group in groups.items():
+        metrics |= numbers(group, f"{layer}/" if len(layers) > 1 else "")
+    comparison = compare(
+        {layer + (f":{control}" if control else ""): g for (layer, control), g in groups.items()}, seed=seed
+    )
+    rich.print(comparison.table())
+    (folder / "comparison.md").write_text(comparison.markdown(), encoding="utf-8")
+    (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+    return metrics
+
+
+def numbers(dissections: Dissection | Sequence[Dissection], prefix: str = "") -> dict[str, float]:
+    """Counts as metrics: `dissect/detectors/total`, …; of a control `dissect/control/<name>/detectors/total`, ….
+
+    Of several dissections of a kind, such as random rotations, these are the means; their standard deviations (with
+    n - 1) are `dissect/control/<name>/deviation/total`, ….
+    """
+    group = [dissections] if isinstance(dissections, Dissection) else list(dissections)
+    control = group[0].control
+    place = f"dissect/{prefix}{f'control/{control}/' if control != PLAIN else ''}"
+    summaries = [each.summary() for each in group]
+    metrics = {f"{place}detectors/{name}": fmean(s[name] for s in summaries) for name in summaries[0]}
+    if len(group) > 1:
+        metrics |= {f"{place}deviation/{name}": stdev(s[name] for s in summaries) for name in summaries[0]}
+    return metrics
 
 
 def _own(network: nn.Module) -> Callable[[Tensor], Tensor]:
@@ -140,4 +195,11 @@ def _own(network: nn.Module) -> Callable[[Tensor], Tensor]:
 def _device(name: str) -> str:
     if name == AUTO:
         return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except (RuntimeError, TypeError):
+        raise InputError(f"device={name}: expected auto, cpu, cuda, cuda:1, … or mps") from None
+    there = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    if (device.index or 0) >= there.get(device.type, 0):
+        raise InputError(f"device={name}: this machine has none; device=auto takes what there is")
     return name

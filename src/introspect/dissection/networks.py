@@ -1,17 +1,17 @@
-"""Networks to be dissected: torchvision's, with weights that someone has named."""
+"""Networks to be dissected: torchvision's or one's own, with weights that someone has named."""
 
 from __future__ import annotations
 
 import difflib
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from introspect.dissection.preprocessing import preprocessing
+from introspect.dissection.preprocessing import Normalize, Preprocess, preprocessing
 from introspect.errors import InputError
 
 RANDOM = "random"
@@ -52,8 +52,58 @@ def torchvision_network(
             network = models.get_model(name, weights=None if weights == RANDOM else weights)
         except (ValueError, KeyError, AttributeError) as error:
             raise InputError(f"network.weights={weights}: {name} has no such weights") from error
-    network.preprocess = preprocessing("imagenet")
+    network.preprocess = weights_preprocessing(name, None if weights == RANDOM else weights)
+    network.origin = name, str(ckpt_path or weights)
     return network.eval()
+
+
+def weights_preprocessing(name: str, weights: str | None) -> Preprocess:
+    """How images were prepared for weights of torchvision's; for others (None) as torchvision's training does it."""
+    from torchvision import models
+
+    if weights is None:
+        return preprocessing("imagenet")
+    used = models.get_model_weights(name)[weights].transforms()
+    return Normalize([255 * value for value in used.mean], [255 * value for value in used.std])
+
+
+class Buildable(Protocol):
+    """What builds a network, such as `introspect.distillation.backbones.Backbone`."""
+
+    name: str
+
+    def build(self) -> nn.Module:
+        """The network, with weights that do not matter."""
+        ...
+
+
+def backbone_network(
+    *,
+    backbone: Buildable,
+    ckpt_path: str | Path,
+    normalization: str | Sequence[Sequence[float]] = "imagenet",
+) -> nn.Module:
+    """A network by name with the weights of a file, in evaluation mode.
+
+    Args:
+        backbone: what builds it.
+        ckpt_path: a state dict, a checkpoint that holds one, or safetensors.
+        normalization: of the pixels, as it was in the training: see `preprocessing.preprocessing`.
+
+    Raises:
+        InputError: there is no such network or file, or the weights are not those of the network.
+    """
+    network: Any = backbone.build()
+    load_weights(network, ckpt_path)
+    network.preprocess = preprocessing(normalization)
+    network.origin = backbone.name, str(ckpt_path)
+    return network.eval()
+
+
+def origin(network: nn.Module) -> tuple[str, str]:
+    """What a network is called and whence its weights are, as far as it says so in its attribute `origin`."""
+    name, source = getattr(network, "origin", (type(network).__name__, ""))
+    return str(name), str(source)
 
 
 def load_weights(network: nn.Module, path: str | Path) -> None:
@@ -67,13 +117,7 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"ckpt_path={path}: no such file")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, LookupError, ValueError, TypeError) as error:
-        # What is no file of torch at all fails in any of these ways.
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"ckpt_path={path} can not be loaded safely: {reason}") from error
-    state = _state(content)
+    state = _state(_content(path))
     if not state:
         raise InputError(f"ckpt_path={path} holds no weights")
     expected = network.state_dict()
@@ -91,6 +135,29 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
     if wrong:
         raise InputError(f"ckpt_path={path}: the weights are not those of the network: {sorted(wrong)[0]}")
     network.load_state_dict(chosen)
+
+
+def _content(path: Path) -> Any:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (
+        SafetensorError,
+        pickle.UnpicklingError,
+        RuntimeError,
+        EOFError,
+        OSError,
+        LookupError,
+        ValueError,
+        TypeError,
+    ) as error:
+        # What is no file of torch at all fails in any of these ways.
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(f"ckpt_path={path} can not be loaded safely: {reason}") from error
 
 
 def _state(content: Any) -> dict[str, Tensor]:

@@ -36,9 +36,18 @@ def preprocessing(how: str | Callable[[Tensor], Tensor] | Sequence[Sequence[floa
         return Normalize(*NORMALIZATIONS[how])
     if callable(how):
         return how
-    if len(how) != 2 or any(len(values) != 3 for values in how):
+    try:
+        values = torch.tensor([list(part) for part in how], dtype=torch.float64)
+    except (TypeError, ValueError):
+        values = torch.empty(0)
+    if values.shape != (2, 3) or not (values[1] > 0).all():
         raise InputError(f"preprocessing={how}: expected mean and deviation, each of three channels")
     return Normalize(*how)
+
+
+def described(prepare: Preprocess) -> str:
+    """A preprocessing in words, for those who read the results."""
+    return str(prepare) if isinstance(prepare, Normalize) else getattr(prepare, "__name__", type(prepare).__name__)
 
 
 class Normalize:
@@ -51,3 +60,9 @@ class Normalize:
     def __call__(self, images: Tensor) -> Tensor:
         """Normalise uint8 [b, 3, h, w]."""
         return images.float().sub_(self.mean.to(images.device)).div_(self.deviation.to(images.device))
+
+    def __repr__(self) -> str:
+        mean, deviation = (
+            ", ".join(f"{value:g}" for value in values.flatten().tolist()) for values in (self.mean, self.deviation)
+        )
+        return f"mean {mean}; deviation {deviation} (of levels from 0 to 255)"

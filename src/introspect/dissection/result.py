@@ -43,7 +43,7 @@ class Detector(NamedTuple):
 
 
 class Examples(NamedTuple):
-    """The images that excite each unit most, most first.
+    """The top-activating images of each unit, highest first.
 
     images: index into the concept data set, int64 [u, e]. peaks: the highest activation in each, float32 [u, e].
     maps: the unit's feature map of each, float32 [u, e, h, w].
@@ -63,7 +63,8 @@ class Dissection:
     `ConceptDataset`. quantile: share of cells above the thresholds; None if these were given.
     iou_threshold: from which IoU on a unit is a detector. presence: rule of `tally`.
     control: "" for the layer itself; `rotation` if its units were mixed by a random rotation, `labels` if every image
-    bore the annotation of another one. examples: None if none were kept.
+    bore the annotation of another one. seed: of the control. network, checkpoint: what was dissected, and where its
+    weights are from. preprocessing: of the pixels, in words. examples: None if none were kept.
     """
 
     layer: str
@@ -78,12 +79,32 @@ class Dissection:
     iou_threshold: float
     presence: Presence
     control: str = PLAIN
+    seed: int = 0
+    network: str = ""
+    checkpoint: str = ""
+    preprocessing: str = ""
     examples: Examples | None = None
 
     @property
     def units(self) -> int:
         """How many units the layer has."""
         return len(self.thresholds)
+
+    def settings(self) -> dict[str, str]:
+        """How it was made, in words: what to know before two of them are compared."""
+        return {
+            "network": self.network or "unnamed",
+            "checkpoint": self.checkpoint or "none named",
+            "layer": self.layer,
+            "concepts": f"{self.concepts}: {', '.join(self.categories)}",
+            "images": str(self.images),
+            "preprocessing": self.preprocessing or "of activations that were given",
+            "presence": self.presence,
+            "quantile": "thresholds were given" if self.quantile is None else str(self.quantile),
+            "IoU threshold": str(self.iou_threshold),
+            "control": self.control or "none",
+            "seed": str(self.seed),
+        }
 
     @cached_property
     def iou(self) -> Tensor:

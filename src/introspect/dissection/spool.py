@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 import struct
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -13,6 +17,7 @@ import torch
 from torch import Tensor
 
 from introspect.dissection.tally import PIXELS, Annotation
+from introspect.errors import InputError
 
 _HEADER = struct.Struct("<6q")
 
@@ -25,15 +30,19 @@ class Spool:
     Args:
         folder: where the files are; None takes the system's folder for temporary files. A float32 per activation and
             one or two bytes per pixel of a mask are needed.
+
+    Raises:
+        InputError: the files can not be made there, or, when something is added, the disk is full.
     """
 
     def __init__(self, folder: str | Path | None = None) -> None:
-        if folder is not None:
-            Path(folder).mkdir(parents=True, exist_ok=True)
-        self._folder = folder
+        self._folder = Path(tempfile.gettempdir() if folder is None else folder)
         self._maps: dict[str, _Maps] = {}
-        self._annotations = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed with the spool
         self._offsets: list[int] = []
+        self._end = 0
+        with self._writing():
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._annotations = _temporary_file(self._folder)
 
     def __enter__(self) -> Self:
         return self
@@ -45,11 +54,35 @@ class Spool:
             maps.file.close()
         self._annotations.close()
 
+    def check_space(self, images: int, total: int) -> None:
+        """Compare the space that `total` images will take with what the disk has, after the first `images` of them.
+
+        Raises:
+            InputError: the disk has less.
+        """
+        written = self._end + sum(maps.end for maps in self._maps.values())
+        needed = written * (total - images) // images
+        free = shutil.disk_usage(self._folder).free
+        if needed > free:
+            raise InputError(
+                f"cache_dir={self._folder}: the temporary files need {needed / 1e9:.1f} GB more, and the disk has "
+                f"{free / 1e9:.1f} GB: give a folder on a larger one, or fewer images or layers"
+            )
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            reason = error.strerror or error
+            raise InputError(f"cache_dir={self._folder}: the temporary files can not be written: {reason}") from error
+
     def add_maps(self, layer: str, activations: Tensor) -> None:
         """Keep the activations of more images, float32 [b, u, h, w]; u, h, w stay the same for a layer."""
-        if layer not in self._maps:
-            self._maps[layer] = _Maps(self._folder, tuple(activations.shape[1:]))
-        activations.contiguous().numpy().tofile(self._maps[layer].file)
+        with self._writing():
+            if layer not in self._maps:
+                self._maps[layer] = _Maps(self._folder, tuple(activations.shape[1:]))
+            self._maps[layer].add(activations)
 
     def maps(self, layer: str, start: int, stop: int) -> Tensor:
         """The activations of images start … stop - 1, float32 [b, u, h, w]."""
@@ -57,11 +90,13 @@ class Spool:
 
     def add_annotation(self, annotation: Annotation) -> None:
         """Keep the annotation of one more image."""
-        file = self._annotations
-        self._offsets.append(file.seek(0, 2))
         pixels, labels, scalars = annotation.pixels, annotation.labels, annotation.scalars
-        file.write(_HEADER.pack(*annotation.size, pixels.itemsize, *labels.shape, len(scalars)))
-        file.write(b"".join(part.tobytes() for part in (pixels, labels, annotation.counts, scalars)))
+        header = _HEADER.pack(*annotation.size, pixels.itemsize, *labels.shape, len(scalars))
+        content = b"".join([header, *(part.tobytes() for part in (pixels, labels, annotation.counts, scalars))])
+        with self._writing():
+            _write(self._annotations, content)
+        self._offsets.append(self._end)
+        self._end += len(content)
 
     def annotation(self, index: int) -> Annotation:
         """The annotation of an image."""
@@ -76,14 +111,33 @@ class Spool:
 
 
 class _Maps:
-    """The file of one layer; `shape` is (u, h, w)."""
+    """The file of one layer; `shape` is (u, h, w), `end` how many bytes there are."""
 
-    def __init__(self, folder: str | Path | None, shape: tuple[int, ...]) -> None:
+    def __init__(self, folder: Path, shape: tuple[int, ...]) -> None:
         self.shape = shape
-        self.file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed with the spool
+        self.end = 0
+        self.file = _temporary_file(folder)
+
+    def add(self, activations: Tensor) -> None:
+        content = activations.contiguous().numpy()
+        _write(self.file, content.reshape(-1).view(np.uint8).data)
+        self.end += content.nbytes
 
     def read(self, start: int, stop: int) -> Tensor:
         values = int(np.prod(self.shape))
         self.file.seek(4 * start * values)
         found = np.fromfile(self.file, np.float32, (stop - start) * values)
         return torch.from_numpy(found.reshape(-1, *self.shape))
+
+
+def _temporary_file(folder: Path) -> FileIO:
+    """A nameless file without a buffer, which would fail once more when it is closed on a full disk."""
+    return tempfile.TemporaryFile(buffering=0, dir=folder)
+
+
+def _write(file: FileIO, content: bytes | memoryview) -> None:
+    """Append all of it; the system may take it in parts."""
+    file.seek(0, 2)
+    left = memoryview(content)
+    while left:
+        left = left[file.write(left) :]

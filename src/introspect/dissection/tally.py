@@ -163,14 +163,9 @@ def _bands(cells: int, pixels: int) -> _Bands:
 
 
 @lru_cache(maxsize=64)
-def _axes(
-    cells: tuple[int, int], pixels: tuple[int, int], device: torch.device, dtype: torch.dtype
-) -> tuple[_Bands, _Bands]:
-    """Bands of rows and of columns, for values of a precision."""
-    rows, columns = (
-        _Bands(*(part.to(device, dtype if part.is_floating_point() else None) for part in _bands(*pair)))
-        for pair in zip(cells, pixels, strict=True)
-    )
+def _axes(cells: tuple[int, int], pixels: tuple[int, int], device: torch.device) -> tuple[_Bands, _Bands]:
+    """Bands of rows and of columns."""
+    rows, columns = (_Bands(*(part.to(device) for part in _bands(*pair))) for pair in zip(cells, pixels, strict=True))
     return rows, columns
 
 
@@ -198,13 +193,12 @@ def active_pixels(activations: Tensor, thresholds: Tensor, size: tuple[int, int]
         size: (sh, sw), pixels of a mask.
     """
     units, height, width = activations.shape[1:]
-    exact = torch.float32 if activations.device.type == "mps" else torch.float64
-    rows, columns = _axes((height, width), size, activations.device, exact)
+    rows, columns = _axes((height, width), size, activations.device)
     source, row, column = _active_patches(activations, thresholds)
     pairs, pair = source.unique_consecutive(return_inverse=True)
     image = pairs.div(units, rounding_mode="floor")
     unit = pairs - image * units
-    limit = thresholds.to(exact).index_select(0, unit).index_select(0, pair)
+    limit = thresholds.index_select(0, unit).index_select(0, pair)
 
     # The left and right end of each row of pixels of each patch, [n, s].
     origin, cells = source * (height * width), activations.reshape(-1)

@@ -37,7 +37,10 @@ def tapped(model: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, Tensor
 
     Yields:
         A dict that after each forward pass holds the output of each layer, float32 [b, u, h, w]; vectors [b, u] are
-        taken as maps of one cell. It is emptied by whoever reads it.
+        taken as maps of one cell. Whoever reads it takes them out.
+
+    Raises:
+        InputError: a layer does not exist or puts out no maps, or the network calls it more than once for an image.
     """
     found: dict[str, Tensor] = {}
     modules = find_layers(model, layers)
@@ -45,6 +48,10 @@ def tapped(model: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, Tensor
 
     def keep(name: str) -> Any:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            if name in found:
+                raise InputError(
+                    f"layer={name}: the network calls it more than once for an image; name the module around it"
+                )
             found[name] = as_maps(name, output)
 
         return hook
@@ -62,7 +69,7 @@ def tapped(model: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, Tensor
 
 
 def as_maps(layer: str, output: Any) -> Tensor:
-    """A layer's output as float32 [b, u, h, w].
+    """A layer's output as float32 [b, u, h, w], which nothing else writes to.
 
     Raises:
         InputError: it is no tensor of feature maps.
@@ -73,4 +80,5 @@ def as_maps(layer: str, output: Any) -> Tensor:
             f"layer={layer} puts out {what}: feature maps [images, units, height, width] or vectors are expected"
         )
     maps = output if output.dim() == 4 else output[:, :, None, None]
-    return maps.detach().float()
+    # A copy in any case: what follows may work in place, as torchvision's ReLUs do.
+    return maps.detach().to(torch.float32, copy=True)

@@ -18,7 +18,7 @@ _QUALITY = 80
 
 
 def write_report(dissection: Dissection, concepts: ConceptDataset, path: str | Path, *, side: int = SIDE) -> None:
-    """Write the report: every detector with its concept, IoU and the images that excite it most.
+    """Write the report: every detector with its concept, IoU and top-activating images.
 
     Units can be sorted by any column and filtered by concept and category. All text is escaped, all images are inside.
 
@@ -47,7 +47,7 @@ def write_report(dissection: Dissection, concepts: ConceptDataset, path: str | P
         for detector in detectors
     ]
     text = environment.get_template("report.html.jinja").render(
-        dissection=dissection, summary=dissection.summary(), units=units, side=side
+        dissection=dissection, settings=dissection.settings(), summary=dissection.summary(), units=units, side=side
     )
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The images that excite a unit, with the region outlined where it is active."""
+"""The top-activating images of a unit, with the region outlined where it is active."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Picture(NamedTuple):
 def pictures(
     dissection: Dissection, concepts: ConceptDataset, units: Iterable[int], side: int = SIDE
 ) -> dict[int, list[Picture]]:
-    """The examples of these units, most exciting first; each image is read once.
+    """The examples of these units, highest activation first; each image is read once.
 
     Args:
         dissection: with examples; without, there are no pictures.
