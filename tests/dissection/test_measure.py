@@ -203,7 +203,7 @@ def test_weights_of_a_file(tmp_path: Path) -> None:
     load_weights(target, tmp_path / "model.safetensors")
     assert torch.equal(target.weight, source.weight)
     (tmp_path / "bad.safetensors").write_text("hello")
-    with pytest.raises(InputError, match="bad.safetensors can not be loaded safely"):
+    with pytest.raises(InputError, match=r"bad.safetensors can not be loaded safely"):
         load_weights(target, tmp_path / "bad.safetensors")
     torch.save(nn.Linear(4, 2).state_dict(), tmp_path / "other")
     with pytest.raises(
