@@ -71,6 +71,7 @@ def test_choices(tmp_path: Path) -> None:
     objects = Broden(root, categories=["object"])
     assert objects.categories == ("object",)
     assert [objects[i].name for i in range(len(objects))] == ["a/one.png", "a/two.png"]
+    assert Broden(root, categories="object").categories == ("object",)
     assert Broden(root, categories=["scene", "object"]).categories == ("object", "scene")
     assert [item.name for item in (Broden(root, split="val")[i] for i in range(2))] == ["a/two.png", "a/gray.png"]
     assert len(Broden(root, limit=1)) == 1
@@ -81,6 +82,13 @@ def test_choices(tmp_path: Path) -> None:
     ("options", "message"),
     [
         ({"categories": ["object", "material"]}, r"category.csv has no category material: it has object, scene"),
+        (
+            {"categories": "obj"},
+            r"category.csv has no category obj: it has object, scene",
+        ),
+        ({"categories": []}, r"concepts.categories: name at least one, or null for all"),
+        ({"limit": 0}, r"concepts.limit=0: expected a whole number from 1"),
+        ({"limit": 2.5}, r"concepts.limit=2.5: expected a whole number from 1"),
         (
             {"split": "test"},
             r"index.csv: no image has a label of object, scene in the split test \(there is train, val\)",
@@ -115,6 +123,7 @@ def test_no_folder(tmp_path: Path) -> None:
         ("index.csv", "8,6,4,3,2;", "8,6,0,3,2;", r"index.csv, row 3, column 'sh': a mask of 0 x 3 pixels"),
         ("index.csv", ",5;6", "", r"index.csv, row 5: expected 8 cells"),
         ("index.csv", ",5;6", ",5;6,7", r"index.csv, row 5: expected 8 cells"),
+        ("label.csv", "300,car", "2,car", r"label.csv, row 3, column 'number': label 2 is there already, as 'tree'"),
         ("label.csv", "300,car", "x,car", r"label.csv, row 3, column 'number': expected a number, got 'x'"),
         ("label.csv", "2,tree", "2,", r"label.csv, row 2, column 'name': is empty"),
         ("c_object.csv", "2,300,car", "2,301,car", r"c_object.csv, row 3, column 'number': label 301 is not in"),
@@ -139,6 +148,10 @@ def test_bad_images_are_named(tmp_path: Path) -> None:
     Image.fromarray(np.full((4, 3, 3), 2, np.uint8)).save(root / "images/a/m2.png")
     with pytest.raises(InputError, match=r"index.csv, row 2: a/m2.png has the label 514, which is not in label.csv"):
         broden[0]
+    for label in (7, 65535):  # below label 300 and above it, both unused
+        Image.fromarray(np.full((4, 3, 3), [label % 256, label // 256, 0], np.uint8)).save(root / "images/a/m2.png")
+        with pytest.raises(InputError, match=rf"row 2: a/m2.png has the label {label}, which is not in label.csv"):
+            broden[0]
     (root / "images/a/m2.png").write_bytes(b"not a picture")
     with pytest.raises(InputError, match=r"index.csv, row 2: .*m2.png can not be read"):
         broden[0]

@@ -63,20 +63,10 @@ def test_units_that_are_the_masks_are_dissected_to_iou_1():
     assert names == {label.name for label in concepts.labels if present[label.number]}
 
 
-def test_a_random_network_is_near_the_controls():
-    torch.manual_seed(0)
-    concepts = ShapeworldConcepts(size=200, side=32)
-    found = dissect(
-        CifarResNet(8, 18),
-        ["layer3"],
-        concepts,
-        preprocessing="imagenet",
-        controls=("rotation", "labels"),
-        progress=False,
-    )
-    total = {name: result.summary()["total"] for name, result in found.items()}
-    assert abs(total["layer3"] - total["layer3:rotation"]) <= 6
-    assert total["layer3:labels"] <= 3
+@pytest.mark.parametrize(("option", "value"), [("side", 50.5), ("side", 4), ("size", 0), ("seed", "one")])
+def test_numbers_that_can_not_be(option, value):
+    with pytest.raises(InputError, match=rf"concepts.{option}={value}: expected a whole number from"):
+        ShapeworldConcepts(**{"size": 3, option: value})
 
 
 def test_an_export_is_read_back_as_it_was(tmp_path):
@@ -116,6 +106,7 @@ def test_categories_can_be_chosen():
     assert {concepts.labels[int(number)].category for number in concepts[0].pixels.unique() if number} == {"part"}
     assert len(concepts[0].scalars) == 1
     assert ShapeworldConcepts(size=3, side=16, categories=["object"])[0].scalars == ()
+    assert ShapeworldConcepts(size=3, side=16, categories="part").categories == ("part",)
     with pytest.raises(InputError, match=r"concepts.categories=smell: shapeworld has color, object"):
         ShapeworldConcepts(size=3, categories=["part", "smell"])
     with pytest.raises(InputError, match="name at least one"):

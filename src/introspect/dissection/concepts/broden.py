@@ -23,11 +23,14 @@ import numpy as np
 import torch
 
 from introspect.dissection.concepts.base import Annotated, Label, primary_categories
+from introspect.dissection.rules import as_names, whole_number
 from introspect.errors import InputError
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T", int, float)
+
+_PIXEL_LABELS = 2**16  # numbers that red and green can hold
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,19 +52,20 @@ class Broden:
 
     Args:
         root: the folder that holds index.csv.
-        categories: those to dissect with; None takes all. Their order is that of category.csv.
+        categories: the one or those to dissect with; None takes all. Their order is that of category.csv.
         split: only images of this split, e.g. `train`; None takes all.
         limit: only that many images, the first ones; None takes all.
 
     Raises:
-        InputError: a file is missing or inconsistent, a category is not in the data, or no image is left.
+        InputError: a file is missing or inconsistent, a category is not in the data, no image is left, or `limit` is
+            not positive.
     """
 
     def __init__(
         self,
         root: str | Path,
         *,
-        categories: Sequence[str] | None = None,
+        categories: str | Sequence[str] | None = None,
         split: str | None = None,
         limit: int | None = None,
     ) -> None:
@@ -70,17 +74,16 @@ class Broden:
         if not self.root.is_dir():
             raise InputError(f"concepts.root={self.root}: no such folder; it should hold Broden's index.csv")
         self.categories = self._categories(categories)
-        names = {
-            row.number("number", int): row.text("name") for row in _rows(self.root / "label.csv", "number", "name")
-        }
-        self._known = frozenset(names)
+        names = self._names()
         count = max(names, default=0) + 1
+        # By the number that a pixel may hold; 0 is "no label".
+        self._known = np.isin(np.arange(max(count, _PIXEL_LABELS)), [0, *names])
         self.primary = primary_categories(count, self.categories, {c: self._coverage(c) for c in self.categories})
         self.labels: tuple[Label, ...] = tuple(
             Label(number, names.get(number, ""), self.categories[category])
             for number, category in enumerate(self.primary.tolist())
         )
-        self._entries = self._index(split, limit)
+        self._entries = self._index(split, None if limit is None else whole_number("concepts.limit", limit, 1))
 
     def __len__(self) -> int:
         """How many images."""
@@ -98,22 +101,37 @@ class Broden:
         image = np.ascontiguousarray(self._read(entry, entry.image).transpose(2, 0, 1))
         return Annotated(torch.from_numpy(image), torch.from_numpy(pixels), entry.scalars, entry.image)
 
-    def _categories(self, wanted: Sequence[str] | None) -> tuple[str, ...]:
+    def _categories(self, categories: str | Sequence[str] | None) -> tuple[str, ...]:
         present = [row.text("name") for row in _rows(self.root / "category.csv", "name")]
-        if wanted is None:
+        if categories is None:
             return tuple(present)
+        wanted = as_names(categories)
+        if not wanted:
+            raise InputError("concepts.categories: name at least one, or null for all")
         if absent := [category for category in wanted if category not in present]:
             raise InputError(
                 f"{self.root / 'category.csv'} has no category {', '.join(absent)}: it has {', '.join(present)}"
             )
         return tuple(category for category in present if category in wanted)
 
+    def _names(self) -> dict[int, str]:
+        names: dict[int, str] = {}
+        for row in _rows(self.root / "label.csv", "number", "name"):
+            number = row.number("number", int)
+            if number in names:
+                raise row.error("number", f"label {number} is there already, as {names[number]!r}")
+            names[number] = row.text("name")
+        return names
+
+    def _is_known(self, number: int) -> bool:
+        return number < len(self._known) and bool(self._known[number])
+
     def _coverage(self, category: str) -> dict[int, float]:
         path = self.root / f"c_{category}.csv"
         coverage = {}
         for row in _rows(path, "number", "coverage"):
             number = row.number("number", int)
-            if number not in self._known:
+            if not self._is_known(number):
                 raise row.error("number", f"label {number} is not in label.csv")
             coverage[number] = row.number("coverage", float)
         return coverage
@@ -147,7 +165,7 @@ class Broden:
             cell = [part for part in row.values[category].split(";") if part]
             parts = [int(part) if part.isdecimal() else part for part in cell]
             for number in (part for part in parts if isinstance(part, int)):
-                if number not in self._known:
+                if not self._is_known(number):
                     raise row.error(category, f"label {number} is not in label.csv")
             if any(isinstance(part, str) for part in parts):
                 layers.extend(parts)
@@ -166,9 +184,9 @@ class Broden:
         if labels.shape != entry.mask_size:
             (h, w), (sh, sw) = labels.shape, entry.mask_size
             raise InputError(f"{self._where(entry)}: {layer} is {h} x {w} pixels, sh and sw say {sh} x {sw}")
-        highest = int(labels.max())
-        if highest >= len(self.labels):
-            raise InputError(f"{self._where(entry)}: {layer} has the label {highest}, which is not in label.csv")
+        if not self._known[labels].all():
+            unknown = int(labels[~self._known[labels]].max())
+            raise InputError(f"{self._where(entry)}: {layer} has the label {unknown}, which is not in label.csv")
         return labels
 
     def _read(self, entry: _Entry, name: str) -> np.ndarray:

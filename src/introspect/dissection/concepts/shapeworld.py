@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from introspect.dissection.concepts.base import Annotated, Label
+from introspect.dissection.rules import as_names, whole_number
 from introspect.errors import InputError
 from introspect.shapeworld import LAYERS, SPLITS, VOCABULARY, Shapeworld, Split
 
@@ -22,7 +23,7 @@ class ShapeworldConcepts:
         seed: which ones.
         split: of shapeworld: train, validation or test.
         side: height and width of images and masks, pixels.
-        categories: those to dissect with; None takes all: color, object, part, material, texture, scene.
+        categories: the one or those to dissect with; None takes all: color, object, part, material, texture, scene.
 
     Raises:
         InputError: an argument is impossible, or a category is not one of these.
@@ -37,10 +38,12 @@ class ShapeworldConcepts:
         seed: int = 0,
         split: Split = "test",
         side: int = 48,
-        categories: Sequence[str] | None = None,
+        categories: str | Sequence[str] | None = None,
     ) -> None:
+        for name, value, least in (("size", size, 1), ("seed", seed, 0), ("side", side, 8)):
+            whole_number(f"concepts.{name}", value, least)
         self.world = Shapeworld(split=split, size=size, seed=seed, side=side)
-        wanted = list(VOCABULARY) if categories is None else list(categories)
+        wanted = list(VOCABULARY) if categories is None else as_names(categories)
         if absent := [category for category in wanted if category not in VOCABULARY]:
             raise InputError(f"concepts.categories={absent[0]}: shapeworld has {', '.join(VOCABULARY)}")
         if not wanted:
