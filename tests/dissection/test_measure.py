@@ -203,11 +203,7 @@ def test_weights_of_a_file(tmp_path: Path) -> None:
     load_weights(target, tmp_path / "model.safetensors")
     assert torch.equal(target.weight, source.weight)
     (tmp_path / "bad.safetensors").write_text("hello")
-<<<<<<< HEAD
     with pytest.raises(InputError, match=r"bad\.safetensors can not be loaded safely"):
-=======
-    with pytest.raises(InputError, match=r"bad.safetensors can not be loaded safely"):
->>>>>>> 5138448a0a0235ea6a8028464a0a218f442f7e67
         load_weights(target, tmp_path / "bad.safetensors")
     torch.save(nn.Linear(4, 2).state_dict(), tmp_path / "other")
     with pytest.raises(

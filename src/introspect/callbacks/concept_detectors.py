@@ -8,9 +8,8 @@ from typing import Any, cast
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from introspect.dissection.concepts.base import ConceptDataset
-from introspect.dissection.engine import Rules, dissect
-from introspect.dissection.measure import measure, numbers
-from introspect.dissection.taps import find_layers
+from introspect.dissection.engine import dissect
+from introspect.dissection.measure import check, measure, numbers
 
 RULES = ("quantile", "iou_threshold", "presence")
 
@@ -49,8 +48,7 @@ class ConceptDetectors(Callback):
         Raises:
             InputError: the student has no such layer, or a rule can not be.
         """
-        find_layers(cast(Any, pl_module).student, [self.layer])
-        Rules(**{name: self.options[name] for name in RULES if name in self.options})
+        check(cast(Any, pl_module).student, self.layer, **self.options)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take a look, if it is time."""

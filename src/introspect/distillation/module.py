@@ -312,4 +312,5 @@ def load_student(ckpt_path: str | Path) -> nn.Module:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"ckpt_path={ckpt_path}: not a checkpoint of a classifier ({reason})") from error
     network.preprocess = preprocessing(settings["normalization"])  # type: ignore[assignment]
+    network.origin = (settings["student"]["name"], str(ckpt_path))  # type: ignore[assignment]  # for reports
     return network.eval()
