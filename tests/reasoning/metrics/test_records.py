@@ -16,7 +16,8 @@ from introspect.reasoning.metrics.records import RecordMetric
 from tests.reasoning.metrics.factory import quick, rollout, runs
 
 CLASSES = [getattr(metrics, name) for name in metrics.__all__ if isinstance(getattr(metrics, name), type)]
-METRICS = [cls for cls in CLASSES if issubclass(cls, Metric)]
+# Those of judged rollouts have tests of their own: test_judged.py.
+METRICS = [cls for cls in CLASSES if issubclass(cls, Metric) and not cls.__module__.endswith(".judged")]
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The ``compute`` method"),
     pytest.mark.filterwarnings("ignore:questions have between"),
