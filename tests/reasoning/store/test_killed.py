@@ -22,8 +22,10 @@ REQUESTS, KILLS, CONCURRENCY = 20_000, 3, 256
 PASSING_SHARE, LASTING_SHARE, LENGTH_SHARE = 0.08, 0.02, 0.05
 REASONS = {"refused": "refused", "too-long": "too_long", "filter": "content_filter", "declined": "content_filter"}
 
+# A shell that starts the tests in the background has them ignore interrupts, and what they start inherits it.
 WORKER = f"""
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from introspect.reasoning.chat import ChatRequest, Message
 from introspect.reasoning.models.openai import OpenAIChat
 from introspect.reasoning.models.retry import RetryPolicy
