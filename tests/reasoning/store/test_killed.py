@@ -98,7 +98,9 @@ def test_every_question_is_answered_once_or_failed_with_its_reason(tmp_path: Pat
     assert not answers.keys() & failures.keys()
     for n in range(REQUESTS):
         if (row := answers.get(str(n))) is not None:
-            expected = "" if behaviour.is_long(question(n)) and faults[n] != "slow" else answer_to(question(n))
+            # A slow answer may meet the time limit on a busy machine; asked again, a long one is cut off at once.
+            is_cut = behaviour.is_long(question(n)) and row["finish_reason"] == "length"
+            expected = "" if is_cut else answer_to(question(n))
             assert expected in row["content"], n
             assert row["reasoning"] == f"Looking up {question(n)}"
     # Each kill loses no more than what was in flight, or finished but not yet seen; the rest was asked once.
