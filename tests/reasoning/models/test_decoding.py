@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from introspect.errors import InputError
-from introspect.reasoning.models.cache import RowLayer, can_join, join_rows, keep_rows, row_cache
+from introspect.reasoning.models.cache import RowLayer, is_ragged, join_rows, keep_rows, row_cache, write_at
 from introspect.reasoning.models.decoding import Decoder, Prompt
 from tests.reasoning.tiny import tiny_model
 
@@ -118,7 +119,7 @@ def test_no_step_is_spent_on_a_finished_row() -> None:
         return forward(**inputs)
 
     asked = [prompt for prompt in prompts(30) if len(prompt.ids) > 1]
-    decoder = Decoder(model, stop_ids=STOPS, pad_id=0, batch_size=6)
+    decoder = Decoder(model, stop_ids=STOPS, pad_id=0, batch_size=6, lookahead=0)
     model.forward = counting
     completions = list(decoder.decode(asked))
     # The first token of a row comes with its prompt, each further one with a step.
@@ -182,6 +183,45 @@ def test_a_model_without_cache_is_refused() -> None:
         Decoder(Plain(2, 2), stop_ids=(), pad_id=0, batch_size=1)
 
 
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_guesses_change_the_steps_and_not_the_text(temperature: float) -> None:
+    model = full().double()
+    asked = prompts(20, temperature=temperature, top_p=0.95, top_k=3)
+    asked = [replace(p, limit=150) for p in asked]  # long enough to go round in circles
+    forward, widths = model.forward, []
+
+    def counting(**inputs: Any) -> Any:
+        widths.append(inputs["input_ids"].shape[1])
+        return forward(**inputs)
+
+    texts, steps = [], []
+    decoders = [
+        Decoder(model, stop_ids=STOPS[:1], pad_id=0, batch_size=4, lookahead=lookahead) for lookahead in (0, 1, 5, 16)
+    ]
+    model.forward = counting
+    for decoder in decoders:
+        widths.clear()
+        texts.append({c.prompt.tag: (c.ids, c.stopped) for c in decoder.decode(asked)})
+        steps.append(len(widths))
+    assert texts[0] == texts[1] == texts[2] == texts[3]
+    assert steps[0] > steps[1] > steps[2] if temperature == 0 else steps[0] >= steps[2]
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_guesses_near_the_end_of_the_context_stay_inside_it(attention: str) -> None:
+    """Learned positions have no row behind the context; a limit that ends there must not be overrun by guesses."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(3)
+    config = GPT2Config(vocab_size=12, n_positions=40, n_embd=16, n_layer=1, n_head=2, initializer_range=0.02)
+    model = GPT2LMHeadModel._from_config(config, attn_implementation=attention).eval()
+    asked = [Prompt(tag, (5, 6, 7) * (tag + 1), 40 - 3 * (tag + 1), 0.0, 1.0, 0, tag) for tag in range(3)]
+    plain = {c.prompt.tag: c.ids for c in Decoder(model, stop_ids=(), pad_id=0, batch_size=2, lookahead=0).decode(asked)}
+    ahead = {c.prompt.tag: c.ids for c in Decoder(model, stop_ids=(), pad_id=0, batch_size=2).decode(asked)}
+    assert ahead == plain
+    assert [len(ahead[tag]) for tag in range(3)] == [37, 34, 31]
+
+
 @settings(deadline=None, max_examples=40)
 @given(st.data())
 def test_rows_that_come_and_go_keep_their_keys(data: st.DataObject) -> None:
@@ -191,9 +231,14 @@ def test_rows_that_come_and_go_keep_their_keys(data: st.DataObject) -> None:
     cache: Any = None
     for action in ["join", *data.draw(st.lists(st.sampled_from(["step", "drop", "join"]), max_size=12))]:
         if action == "step" and rows:
-            states = torch.randn(len(rows), 2, 1, 3, generator=numbers)
+            width = data.draw(st.integers(1, 3))
+            kept = data.draw(st.lists(st.integers(1, width), min_size=len(rows), max_size=len(rows)))
+            states = torch.randn(len(rows), 2, width, 3, generator=numbers)
+            places = torch.tensor([row.shape[1] for row in rows])[:, None] + torch.arange(width)
+            write_at(cache, places, int(places.max()) + 1)
             cache.update(states, -states, 0)
-            rows = [torch.cat(pair, 1) for pair in zip(rows, states, strict=True)]
+            # What was guessed wrong is written over by the next step.
+            rows = [torch.cat([row, new[:, :n]], 1) for row, new, n in zip(rows, states, kept, strict=True)]
         elif action == "drop" and rows:
             finished = data.draw(st.lists(st.booleans(), min_size=len(rows), max_size=len(rows)))
             order = keep_rows(cache, torch.tensor(finished)).tolist()
@@ -212,8 +257,8 @@ def test_rows_that_come_and_go_keep_their_keys(data: st.DataObject) -> None:
         assert len(keys) == len(values) == len(rows)
         assert keys.isfinite().all()
         for index, row in enumerate(rows):
-            assert torch.equal(keys[index, :, -row.shape[1] :], row)
-            assert torch.equal(values[index, :, -row.shape[1] :], -row)
+            assert torch.equal(keys[index, :, : row.shape[1]], row)
+            assert torch.equal(values[index, :, : row.shape[1]], -row)
 
 
 def _one_layer_cache() -> Any:
@@ -229,16 +274,16 @@ def test_joining_drops_the_columns_that_no_row_needs() -> None:
     layer.update(long, long)
     other.update(short, short)
     layer.join(other, 5)
-    assert torch.equal(layer.keys[0], long[0, :, -5:])
-    assert torch.equal(layer.keys[1], torch.cat([torch.zeros(2, 1, 3), short[0]], 1))
+    assert torch.equal(layer.keys[0], long[0, :, :5])
+    assert torch.equal(layer.keys[1], torch.cat([short[0], torch.zeros(2, 1, 3)], 1))
     assert layer.get_seq_length() == 5
 
 
 def test_only_layers_of_full_attention_are_replaced() -> None:
     from transformers.cache_utils import DynamicLayer
 
-    assert can_join(row_cache(full().config))
+    assert is_ragged(row_cache(full().config))
     mixed = row_cache(sliding().config)
     assert [isinstance(layer, RowLayer) for layer in mixed.layers] == [False, True]
     assert isinstance(mixed.layers[0], DynamicLayer)
-    assert not can_join(mixed)
+    assert not is_ragged(mixed)

@@ -59,10 +59,10 @@ class Parrot(torch.nn.Module):
     def forward(self, input_ids: Any, position_ids: Any, past_key_values: Any, **_: Any) -> Any:
         states = torch.zeros(len(input_ids), 1, input_ids.shape[1], 1)
         past_key_values.update(states, states, 0)
-        said = int(position_ids[0, -1]) + 1 - self.prompt_tokens
-        logits = torch.zeros(len(input_ids), 1, self.vocabulary)
-        logits[..., self.script[said]] = 99.0
-        return SimpleNamespace(logits=logits)
+        # Behind the script and in the prompt it says anything.
+        said = (position_ids[0] + 1 - self.prompt_tokens).clamp(0, len(self.script) - 1)
+        logits = torch.nn.functional.one_hot(torch.tensor(self.script)[said], self.vocabulary) * 99.0
+        return SimpleNamespace(logits=logits.expand(len(input_ids), -1, -1))
 
 
 def parrot(text: str, tokenizer: Any, ends: bool = True, **settings: Any) -> ChatResponse:
@@ -363,3 +363,13 @@ def test_a_completion_needs_some_bound() -> None:
     chat_._model.config = SimpleNamespace(get_text_config=SimpleNamespace)
     with pytest.raises(InputError, match="states no context length; set max_new_tokens"):
         list(chat_.generate([ask(max_tokens=None)]))
+
+
+def test_an_attention_that_takes_no_mask_is_put_back_after_decoding() -> None:
+    from introspect.reasoning.models.transformers import _evaluating
+
+    model = tiny_model(60)
+    model.set_attn_implementation("flex_attention")
+    with _evaluating(model):
+        assert model.config._attn_implementation == "sdpa"
+    assert model.config._attn_implementation == "flex_attention"

@@ -1,11 +1,11 @@
-"""A key-value cache for batches whose rows come and go.
+"""A key-value cache for batches whose rows come and go, and are not of one length.
 
 transformers' own `DynamicCache` copies every key and value at every step (`torch.cat`) and again whenever a row leaves.
-Here full-attention layers write in place: a step costs one column, a leaving row the copy of one row, and a joining
-batch one copy of the whole. Layers of other kinds (sliding windows, linear attention) stay transformers' own.
+Here full-attention layers write in place: a step costs the columns it writes, a leaving row the copy of one row, and a
+joining batch one copy of the whole. Layers of other kinds (sliding windows, linear attention) stay transformers' own,
+and their rows go in step from the first to the last.
 
-Legend: `n` rows, `h` key-value heads, `t` columns (positions; right-aligned, so all rows end in the last), `d` width of
-a head.
+Legend: `n` rows, `h` key-value heads, `q` new columns, `t` columns of the cache, `d` width of a head.
 """
 
 from __future__ import annotations
@@ -22,21 +22,32 @@ BLOCK = 64
 
 
 class RowLayer(DynamicLayer):  # type: ignore[misc]
-    """The keys and values `[n, h, t, d]` of one full-attention layer: views into a roomier block of memory."""
+    """The keys and values `[n, h, t, d]` of one full-attention layer: views into a roomier block of memory.
+
+    `places` `[n, q]` are the columns that the next update writes, row by row; None appends to all rows alike. Columns
+    that a row has not written are the caller's to mask; they are finite.
+    """
+
+    places: Tensor | None = None
+    end = 0  # the last of `places`, plus 1
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Append `[n, h, q, d]` new columns and return all keys and values."""
+        """Write `[n, h, q, d]` new columns and return all keys and values."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
             self._room = [states[:, :, :0] for states in (key_states, value_states)]
             self.keys, self.values = self._room
         start = self.keys.shape[-2]
-        end = start + key_states.shape[-2]
+        end = start + key_states.shape[-2] if self.places is None else self.end
         if end > self._room[0].shape[-2]:
-            self._reserve(start, end)
+            self._reserve(end)
         for room, states in zip(self._room, (key_states, value_states), strict=True):
-            room[:, :, start:end] = states
-        self.keys, self.values = (room[:, :, :end] for room in self._room)
+            if self.places is None:
+                room[:, :, start:end] = states
+            else:
+                rows = torch.arange(len(room), device=room.device)[:, None]
+                room[rows, :, self.places] = states.transpose(1, 2)
+        self._view(self._room, end)
         return self.keys, self.values
 
     def drop(self, holes: Tensor, movers: Tensor, rows: int) -> None:
@@ -46,15 +57,14 @@ class RowLayer(DynamicLayer):  # type: ignore[misc]
         self._view([room[:rows] for room in self._room], self.keys.shape[-2])
 
     def join(self, other: RowLayer, columns: int) -> None:
-        """Append the rows of `other` below; of both only the last `columns` columns stay."""
+        """Append the rows of `other` below, both with their first `columns` columns."""
         joined = []
         for upper, lower in ((self.keys, other.keys), (self.values, other.values)):
             n, heads, _, width = upper.shape
-            # Columns that a shorter part does not fill are masked, but must be finite.
             room = upper.new_zeros(n + lower.shape[0], heads, columns + BLOCK, width)
             for rows, part in ((room[:n], upper), (room[n:], lower)):
-                part = part[:, :, -columns:]
-                rows[:, :, columns - part.shape[-2] : columns] = part
+                part = part[:, :, :columns]
+                rows[:, :, : part.shape[-2]] = part
             joined.append(room)
         self._view(joined, columns)
 
@@ -63,12 +73,12 @@ class RowLayer(DynamicLayer):  # type: ignore[misc]
         end = self.keys.shape[-2]
         self._view([states.index_select(0, beam_idx) for states in (self.keys, self.values)], end)
 
-    def _reserve(self, start: int, end: int) -> None:
+    def _reserve(self, end: int) -> None:
         grown = []
         for room in self._room:
-            n, heads, _, width = room.shape
-            larger = room.new_empty(n, heads, end + BLOCK, width)
-            larger[:, :, :start] = room[:, :, :start]
+            n, heads, columns, width = room.shape
+            larger = room.new_zeros(n, heads, end + BLOCK, width)
+            larger[:, :, :columns] = room
             grown.append(larger)
         self._room = grown
 
@@ -84,13 +94,20 @@ def row_cache(config: Any) -> DynamicCache:
     return cache
 
 
-def can_join(cache: DynamicCache) -> bool:
-    """Whether rows can be added to a running batch: only where every layer is a `RowLayer`."""
+def is_ragged(cache: DynamicCache) -> bool:
+    """Whether the rows may differ in length, and others may join: only where every layer is a `RowLayer`."""
     return bool(cache.layers) and all(isinstance(layer, RowLayer) for layer in cache.layers)
 
 
+def write_at(cache: DynamicCache, places: Tensor | None, end: int = 0) -> None:
+    """Let the next updates write the columns `places` `[n, q]`, all below `end`; None lets them append."""
+    for layer in cache.layers:
+        if isinstance(layer, RowLayer):
+            layer.places, layer.end = places, end
+
+
 def join_rows(cache: DynamicCache, other: DynamicCache, columns: int) -> None:
-    """Append the rows of `other` to `cache`, keeping the last `columns` columns of both."""
+    """Append the rows of `other` to `cache`, keeping the first `columns` columns of both."""
     for layer, more in zip(cache.layers, other.layers, strict=True):
         layer.join(more, columns)
 

@@ -1,9 +1,11 @@
 """Token ids in, token ids out: batched decoding of any causal language model of transformers.
 
-The rows of a batch are right-aligned. A row that is finished leaves at once, and waiting prompts take the free places
-while the others go on: a long answer does not hold up short ones, and no step is spent on a finished row.
+A row that is finished leaves at once, and waiting prompts take the free places while the others go on: a long answer
+does not hold up short ones, and no step is spent on a finished row. A step reads a few guesses (`lookahead`) behind the
+newest token of each row and keeps what was guessed right: rows advance at different paces, and what they draw is what
+they would have drawn one by one.
 
-Legend: `n` rows of the running batch, `t` columns of its cache, `v` tokens of the vocabulary.
+Legend: `n` rows of the running batch, `k` guesses per row, `t` columns of its cache, `v` tokens of the vocabulary.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -19,11 +22,20 @@ import torch
 from torch import Tensor
 
 from introspect.errors import InputError
+from introspect.reasoning.models.lookahead import look_up
 from introspect.reasoning.models.sampling import draw, uniforms
 
 # Waiting prompts join when this share of the places is free: a join copies the whole cache, and prompts are read faster
 # together.
 JOIN_SHARE = 0.25
+
+# How far to guess. A guess costs time also where it is wrong, so a step goes on guessing while at least this share of
+# the rows can be expected to be right, and reads at most so many tokens for each place of the batch.
+_WORTH = 0.4
+_READ = 2
+# The estimated chance that a guess of a row is right: the first one, and its share in the next one.
+_FIRST_CHANCE = 0.7
+_MEMORY = 0.8
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,15 +66,19 @@ class Completion:
 class Decoder:
     """Continues prompts with a causal language model, up to `batch_size` rows at a time.
 
-    `model` is any transformers causal language model with a key-value cache, in evaluation mode. Raises InputError for
-    a model that keeps no such cache.
+    `model` is any transformers causal language model with a key-value cache, in evaluation mode; `lookahead` is the
+    most tokens that are guessed per row and step, 0 guesses none. Raises InputError for a model that keeps no such
+    cache.
     """
 
-    def __init__(self, model: Any, *, stop_ids: Iterable[int], pad_id: int, batch_size: int) -> None:
+    def __init__(
+        self, model: Any, *, stop_ids: Iterable[int], pad_id: int, batch_size: int, lookahead: int = 16
+    ) -> None:
         self._model = model
         self._stop_ids = torch.tensor(sorted(set(stop_ids)), dtype=torch.long, device=model.device)
         self._pad_id = pad_id
         self._batch_size = batch_size
+        self._lookahead = lookahead
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
         accepted = inspect.signature(base.forward).parameters
         if "past_key_values" not in accepted:
@@ -78,7 +94,7 @@ class Decoder:
         batch: _Batch | None = None
         while True:
             free = self._batch_size - (batch.size if batch else 0)
-            open_ = batch is None or (batch.joinable and free >= self._batch_size * JOIN_SHARE)
+            open_ = batch is None or (batch.ragged and free >= self._batch_size * JOIN_SHARE)
             if open_ and (taken := list(islice(waiting, free))):
                 yield from (Completion(prompt, [], False) for prompt in taken if prompt.limit < 1)
                 if taken := [prompt for prompt in taken if prompt.limit >= 1]:
@@ -95,37 +111,50 @@ class Decoder:
     @torch.inference_mode()
     def _read(self, prompts: Sequence[Prompt]) -> _Batch:
         """Read prompts in one forward pass and draw the first token of each."""
-        batch = _Batch(prompts, self._model)
         # Several draws from one prompt share its reading.
         places: dict[tuple[int, ...], int] = {}
         copies = [places.setdefault(prompt.ids, len(places)) for prompt in prompts]
         width = max(map(len, places))
+        batch = _Batch(prompts, self._model, width, ragged="position_ids" in self._takes)
         padded = [[self._pad_id] * (width - len(ids)) + list(ids) for ids in places]
         lengths = torch.tensor([len(ids) for ids in places])[:, None]
         mask = torch.arange(width) >= width - lengths
         positions = (torch.arange(width) - (width - lengths)).clamp(min=0)
-        logits = self._forward(batch, torch.tensor(padded), mask, positions)
+        logits = self._forward(batch, torch.tensor(padded), mask, positions, 1)
         if len(places) < len(prompts):
             chosen = torch.tensor(copies, device=logits.device)
             batch.copy_rows(chosen)
             logits = logits[chosen]
-        batch.append(logits)
+        batch.append(logits, self._stop_ids)
         return batch
 
     @torch.inference_mode()
     def _step(self, batch: _Batch) -> None:
-        """Feed the newest token of every row and draw the next one."""
+        """Feed the newest token of every row, and guesses behind it, and draw what follows."""
         rows = batch.rows
-        columns = torch.arange(batch.columns + 1, device=rows.length.device)
-        mask = columns >= (batch.columns - rows.length)[:, None]
-        logits = self._forward(batch, rows.last[:, None], mask, rows.length[:, None])
-        rows.length = rows.length + 1
-        batch.append(logits)
+        guesses = self._guess(batch)
+        ahead = torch.arange(guesses.shape[1] + 1, device=guesses.device)
+        ids = torch.cat([rows.last[:, None], guesses.clamp(min=0)], 1)
+        positions = (rows.length[:, None] + ahead).clamp(max=(rows.start + rows.limit)[:, None])
+        with batch.room(ahead, self._model.dtype) as mask:
+            logits = self._forward(batch, ids, mask, positions, len(ahead))
+        batch.append(logits, self._stop_ids, guesses)
 
-    def _forward(self, batch: _Batch, ids: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
-        """`[n, q]` new ids, `[n, t]` mask, `[n, q]` positions -> `[n, v]` logits after the last one."""
+    def _guess(self, batch: _Batch) -> Tensor:
+        """`[n, k]` guesses of what follows the newest tokens, -1 for none."""
+        rows = batch.rows
+        most = min(self._lookahead, max(_READ * self._batch_size // batch.size - 1, 1)) if batch.ragged else 0
+        if not most:
+            return rows.last.new_empty(batch.size, 0)
+        right = rows.chance[:, None] ** torch.arange(1, most + 1, device=rows.chance.device)
+        count = max(int((right.mean(0) >= _WORTH).sum()), 1)
+        known = rows.length + 1
+        return look_up(rows.history[:, : int(known.max())], known, count)
+
+    def _forward(self, batch: _Batch, ids: Tensor, mask: Tensor, positions: Tensor, keep: int) -> Tensor:
+        """`[n, q]` new ids, a mask, `[n, q]` positions -> `[n, keep, v]` logits after the last `keep` ids."""
         device = self._model.device
-        extra = {"position_ids": positions.to(device), "logits_to_keep": 1}
+        extra = {"position_ids": positions.to(device), "logits_to_keep": keep}
         output = self._model(
             input_ids=ids.to(device),
             attention_mask=mask.to(device),
@@ -134,41 +163,66 @@ class Decoder:
             return_dict=True,
             **{name: extra[name] for name in self._takes},
         )
-        return output.logits[:, -1]
+        return output.logits[:, -keep:]
 
 
 @dataclass(slots=True)
 class _Rows:
-    """State of the running rows, an entry per row in every tensor; row i's new tokens are `output[i, :produced[i]]`."""
+    """State of the running rows, an entry per row in every tensor.
 
+    Row i's tokens are `history[i, : length[i] + 1]`, of which the first `start[i]` are its prompt; all but the last one
+    are in the cache, from column `offset[i]` on.
+    """
+
+    offset: Tensor  # [n]
+    start: Tensor  # [n] tokens of the prompt
     length: Tensor  # [n] tokens in the cache
-    produced: Tensor  # [n] new tokens
     last: Tensor  # [n] the newest token, not yet in the cache
-    limit: Tensor  # [n]
+    limit: Tensor  # [n] new tokens at most
     seed: Tensor  # [n]
     top_k: Tensor  # [n]
     top_p: Tensor  # [n] float
     temperature: Tensor  # [n] float
-    output: Tensor  # [n, largest limit]
+    chance: Tensor  # [n] float, that a guess is right
+    history: Tensor  # [n, tokens of the longest row that may be]
 
     @classmethod
-    def start(cls, prompts: Sequence[Prompt], device: torch.device) -> _Rows:
-        """The state of prompts that were read."""
+    def begin(cls, prompts: Sequence[Prompt], width: int, device: torch.device) -> _Rows:
+        """The state of prompts of which all but the last token are read, right-aligned in `width` columns."""
 
         def column(values: Iterable[float], dtype: torch.dtype = torch.long) -> Tensor:
             return torch.tensor(list(values), dtype=dtype, device=device)
 
+        history = torch.zeros(len(prompts), max(len(p.ids) + p.limit for p in prompts), dtype=torch.long)
+        for row, prompt in zip(history, prompts, strict=True):
+            row[: len(prompt.ids)] = torch.tensor(prompt.ids)
+        start = column(len(p.ids) for p in prompts)
         return cls(
-            length=column(len(p.ids) for p in prompts),
-            produced=column(0 for _ in prompts),
-            last=column(0 for _ in prompts),
+            offset=width - start,
+            start=start,
+            length=start - 1,
+            last=column(p.ids[-1] for p in prompts),
             limit=column(p.limit for p in prompts),
             seed=column(p.seed for p in prompts),
             top_k=column(p.top_k for p in prompts),
             top_p=column((p.top_p for p in prompts), torch.float),
             temperature=column((p.temperature for p in prompts), torch.float),
-            output=torch.zeros(len(prompts), max(p.limit for p in prompts), dtype=torch.long, device=device),
+            chance=column((_FIRST_CHANCE for _ in prompts), torch.float),
+            history=history.to(device),
         )
+
+    @property
+    def produced(self) -> Tensor:
+        """`[n]` new tokens."""
+        return self.length + 1 - self.start
+
+    def learn(self, right: Tensor, tried: Tensor) -> None:
+        """Estimate anew the chance of a guess, by `[n, k]` which were right of those tried up to the first wrong one."""
+        if not tried.shape[1]:
+            return
+        reached = torch.nn.functional.pad(right[:, :-1].long().cumprod(1), (1, 0), value=1) * tried
+        share = (right * reached).sum(1) / reached.sum(1).clamp(min=1)
+        self.chance = torch.where(tried[:, 0], _MEMORY * self.chance + (1 - _MEMORY) * share, self.chance)
 
     def fields(self) -> list[Tensor]:
         """All tensors, in the order of the constructor."""
@@ -180,51 +234,82 @@ class _Rows:
 
     def join(self, other: _Rows) -> _Rows:
         """These rows, then the other ones."""
-        width = max(self.output.shape[1], other.output.shape[1])
+        width = max(self.history.shape[1], other.history.shape[1])
         for rows in (self, other):
-            rows.output = torch.nn.functional.pad(rows.output, (0, width - rows.output.shape[1]))
+            rows.history = torch.nn.functional.pad(rows.history, (0, width - rows.history.shape[1]))
         return _Rows(*(torch.cat(pair) for pair in zip(self.fields(), other.fields(), strict=True)))
 
 
 class _Batch:
-    """Rows that are decoded together: prompts, state and cache, all in the same order."""
+    """Rows that are decoded together: prompts, state and cache, all in the same order.
 
-    def __init__(self, prompts: Sequence[Prompt], model: Any) -> None:
-        from introspect.reasoning.models.cache import row_cache
+    In a `ragged` batch rows advance at their own pace and others may join; else all go in step.
+    """
+
+    def __init__(self, prompts: Sequence[Prompt], model: Any, width: int, *, ragged: bool) -> None:
+        from introspect.reasoning.models.cache import is_ragged, row_cache
 
         self.prompts = list(prompts)
-        self.rows = _Rows.start(prompts, model.device)
+        self.rows = _Rows.begin(prompts, width, model.device)
         self.cache = row_cache(model.config)
+        self.ragged = ragged and is_ragged(self.cache)
 
     @property
     def size(self) -> int:
         """Running rows."""
         return len(self.prompts)
 
-    @property
-    def columns(self) -> int:
-        """Columns of the cache: the length of the longest row that was ever in it."""
-        return int(self.cache.get_seq_length())
-
-    @property
-    def joinable(self) -> bool:
-        """Whether the model's cache lets other rows in."""
-        from introspect.reasoning.models.cache import can_join
-
-        return can_join(self.cache)
-
     def copy_rows(self, order: Tensor) -> None:
         """Make the cache's rows those of `order`, which may repeat."""
         for layer in self.cache.layers:
             layer.reorder_cache(order)
 
-    def append(self, logits: Tensor) -> None:
-        """Draw the next token of every row from `[n, v]` logits."""
+    @contextmanager
+    def room(self, ahead: Tensor, dtype: torch.dtype) -> Iterator[Tensor]:
+        """Let the cache take the columns `ahead` `[q]` of every row's end; gives the mask of what each may look at.
+
+        For a ragged batch it is `[n, 1, q, t]` in `dtype`, what the attention adds to its scores: no model makes such a
+        mask for itself. For one in step it is `[n, t]`.
+        """
+        from introspect.reasoning.models.cache import write_at
+
         rows = self.rows
-        uniform = uniforms(rows.seed, rows.produced)
-        rows.last = draw(logits, rows.temperature, rows.top_p, rows.top_k, uniform)
-        rows.output.scatter_(1, rows.produced[:, None], rows.last[:, None])
-        rows.produced = rows.produced + 1
+        places = (rows.offset + rows.length)[:, None] + ahead
+        end = int(places.max()) + 1
+        columns = torch.arange(end, device=places.device)
+        if not self.ragged:
+            yield columns >= rows.offset[:, None]
+            return
+        hidden = (columns < rows.offset[:, None, None]) | (columns > places[:, :, None])
+        write_at(self.cache, places, end)
+        try:
+            yield torch.zeros_like(hidden, dtype=dtype).masked_fill_(hidden, torch.finfo(dtype).min)[:, None]
+        finally:
+            write_at(self.cache, None)
+
+    def append(self, logits: Tensor, stop_ids: Tensor, guesses: Tensor | None = None) -> None:
+        """Draw from `[n, 1 + k, v]` logits what follows the newest token and each of `[n, k]` guesses; keep what holds.
+
+        A draw holds if the guesses before it are what was drawn, no stop token came before it, and the limit leaves
+        room for it.
+        """
+        rows = self.rows
+        n, width, _ = logits.shape
+        ahead = torch.arange(width, device=logits.device)
+        each = (s.repeat_interleave(width) for s in (rows.temperature, rows.top_p, rows.top_k))
+        uniform = uniforms(rows.seed.repeat_interleave(width), (rows.produced[:, None] + ahead).flatten())
+        tokens = draw(logits.flatten(0, 1), *each, uniform).view(n, width)
+        follows = ~torch.isin(tokens, stop_ids) & (ahead + 1 < (rows.limit - rows.produced)[:, None])
+        if guesses is not None:
+            right = tokens[:, :-1] == guesses
+            rows.learn(right, guesses >= 0)
+            follows = follows[:, :-1] & right
+        taken = 1 + follows[:, : width - 1].long().cumprod(1).sum(1)
+        inside = ahead < taken[:, None]
+        row = torch.arange(n, device=logits.device)[:, None].expand_as(inside)
+        rows.history[row[inside], (rows.length[:, None] + 1 + ahead)[inside]] = tokens[inside]
+        rows.last = tokens.gather(1, taken[:, None] - 1)[:, 0]
+        rows.length = rows.length + taken
 
     @torch.inference_mode()
     def join(self, other: _Batch) -> _Batch:
@@ -233,7 +318,7 @@ class _Batch:
 
         self.rows = self.rows.join(other.rows)
         self.prompts += other.prompts
-        join_rows(self.cache, other.cache, int(self.rows.length.max()))
+        join_rows(self.cache, other.cache, int((self.rows.offset + self.rows.length).max()))
         return self
 
     @torch.inference_mode()
@@ -248,7 +333,9 @@ class _Batch:
             return []
         gone = finished.nonzero()[:, 0].tolist()
         completions = [
-            Completion(self.prompts[i], rows.output[i, : int(rows.produced[i])].tolist(), bool(stopped[i]))
+            Completion(
+                self.prompts[i], rows.history[i, rows.start[i] : rows.length[i] + 1].tolist(), bool(stopped[i])
+            )
             for i in gone
         ]
         order = keep_rows(self.cache, finished)
