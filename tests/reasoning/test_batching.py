@@ -1,10 +1,20 @@
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from introspect.reasoning.batching import LengthBucketSampler, ResumableLoader, SupervisedDataset, collate, hold_out
+from introspect.reasoning.batching import (
+    GroupedDataset,
+    LengthBucketSampler,
+    ResumableLoader,
+    SupervisedDataset,
+    collate,
+    collate_groups,
+    hold_out,
+)
 from introspect.reasoning.supervision import Supervised
 
 SHORT = Supervised((5, 6, 7), 2)
@@ -90,10 +100,11 @@ def test_without_shuffling_the_order_is_the_data_sets():
     assert sampler.batches() == [[0, 1], [2]]
 
 
-def loader(count=10, batch_size=2, **options):
-    items = [Supervised((i, i + 1), 1) for i in range(count)]
-    dataset = SupervisedDataset(items)
-    return ResumableLoader(dataset, LengthBucketSampler(dataset.lengths, batch_size), pad_id=0, **options)
+def loader(count=10, batch_size=2, items=None, sampling=None, **options):
+    items = items or [Supervised((i, i + 1), 1) for i in range(count)]
+    dataset = GroupedDataset(SupervisedDataset(items), by_prompt=False)
+    sampler = LengthBucketSampler(dataset.lengths, batch_size, **(sampling or {}))
+    return ResumableLoader(dataset, sampler, collate=partial(collate_groups, pad_id=0, packing="none"), **options)
 
 
 def firsts(batches):
@@ -137,3 +148,27 @@ def test_hold_out_is_by_example_and_leaves_one():
     assert len(hold_out(ids, 0.1, seed=0) - hold_out(ids[:99], 0.1, seed=0)) <= 1
     assert hold_out(ids, 0.0, seed=0) == hold_out(["e"], 0.5, seed=0) == frozenset()
     assert len(hold_out(ids[:2], 0.01, seed=0)) == len(hold_out(ids[:2], 0.99, seed=0)) == 1
+
+
+@given(
+    completions=st.lists(st.integers(1, 9), min_size=1, max_size=20),
+    batch_size=st.integers(1, 3),
+    replicas=st.integers(1, 3),
+    accumulate=st.integers(1, 4),
+)
+def test_shares_make_the_loss_of_a_step_the_mean_over_its_tokens(completions, batch_size, replicas, accumulate):
+    items = [Supervised((1, 2, *range(count)), 2) for count in completions]
+    ranks = [
+        list(
+            loader(
+                items=items, batch_size=batch_size, accumulate=accumulate, sampling={"replicas": replicas, "rank": rank}
+            )
+        )
+        for rank in range(replicas)
+    ]
+    for start in range(0, len(ranks[0]), accumulate):
+        step = [batch for batches in ranks for batch in batches[start : start + accumulate]]
+        tokens = [int((batch["labels"] != -100).sum()) for batch in step]
+        # Lightning divides by `accumulate`, and averages over processes.
+        weights = [float(batch["share"]) / accumulate / replicas for batch in step]
+        assert all(abs(weight * sum(tokens) - 1) < 1e-5 for weight in weights)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
 
 from introspect.errors import InputError
 from introspect.reasoning.batching import IGNORED
@@ -19,7 +20,8 @@ class TokenUsage(Callback):
     them that the loss was computed on. `perf/tokens_per_second`: tokens read per second of training; validation does
     not count. A resumed run goes on counting where it stopped.
 
-    Batches are mappings with `attention_mask` [b, s], 1 on tokens, and `labels` [b, s], -100 where not supervised.
+    Batches are mappings with `attention_mask` [b, s], 1 on tokens, and `labels` [b, s], -100 where not supervised; or
+    packed ones, with `group` [b, s], -1 on padding, and `target` [m]. A prompt that traces share is read once.
     """
 
     def __init__(self) -> None:
@@ -42,11 +44,7 @@ class TokenUsage(Callback):
         Raises:
             InputError: the batch has no attention mask and labels.
         """
-        if not (hasattr(batch, "keys") and {"attention_mask", "labels"} <= set(batch.keys())):
-            raise InputError("callbacks.token_usage counts tokens, but batches have no attention_mask and labels")
-        # The first token is never predicted.
-        supervised = (batch["labels"][:, 1:] != IGNORED).sum()
-        counts = torch.stack([batch["attention_mask"].sum(), supervised])
+        counts = _counts(batch)
         counts = trainer.strategy.reduce(counts, reduce_op="sum")
         # On the device, so that counting does not wait for it.
         self._counts = self._counts.to(counts.device) + counts
@@ -66,3 +64,15 @@ class TokenUsage(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a checkpoint."""
         self._counts = torch.tensor([state_dict["tokens_seen"], state_dict["supervised_tokens"]])
+
+
+def _counts(batch: Any) -> Tensor:
+    """[2]: tokens read, tokens supervised."""
+    names = set(batch.keys()) if hasattr(batch, "keys") else set()
+    if {"group", "target"} <= names:
+        read = (batch["group"] >= 0).sum()
+        return torch.stack([read, read.new_tensor(len(batch["target"]))])
+    if not {"attention_mask", "labels"} <= names:
+        raise InputError("callbacks.token_usage counts tokens, but batches have no attention_mask and labels")
+    # The first token is never predicted.
+    return torch.stack([batch["attention_mask"].sum(), (batch["labels"][:, 1:] != IGNORED).sum()])

@@ -8,21 +8,23 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 
+from introspect.reasoning.packing import Batch, Group, pack
 from introspect.reasoning.supervision import Supervised
+
+Packing = Literal["shared_prompt", "sequence", "none"]
 
 IGNORED = -100  # a label that no loss counts
 
 # Sequences are sorted by length among this many batches drawn at random: little padding, and still another mixture in
 # every epoch.
 _POOL = 32
-
-Batch = dict[str, Tensor]
 
 
 def collate(items: Sequence[Supervised], pad_id: int) -> Batch:
@@ -75,6 +77,54 @@ class SupervisedDataset(Dataset[Supervised]):
         return digest.hexdigest()
 
 
+class GroupedDataset(Dataset[Group]):
+    """Supervised sequences as groups: those of one prompt together, or each by itself.
+
+    Args:
+        sequences: the sequences.
+        by_prompt: whether those with the same prompt tokens make one group; groups come in the order of their first
+            sequence.
+    """
+
+    def __init__(self, sequences: SupervisedDataset, *, by_prompt: bool) -> None:
+        self.sequences = sequences
+        members: dict[object, list[int]] = {}
+        for index in range(len(sequences)):
+            item = sequences[index] if by_prompt else None
+            members.setdefault(item.input_ids[: item.prompt_length] if item else index, []).append(index)
+        self.members = list(members.values())
+        sizes = torch.tensor([len(group) for group in self.members])
+        order = torch.tensor([index for group in self.members for index in group], dtype=torch.int64)
+        prompts = sequences.prompts[[group[0] for group in self.members]]
+        completions = (sequences.lengths - sequences.prompts)[order]
+        owner = torch.arange(len(sizes)).repeat_interleave(sizes)
+        self.supervised = torch.zeros(len(sizes), dtype=torch.int64).index_add_(0, owner, completions)
+        self.lengths = prompts + self.supervised
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    def __getitem__(self, index: int) -> Group:
+        return tuple(self.sequences[member] for member in self.members[index])
+
+
+def collate_groups(groups: Sequence[Group], pad_id: int, packing: Packing, row_tokens: int | None = None) -> Batch:
+    """A batch of groups: that of `collate` where every sequence has a row of its own, else that of `packing.pack`.
+
+    With `shared_prompt` rows are packed where at least one group has several traces: only then is anything saved.
+
+    Args:
+        groups: a prompt's traces each.
+        pad_id: the token that fills up short rows.
+        packing: `none` gives every sequence a row; `sequence` packs sequences, each with its own prompt, into rows;
+            `shared_prompt` packs groups.
+        row_tokens: of a packed row at most; None takes the longest group.
+    """
+    if packing == "none" or (packing == "shared_prompt" and all(len(group) == 1 for group in groups)):
+        return collate([item for group in groups for item in group], pad_id)
+    return pack(groups, pad_id, row_tokens)
+
+
 class LengthBucketSampler:
     """Batches of indices of like length, in an order that depends on nothing but (seed, epoch).
 
@@ -120,6 +170,10 @@ class LengthBucketSampler:
 
     def batches(self) -> list[list[int]]:
         """The batches of this process in the epoch's order; only the shortest step may be incomplete."""
+        return [step[self.rank :: self.replicas] for step in self.steps()]
+
+    def steps(self) -> list[list[int]]:
+        """The batches of all processes together."""
         count, step = len(self.lengths), self.batch_size * self.replicas
         generator = torch.Generator().manual_seed(_mix(self.seed, self.epoch))
         order = torch.randperm(count, generator=generator) if self.shuffle else torch.arange(count)
@@ -129,18 +183,22 @@ class LengthBucketSampler:
             order = torch.cat([pool[self.lengths[pool].argsort(stable=True)] for pool in pools])
         steps = order.split(step)
         turn = torch.randperm(len(steps), generator=generator) if self.shuffle else torch.arange(len(steps))
-        return [steps[number][self.rank :: self.replicas].tolist() for number in turn.tolist()]
+        return [steps[number].tolist() for number in turn.tolist()]
 
 
 class ResumableLoader:
     """Batches of an epoch, from the place that training has reached.
+
+    Each has a `share`, by which the sum of its tokens' losses is multiplied, so that the loss of an optimizer step is
+    the mean over its supervised tokens, whatever the micro-batches and processes they came in.
 
     It is deliberately no `DataLoader`: Lightning would put a sampler of its own into one.
 
     Args:
         dataset: what the sampler's indices point into.
         sampler: decides the batches of an epoch.
-        pad_id: the token that fills up short sequences.
+        collate: makes a batch of what they point to.
+        accumulate: batches per optimizer step of a process; their gradients are averaged, as are those of processes.
         num_workers: processes that prepare batches; 0 prepares them in this one.
         pin_memory: whether batches are put where a GPU fetches them faster.
         place: the epoch to go on with and how many of its batches were already trained on; asked when the first batch
@@ -149,23 +207,20 @@ class ResumableLoader:
 
     def __init__(
         self,
-        dataset: Dataset[Supervised],
+        dataset: GroupedDataset,
         sampler: LengthBucketSampler,
         *,
-        pad_id: int,
+        collate: Callable[[list[Group]], Batch],
+        accumulate: int = 1,
         num_workers: int = 0,
         pin_memory: bool = False,
         place: Callable[[], tuple[int, int]] | None = None,
     ) -> None:
+        self._groups = dataset
         self.sampler = sampler
+        self.accumulate = accumulate
         self._place = place or (lambda: (sampler.epoch, 0))
-        self._load = partial(
-            DataLoader,
-            dataset,
-            collate_fn=partial(collate, pad_id=pad_id),
-            num_workers=num_workers,
-            pin_memory=pin_memory,
-        )
+        self._load = partial(DataLoader, dataset, collate_fn=collate, num_workers=num_workers, pin_memory=pin_memory)
 
     def __len__(self) -> int:
         """Batches of a whole epoch, also while one is being resumed."""
@@ -176,7 +231,17 @@ class ResumableLoader:
         # epoch before it knows where that epoch goes on.
         epoch, trained = self._place()
         self.sampler.set_epoch(epoch)
-        yield from self._load(batch_sampler=self.sampler.batches()[trained:])
+        batches = self._load(batch_sampler=self.sampler.batches()[trained:])
+        for batch, share in zip(batches, self._shares()[trained:], strict=True):
+            yield {**batch, "share": share}
+
+    def _shares(self) -> list[Tensor]:
+        """The share of each batch of the epoch, scalars."""
+        tokens = [int(self._groups.supervised[step].sum()) for step in self.sampler.steps()]
+        starts = range(0, len(tokens), self.accumulate)
+        steps = [sum(tokens[start : start + self.accumulate]) for start in starts]
+        scale = self.accumulate * self.sampler.replicas
+        return [torch.tensor(scale / max(steps[number // self.accumulate], 1)) for number in range(len(tokens))]
 
     def state_dict(self) -> dict[str, int]:
         """The place, for a checkpoint. By having this method the loader says that it can resume within an epoch."""

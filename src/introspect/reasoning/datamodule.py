@@ -17,17 +17,19 @@ from torch.utils.data import DataLoader
 
 from introspect.errors import InputError
 from introspect.reasoning.batching import (
-    Batch,
+    GroupedDataset,
     LengthBucketSampler,
+    Packing,
     ResumableLoader,
     SupervisedDataset,
-    collate,
+    collate_groups,
     hold_out,
 )
 from introspect.reasoning.benchmarks.base import Benchmark
 from introspect.reasoning.chat import ChatModel
 from introspect.reasoning.examples import MultiHopExample
 from introspect.reasoning.models.lazy import Lazy, spent_by
+from introspect.reasoning.packing import Batch, Group
 from introspect.reasoning.recipes.base import Recipe
 from introspect.reasoning.supervision import (
     Conversation,
@@ -90,7 +92,10 @@ class TraceDataModule(QuestionsDataModule):
         traces: Parquet file of the traces.
         export: folder for a copy of the traces under the published column names, as `datasets.load_dataset` reads it;
             None makes none.
-        batch_size: sequences per step and device.
+        batch_size: sequences per step and device; with `packing=shared_prompt` as many questions as have about so many.
+        packing: `shared_prompt` reads the prompt of several traces once (`introspect.reasoning.packing`), `sequence`
+            packs sequences into rows, `none` gives each a row. What is learnt is the same.
+        row_tokens: tokens of a packed row; None takes the longest question of a batch with its traces.
         max_length: tokens; a longer conversation is never cut.
         overlong: what happens to it: `drop` leaves it out and counts it, `error` refuses to train.
         train_examples: how many training questions are used; None uses all.
@@ -116,6 +121,8 @@ class TraceDataModule(QuestionsDataModule):
         traces: str | Path,
         export: str | Path | None = None,
         batch_size: int = 8,
+        packing: Packing = "shared_prompt",
+        row_tokens: int | None = None,
         max_length: int = 4096,
         overlong: Overlong = "drop",
         train_examples: int | None = None,
@@ -129,7 +136,7 @@ class TraceDataModule(QuestionsDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__(benchmark, test_examples)
-        _check_settings(batch_size, max_length, overlong, validation_share)
+        _check_settings(batch_size, packing, row_tokens, max_length, overlong, validation_share)
         self.recipe = recipe
         self.student = student
         self.teacher = teacher
@@ -137,6 +144,8 @@ class TraceDataModule(QuestionsDataModule):
         self.traces = Path(traces)
         self.export = export
         self.batch_size = batch_size
+        self.packing: Packing = packing
+        self.row_tokens = row_tokens
         self.max_length = max_length
         self.overlong = overlong
         self.limits = {"train": train_examples, "validation": validation_examples, "test": test_examples}
@@ -264,18 +273,21 @@ class TraceDataModule(QuestionsDataModule):
         """Batches of like length in an order that only the seed and the epoch decide; resumes within an epoch."""
         assert self._train is not None
         trainer = self.trainer
+        groups = GroupedDataset(self._train, by_prompt=self.packing == "shared_prompt")
         sampler = LengthBucketSampler(
-            self._train.lengths,
-            self.batch_size,
+            groups.lengths,
+            # As many groups as have about `batch_size` sequences.
+            max(round(self.batch_size * len(groups) / len(self._train)), 1),
             seed=self.seed,
             replicas=self._world_size,
             rank=trainer.global_rank if trainer else 0,
             shuffle=not (trainer and trainer.overfit_batches),  # type: ignore[attr-defined]
         )
         return ResumableLoader(
-            self._train,
+            groups,
             sampler,
-            pad_id=self.pad_id,
+            collate=self._collate,
+            accumulate=int(trainer.accumulate_grad_batches) if trainer else 1,
             num_workers=self.num_workers,
             pin_memory=self._pin_memory,
             place=(lambda: place(trainer)) if trainer else None,
@@ -287,12 +299,16 @@ class TraceDataModule(QuestionsDataModule):
         if not len(self._validation):
             return []
         return DataLoader(
-            self._validation,  # type: ignore[arg-type]  # what the collator makes of it is a Batch
+            GroupedDataset(self._validation, by_prompt=False),  # type: ignore[arg-type]  # collated to a Batch
             batch_size=self.batch_size,
-            collate_fn=partial(collate, pad_id=self.pad_id),
+            collate_fn=partial(collate_groups, pad_id=self.pad_id, packing="none"),
             num_workers=self.num_workers,
             pin_memory=self._pin_memory,
         )
+
+    @property
+    def _collate(self) -> Callable[[Sequence[Group]], Batch]:
+        return partial(collate_groups, pad_id=self.pad_id, packing=self.packing, row_tokens=self.row_tokens)
 
     @property
     def pad_id(self) -> int:
@@ -385,8 +401,14 @@ def place(trainer: Trainer) -> tuple[int, int]:
     return epoch, place
 
 
-def _check_settings(batch_size: int, max_length: int, overlong: str, validation_share: float) -> None:
+def _check_settings(
+    batch_size: int, packing: str, row_tokens: int | None, max_length: int, overlong: str, validation_share: float
+) -> None:
     faults = []
+    if packing not in get_args(Packing):
+        faults.append(f"packing is {packing!r}, expected {', '.join(get_args(Packing))}")
+    if row_tokens is not None and row_tokens < 2:
+        faults.append(f"row_tokens is {row_tokens}, expected 2 or more tokens, or null")
     if batch_size < 1:
         faults.append(f"batch_size is {batch_size}, expected 1 or more")
     if max_length < 2:

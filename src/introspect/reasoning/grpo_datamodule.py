@@ -19,7 +19,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from introspect.errors import InputError
-from introspect.reasoning.batching import Batch, collate
+from introspect.reasoning.batching import collate
 from introspect.reasoning.benchmarks.base import Benchmark
 from introspect.reasoning.chat import ChatRequest
 from introspect.reasoning.datamodule import QuestionsDataModule, place
@@ -28,6 +28,7 @@ from introspect.reasoning.exploration import Experience, Plan, explore
 from introspect.reasoning.grpo import GRPO, token_weights
 from introspect.reasoning.grpo_student import GRPOStudent
 from introspect.reasoning.models.turns import Turns
+from introspect.reasoning.packing import Batch
 from introspect.reasoning.prompts import question_messages
 
 log = logging.getLogger(__name__)

@@ -14,10 +14,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from introspect.errors import InputError
-from introspect.reasoning.batching import IGNORED, Batch
+from introspect.reasoning.batching import IGNORED
 from introspect.reasoning.exploration import STATISTICS
 from introspect.reasoning.export import ModelCard
 from introspect.reasoning.grpo import GRPO, clipped_surrogate, kl_estimate
+from introspect.reasoning.packing import Batch
 from introspect.reasoning.student import ReasoningStudent, predict_at
 
 log = logging.getLogger(__name__)

@@ -22,10 +22,11 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from introspect.errors import InputError
-from introspect.reasoning.batching import IGNORED, Batch
+from introspect.reasoning.batching import IGNORED
 from introspect.reasoning.benchmarks.base import Benchmark
 from introspect.reasoning.benchmarks.hopworld import HOPS, NAMES, Fact, World, draw_world
 from introspect.reasoning.datamodule import QuestionsDataModule, place
+from introspect.reasoning.packing import Batch
 from introspect.reasoning.prompts import question_messages
 from introspect.reasoning.supervision import load_tokenizer
 

@@ -19,12 +19,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from introspect.errors import InputError
-from introspect.reasoning.batching import IGNORED, Batch
+from introspect.reasoning.batching import IGNORED
 from introspect.reasoning.evaluation import Failures, Testing
 from introspect.reasoning.examples import MultiHopExample
 from introspect.reasoning.export import ModelCard, save_folder
 from introspect.reasoning.initialization import induction_ready
 from introspect.reasoning.models.loading import load_pretrained
+from introspect.reasoning.packing import Batch, attention_mask
 from introspect.reasoning.rollouts import Rollout
 from introspect.reasoning.supervision import TemplateChoice, load_tokenizer
 
@@ -40,9 +41,8 @@ _NOT_SAVED = ("self", "__class__", "testing")  # how a student is tested is no p
 class ReasoningStudent(LightningModule):
     """Completion-only supervised fine-tuning of a causal language model, whole or with LoRA.
 
-    The loss is the mean negative log-likelihood over the supervised tokens of a micro-batch, in float32. With gradient
-    accumulation or several devices the gradients of the micro-batches are averaged with equal weights, so a token in
-    a micro-batch of few supervised tokens counts a little more than one in a micro-batch of many.
+    The loss of an optimizer step is the mean negative log-likelihood over its supervised tokens, in float32: every
+    token counts alike, in whichever micro-batch, process or packed row. What is logged is the mean of a micro-batch.
 
     A checkpoint holds the weights that were trained, and of the rest only what it takes to build it again (plain text
     and numbers): with LoRA the base model is read anew from `model`.
@@ -132,11 +132,11 @@ class ReasoningStudent(LightningModule):
         Logs `train/loss`, `train/token_accuracy` (the share of supervised tokens that are the most likely ones) and
         `train/lr`.
         """
-        loss, accuracy, _ = self._losses(batch)
+        loss, accuracy, count = self._losses(batch)
         self.log("train/loss", loss, prog_bar=True)
         self.log("train/token_accuracy", accuracy)
         self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"])
-        return loss
+        return loss * count * batch["share"] if "share" in batch else loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Logs `val/loss` and `val/token_accuracy`, means over all supervised tokens of the held-out traces."""
@@ -161,14 +161,38 @@ class ReasoningStudent(LightningModule):
 
     def _losses(self, batch: Batch) -> tuple[Tensor, Tensor, int]:
         """Mean loss and accuracy over the supervised tokens, and their number."""
-        following = functional.pad(batch["labels"][:, 1:], (0, 1), value=IGNORED)  # [b, s]: what each token predicts
-        keep = following != IGNORED
-        # Padding stands on the right, where no causal model looks; without a mask the fast attention kernels apply.
-        inputs = {"input_ids": batch["input_ids"]}
+        if "source" in batch:
+            inputs = {name: batch[name] for name in ("input_ids", "position_ids")}
+            inputs["attention_mask"] = self._packed_mask(batch)
+            keep, targets = batch["source"], batch["target"]  # [n], [n]
+        else:
+            # Padding stands on the right, where no causal model looks; without a mask the fast attention kernels apply.
+            inputs = {"input_ids": batch["input_ids"]}
+            following = functional.pad(batch["labels"][:, 1:], (0, 1), value=IGNORED)  # [b, s]: what each predicts
+            keep = following != IGNORED
+            targets = following[keep]  # [n]
         logits = predict_at(self.network, inputs, keep)  # [n, v]
-        targets = following[keep]  # [n]
         accuracy = (logits.detach().argmax(-1) == targets).float().mean()
         return functional.cross_entropy(logits.float(), targets), accuracy, len(targets)
+
+    def _packed_mask(self, batch: Batch) -> Any:
+        """The attention mask of a packed batch; an InputError for a model that would not obey it."""
+        from introspect.reasoning.models.cache import is_ragged, row_cache
+
+        config = self.network.config
+        if not is_ragged(row_cache(config)):
+            raise InputError(
+                f"datamodule.packing: {self.hparams['model']} has layers other than full attention, which take no mask"
+                " of packed rows; set datamodule.packing=none"
+            )
+        return attention_mask(batch, config._attn_implementation, self._score_dtype())
+
+    def _score_dtype(self) -> torch.dtype:
+        """What the attention computes in: under mixed precision not what the weights are in."""
+        kind = self.device.type
+        if torch.is_autocast_enabled(kind):
+            return torch.get_autocast_dtype(kind)
+        return next(p.dtype for p in self.network.parameters() if p.is_floating_point())
 
     def configure_optimizers(self) -> Any:
         """AdamW, fused where that is available, with a learning rate that changes every optimizer step."""
@@ -284,14 +308,17 @@ def predict_at(network: Any, inputs: Mapping[str, Tensor], keep: Tensor) -> Tens
     Args:
         network: a causal language model of transformers, or one wrapped by peft.
         inputs: of its forward, tensors [b, s].
-        keep: [b, s], which positions are wanted.
+        keep: [b, s] bool, which positions are wanted; or [n], their places in the flattened rows, which may repeat.
 
     Returns:
         [n, v], row by row of the batch.
     """
     head = network.get_output_embeddings()
+    if keep.ndim == 2 and keep.shape != inputs["input_ids"].shape:
+        raise IndexError(f"the mask {[*keep.shape]} does not fit the tokens {[*inputs['input_ids'].shape]}")
+    keep = keep if keep.ndim == 1 else keep.flatten().nonzero()[:, 0]
     if head is None:
-        return network(**inputs, use_cache=False).logits[keep]
+        return network(**inputs, use_cache=False).logits.flatten(0, 1)[keep]
     with _head_sees(head, keep):
         return network(**inputs, use_cache=False).logits.squeeze(0)
 
@@ -299,7 +326,7 @@ def predict_at(network: Any, inputs: Mapping[str, Tensor], keep: Tensor) -> Tens
 @contextmanager
 def _head_sees(head: nn.Module, keep: Tensor) -> Iterator[None]:
     """Replace the hidden states [b, s, h] that reach the module by those kept, [1, n, h]."""
-    handle = head.register_forward_pre_hook(lambda _, inputs: (inputs[0][keep][None], *inputs[1:]))
+    handle = head.register_forward_pre_hook(lambda _, inputs: (inputs[0].flatten(0, 1)[keep][None], *inputs[1:]))
     try:
         yield
     finally:

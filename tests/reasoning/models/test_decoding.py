@@ -216,7 +216,9 @@ def test_guesses_near_the_end_of_the_context_stay_inside_it(attention: str) -> N
     config = GPT2Config(vocab_size=12, n_positions=40, n_embd=16, n_layer=1, n_head=2, initializer_range=0.02)
     model = GPT2LMHeadModel._from_config(config, attn_implementation=attention).eval()
     asked = [Prompt(tag, (5, 6, 7) * (tag + 1), 40 - 3 * (tag + 1), 0.0, 1.0, 0, tag) for tag in range(3)]
-    plain = {c.prompt.tag: c.ids for c in Decoder(model, stop_ids=(), pad_id=0, batch_size=2, lookahead=0).decode(asked)}
+    plain = {
+        c.prompt.tag: c.ids for c in Decoder(model, stop_ids=(), pad_id=0, batch_size=2, lookahead=0).decode(asked)
+    }
     ahead = {c.prompt.tag: c.ids for c in Decoder(model, stop_ids=(), pad_id=0, batch_size=2).decode(asked)}
     assert ahead == plain
     assert [len(ahead[tag]) for tag in range(3)] == [37, 34, 31]

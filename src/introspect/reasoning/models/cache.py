@@ -48,7 +48,8 @@ class RowLayer(DynamicLayer):  # type: ignore[misc]
                 rows = torch.arange(len(room), device=room.device)[:, None]
                 room[rows, :, self.places] = states.transpose(1, 2)
         self._view(self._room, end)
-        return self.keys, self.values
+        keys, values = self._room
+        return keys[:, :, :end], values[:, :, :end]
 
     def drop(self, holes: Tensor, movers: Tensor, rows: int) -> None:
         """Keep `rows` rows: the rows `movers` (all >= `rows`) move into the places `holes` (all < `rows`)."""

@@ -217,7 +217,7 @@ class _Rows:
         return self.length + 1 - self.start
 
     def learn(self, right: Tensor, tried: Tensor) -> None:
-        """Estimate anew the chance of a guess, by `[n, k]` which were right of those tried up to the first wrong one."""
+        """Estimate anew the chance of a guess: `[n, k]` which were right, of those tried up to the first wrong one."""
         if not tried.shape[1]:
             return
         reached = torch.nn.functional.pad(right[:, :-1].long().cumprod(1), (1, 0), value=1) * tried
@@ -296,9 +296,9 @@ class _Batch:
         rows = self.rows
         n, width, _ = logits.shape
         ahead = torch.arange(width, device=logits.device)
-        each = (s.repeat_interleave(width) for s in (rows.temperature, rows.top_p, rows.top_k))
-        uniform = uniforms(rows.seed.repeat_interleave(width), (rows.produced[:, None] + ahead).flatten())
-        tokens = draw(logits.flatten(0, 1), *each, uniform).view(n, width)
+        seed, *each = (s.repeat_interleave(width) for s in (rows.seed, rows.temperature, rows.top_p, rows.top_k))
+        uniform = uniforms(seed, (rows.produced[:, None] + ahead).flatten())
+        tokens = draw(logits.flatten(0, 1), each[0], each[1], each[2], uniform).view(n, width)
         follows = ~torch.isin(tokens, stop_ids) & (ahead + 1 < (rows.limit - rows.produced)[:, None])
         if guesses is not None:
             right = tokens[:, :-1] == guesses
@@ -333,9 +333,7 @@ class _Batch:
             return []
         gone = finished.nonzero()[:, 0].tolist()
         completions = [
-            Completion(
-                self.prompts[i], rows.history[i, rows.start[i] : rows.length[i] + 1].tolist(), bool(stopped[i])
-            )
+            Completion(self.prompts[i], rows.history[i, rows.start[i] : rows.length[i] + 1].tolist(), bool(stopped[i]))
             for i in gone
         ]
         order = keep_rows(self.cache, finished)
