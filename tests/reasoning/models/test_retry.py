@@ -66,6 +66,7 @@ NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
         ({"retry-after": "\u0667"}, None),
         ({"retry-after": "."}, None),
         ({"retry-after": "Mon, 99 Foo 2026"}, None),
+        ({"retry-after": "Wed, 21 Oct 99999999999 07:28:00 GMT"}, None),
         ({"retry-after": ""}, None),
     ],
 )

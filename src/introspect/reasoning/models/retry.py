@@ -118,7 +118,7 @@ def retry_after(headers: Mapping[str, str], now: datetime | None = None) -> floa
             return float(text) / unit
     try:
         when = parsedate_to_datetime(headers.get("retry-after", ""))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     moment = when if when.tzinfo else when.replace(tzinfo=UTC)
     return max(0.0, (moment - (now or datetime.now(UTC))).total_seconds())
