@@ -27,7 +27,7 @@ from typing import Any
 from introspect.errors import InputError
 from introspect.reasoning.models import supervise
 from introspect.reasoning.models.completion import one_line
-from introspect.reasoning.models.openai import Endpoint, Secret
+from introspect.reasoning.models.endpoint import Endpoint, Secret
 
 log = logging.getLogger(__name__)
 
