@@ -135,9 +135,20 @@ class OpenAIChat:
         self._said: set[str] = set()
 
     @classmethod
-    def engine(cls, model: str, *, batch_size: int = 256, concurrency: int | None = None, **options: Any) -> OpenAIChat:
-        """As the engine of a student, in whose words the requests in flight are a batch."""
-        return cls(model, concurrency=batch_size if concurrency is None else concurrency, **options)
+    def engine(
+        cls,
+        model: str,
+        *,
+        name_or_path: str | None = None,
+        batch_size: int = 256,
+        concurrency: int | None = None,
+        **options: Any,
+    ) -> OpenAIChat:
+        """As the engine of a student, in whose words the requests in flight are a batch.
+
+        `name_or_path` is another model than the one that was configured, as for the other engines.
+        """
+        return cls(name_or_path or model, concurrency=batch_size if concurrency is None else concurrency, **options)
 
     @property
     def identity(self) -> Mapping[str, str]:
