@@ -85,6 +85,12 @@ def test_what_is_asked_again() -> None:
     assert not policy.retries(Fault(RATE_LIMITED, "no credit", 429, stops=True))
 
 
+@pytest.mark.parametrize("status", [521, 523, 530])
+def test_a_server_that_is_gone_behind_a_gateway_comes_back(status: int) -> None:
+    # Cloudflare's words for it. Given up at once, they would burn the questions of a night in a minute.
+    assert RetryPolicy().retries(Fault(SERVER_ERROR, "", status))
+
+
 def test_settings_that_can_not_be_right_are_all_named_at_once() -> None:
     with pytest.raises(InputError, match=r"attempts is 0.*base_s is -1.*breaker_failures is 0.*reasons: 'tired'"):
         RetryPolicy(attempts=0, base_s=-1, breaker_failures=0, reasons=["tired"])
