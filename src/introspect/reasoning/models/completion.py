@@ -228,6 +228,8 @@ def _text(value: Any) -> str:
 
 def _sound(text: str) -> str:
     """A text that every file takes: JSON can hold halves of characters, which are joined or replaced."""
+    if text.isascii():
+        return text
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
