@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -20,7 +21,9 @@ from introspect.reasoning.evaluation import Failures, rollout
 from introspect.reasoning.examples import MultiHopExample
 from introspect.reasoning.judging import Judging
 from introspect.reasoning.measure import saved_runs
+from introspect.reasoning.models.openai import OpenAIChat
 from introspect.reasoning.models.oracle_judge import OracleJudge
+from introspect.reasoning.models.vllm_server import VLLMServer
 from introspect.reasoning.rollouts import Rollout
 from introspect.reasoning.store import ResponseStore
 from tests.reasoning.asking import Scripted, question
@@ -121,6 +124,18 @@ def test_a_judge_that_fails_costs_no_rollout(tmp_path: Path) -> None:
     saved = saved_runs(tmp_path)
     assert saved.baseline is not None
     assert len(saved.model) == len(saved.baseline) == 4
+
+
+def test_a_judge_that_every_process_would_start_is_refused_at_once() -> None:
+    judge = OpenAIChat("big", server=VLLMServer("big"))
+    report = RolloutReport(folder="x", judging=Judging(judge=judge))
+    alone, four = (cast(Trainer, SimpleNamespace(world_size=size)) for size in (1, 4))
+    report.setup(alone, Tested(), "fit")
+    with pytest.raises(InputError, match=r"each of 4 processes would start a server: give judge\.base_url="):
+        report.setup(four, Tested(), "fit")
+    running = OpenAIChat("big", server=VLLMServer("big"), base_url="http://h/v1")
+    RolloutReport(folder="x", judging=Judging(judge=running)).setup(four, Tested(), "fit")
+    RolloutReport(folder="x").setup(four, Tested(), "fit")
 
 
 def test_requests_that_failed_are_reported(tmp_path: Path) -> None:

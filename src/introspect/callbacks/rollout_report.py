@@ -10,6 +10,7 @@ from typing import Any, TypeVar, cast
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from introspect.callbacks.gathering import gather
+from introspect.errors import InputError
 from introspect.reasoning.evaluation import Failures, flat, report, save_runs
 from introspect.reasoning.judging import Judging
 from introspect.reasoning.judgments import Judged
@@ -39,6 +40,21 @@ class RolloutReport(Callback):
         self.folder = Path(folder)
         self.judging = judging or Judging()
         self.table_rows = table_rows
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse, before anything is trained, a judge whose server every process would start for itself.
+
+        Raises:
+            InputError: it is such a judge, and there are several processes.
+        """
+        starts_server = getattr(self.judging.judge, "server", None) and not getattr(
+            self.judging.judge, "base_url", None
+        )
+        if starts_server and trainer.world_size > 1:
+            raise InputError(
+                f"judge: each of {trainer.world_size} processes would start a server: give judge.base_url=… of"
+                " one that runs, or judge=none here, and judge what is saved with evaluate.py rollouts=… judge=…"
+            )
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Gather from all ranks and save, judge, report; the first one writes.
