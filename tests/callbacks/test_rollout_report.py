@@ -5,18 +5,25 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
+import pytest
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import DataLoader
 
 from introspect.callbacks.rollout_report import RolloutReport
+from introspect.errors import InputError
+from introspect.reasoning.chat import ChatFailure
 from introspect.reasoning.evaluation import Failures, rollout
 from introspect.reasoning.examples import MultiHopExample
 from introspect.reasoning.judging import Judging
+from introspect.reasoning.measure import saved_runs
+from introspect.reasoning.models.openai import OpenAIChat
 from introspect.reasoning.models.oracle_judge import OracleJudge
+from introspect.reasoning.models.vllm_server import VLLMServer
 from introspect.reasoning.rollouts import Rollout
 from introspect.reasoning.store import ResponseStore
 from tests.reasoning.asking import Scripted, question
@@ -95,6 +102,40 @@ def test_both_are_judged(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "metrics.json").read_text())["judge"]["identity"]["model"] == "oracle-judge"
     with ResponseStore(tmp_path / "store.sqlite") as store:
         assert len(store) > 4
+
+
+class Broken(OracleJudge):
+    """Fails, and holds something."""
+
+    is_closed = False
+
+    def generate(self, requests: Any) -> Any:
+        return (ChatFailure(request.id, "refused") for request in requests)
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+def test_a_judge_that_fails_costs_no_rollout(tmp_path: Path) -> None:
+    judge = Broken()
+    with pytest.raises(InputError, match="more than max_failure_rate"):
+        run(tmp_path, Tested(), judging=Judging(judge=judge))
+    assert judge.is_closed
+    saved = saved_runs(tmp_path)
+    assert saved.baseline is not None
+    assert len(saved.model) == len(saved.baseline) == 4
+
+
+def test_a_judge_that_every_process_would_start_is_refused_at_once() -> None:
+    judge = OpenAIChat("big", server=VLLMServer("big"))
+    report = RolloutReport(folder="x", judging=Judging(judge=judge))
+    alone, four = (cast(Trainer, SimpleNamespace(world_size=size)) for size in (1, 4))
+    report.setup(alone, Tested(), "fit")
+    with pytest.raises(InputError, match=r"each of 4 processes would start a server: give judge\.base_url="):
+        report.setup(four, Tested(), "fit")
+    running = OpenAIChat("big", server=VLLMServer("big"), base_url="http://h/v1")
+    RolloutReport(folder="x", judging=Judging(judge=running)).setup(four, Tested(), "fit")
+    RolloutReport(folder="x").setup(four, Tested(), "fit")
 
 
 def test_requests_that_failed_are_reported(tmp_path: Path) -> None:

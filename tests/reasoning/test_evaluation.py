@@ -125,3 +125,16 @@ def test_wandb_gets_the_table(tmp_path: Path) -> None:
     content = json.loads(table.read_text())
     assert content["columns"][:4] == ["id", "hops", "question", "gold"]
     assert len(content["data"]) == 3
+
+
+def test_a_baseline_is_let_go_when_it_has_answered() -> None:
+    events: list[str] = []
+
+    class Held(Scripted):
+        def close(self) -> None:
+            events.append(f"let go after {self.asked}")
+
+    testing = HowTested(baseline=Held)
+    assert len(testing.baseline_rollouts([question(n) for n in range(3)]) or ()) == 3
+    assert events == ["let go after 3"]
+    assert HowTested().baseline_rollouts([question(0)]) is None

@@ -59,6 +59,11 @@ def test_rollouts_are_joined_scored_and_compared(examples: list[Any]) -> None:
     }
 
 
+def test_a_reward_may_be_a_whole_number(examples: list[Any]) -> None:
+    settings = replace(SETTINGS, reward=lambda rollout: int(rollout.finished))
+    assert explore(Scripted(), examples, settings, 0).advantages.tolist() == [0.5, -0.5] * 3
+
+
 def test_truncated_rollouts_can_be_left_out_but_are_compared_with(examples: list[Any]) -> None:
     experience = explore(Scripted(), examples, replace(SETTINGS, mask_truncated=True), 0)
     assert experience.counted.tolist() == [2, 0] * 3

@@ -60,6 +60,7 @@ def test_the_answer_marker_is_understood_in_any_dress(answer: str, paragraph: in
         ("\n[[M01]]", (1,)),
         ("[[M01]] (repeats the question), [[M03]] (as [[M02]] says)", (1, 3)),
         ("[]", ()),
+        ("\n- [[M01]]\n- [[M03]]", (1, 3)),
     ],
 )
 def test_lists_of_markers_are_understood(redundant: str, numbers: tuple[int, ...]) -> None:
@@ -131,6 +132,7 @@ def test_quality(reply: str, quality: Quality | Unparsed) -> None:
     [
         *[("A", "correct"), (" b. ", "incorrect"), ("**C**", "not_attempted"), ("(A)", "correct")],
         *[("A: CORRECT", "correct"), ("INCORRECT", "incorrect"), ("not attempted", "not_attempted")],
+        *[("Grade: A", "correct"), ("**Answer:** B", "incorrect"), ("Verdict: C: NOT_ATTEMPTED", "not_attempted")],
         ("B) incorrect\nThe gold is Rome.", "incorrect"),
     ],
 )
@@ -138,7 +140,9 @@ def test_grades(reply: str, grade: Any) -> None:
     assert parse_correctness(reply) == Correctness(grade)
 
 
-@pytest.mark.parametrize("reply", ["A or B", "A: INCORRECT", "D", "A correct answer", "I think so", "!", "?"])
+@pytest.mark.parametrize(
+    "reply", ["A or B", "A: INCORRECT", "D", "A correct answer", "Answer: A or B", "I think so", "!", "?"]
+)
 def test_no_single_grade(reply: str) -> None:
     assert parse_correctness(reply) == Unparsed("no single grade")
 

@@ -5,21 +5,33 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections import Counter
+from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
+from hydra.utils import instantiate
 
 from introspect.errors import InputError
-from introspect.reasoning.chat import Sampling
+from introspect.reasoning.chat import ChatFailure, ChatRequest, Sampling
 from introspect.reasoning.evaluation import report, rollout
+from introspect.reasoning.judging import Judging
 from introspect.reasoning.measure import base_of, measure, open_model, saved_runs
+from introspect.reasoning.models.openai import OpenAIChat
+from introspect.reasoning.models.transformers import TransformersChat
 from introspect.reasoning.prompts import question_messages
 from introspect.reasoning.recipes import Published
+from tests.composing import compose_config
 from tests.reasoning.asking import Numbers, Scripted, question
+from tests.reasoning.serving import Serving
 from tests.reasoning.tiny import tiny_folder
 
 QUESTIONS = [question(n) for n in range(4)]
 SHORT = Sampling(max_tokens=4)
+
+
+def on_cpu(batch_size: int = 32) -> partial[TransformersChat]:
+    return partial(TransformersChat.from_pretrained, device="cpu", batch_size=batch_size, revision=None)
 
 
 def test_rescoring_needs_no_model(tmp_path: Path) -> None:
@@ -68,7 +80,7 @@ def test_a_folder_beside_another(tmp_path: Path) -> None:
         sampling=SHORT,
         folder=tmp_path / "run",
         store=tmp_path / "store.sqlite",
-        engine={"batch_size": 2, "device": "cpu"},
+        engine=on_cpu(2),
     )
     assert metrics["test/n"] == metrics["test/baseline/n"] == 4
     assert len(saved_runs(tmp_path / "run").model) == 4
@@ -83,7 +95,7 @@ def test_a_student_is_told_how_to_think_beside_itself_asked_plainly(tmp_path: Pa
         prompt="metacognitive",
         folder=tmp_path / "run",
         store=tmp_path / "store.sqlite",
-        engine={"batch_size": 3, "device": "cpu"},
+        engine=on_cpu(3),
     )
     assert metrics["test/n"] == metrics["test/baseline/n"] == 3
     asked = sqlite3.connect(tmp_path / "store.sqlite").execute("SELECT request FROM responses").fetchall()
@@ -116,7 +128,7 @@ def test_an_unknown_prompt_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_model_without_known_origin_stands_alone(tmp_path: Path) -> None:
-    opened = open_model(str(tiny_folder(tmp_path / "m")), {"device": "cpu"})
+    opened = open_model(str(tiny_folder(tmp_path / "m")), on_cpu())
     assert opened.base is None
 
 
@@ -129,7 +141,7 @@ def test_an_unknown_baseline_is_said(tmp_path: Path, caplog: pytest.LogCaptureFi
         sampling=SHORT,
         folder=tmp_path / "run",
         store=tmp_path / "store.sqlite",
-        engine={"device": "cpu"},
+        engine=on_cpu(),
     )
     assert f"what {model} was tuned from is not known here: no baseline; give baseline=" in caplog.text
     assert "test/baseline/accuracy" not in metrics
@@ -159,8 +171,87 @@ def test_a_checkpoint_knows_its_origin(tmp_path: Path) -> None:
     trainer = Trainer(accelerator="cpu", logger=False, default_root_dir=tmp_path, enable_progress_bar=False)
     trainer.strategy.connect(student)
     trainer.save_checkpoint(tmp_path / "x.ckpt")
-    opened = open_model(str(tmp_path / "x.ckpt"), {"device": "cpu", "batch_size": 2})
+    opened = open_model(str(tmp_path / "x.ckpt"), on_cpu(2))
     assert opened.base == str(folder)
     (after,) = rollout(opened.model, QUESTIONS[:1], sampling=SHORT)
-    (before,) = rollout(open_model(str(folder), {"device": "cpu"}).model, QUESTIONS[:1], sampling=SHORT)
+    (before,) = rollout(open_model(str(folder), on_cpu()).model, QUESTIONS[:1], sampling=SHORT)
     assert after == before
+
+
+def test_a_checkpoint_is_run_by_transformers_alone(tmp_path: Path) -> None:
+    (tmp_path / "x.ckpt").write_bytes(b"")
+    with pytest.raises(InputError, match="only engine=transformers runs a checkpoint"):
+        open_model(str(tmp_path / "x.ckpt"), partial(OpenAIChat.engine, "m", base_url="http://h/v1"))
+
+
+def test_a_server_runs_the_student_and_its_baseline(tmp_path: Path) -> None:
+    overrides = ["engine=openai", "engine.retry.base_s=0.01", "ckpt_path=tuned", "baseline=untuned", "judge=none"]
+    with Serving(style="reasoning") as server:
+        cfg = compose_config("evaluate", [*overrides, f"engine.base_url={server.url}", "data.sizes.test=3"], tmp_path)
+        metrics = instantiate(cfg.evaluation)()
+        asked = Counter(body["model"] for body in server.app.bodies)
+    assert asked == {"tuned": 3, "untuned": 3}
+    assert (metrics["test/n"], metrics["test/baseline/n"], metrics["test/completion_tokens"]) == (3, 3, 20)
+
+
+def test_a_servers_name_is_no_folder_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "student").mkdir()
+    (tmp_path / "student/README.md").write_text("base_model: org/name\n")
+    monkeypatch.chdir(tmp_path)
+    assert open_model("student", partial(OpenAIChat.engine, "m", base_url="http://h/v1")).base is None
+
+
+@pytest.mark.parametrize("engine", ["transformers", "vllm"])
+def test_every_engine_is_offered(engine: str, tmp_path: Path) -> None:
+    options = [f"engine={engine}", "engine.batch_size=7", "model.revision=abc", "ckpt_path=org/name"]
+    made = instantiate(compose_config("evaluate", options, tmp_path).evaluation).keywords["engine"]
+    assert (made.keywords["name_or_path"], made.keywords["revision"]) == ("org/name", "abc")
+    assert made.keywords["batch_size"] == 7
+    assert (
+        made.func.__qualname__ == {"transformers": "TransformersChat", "vllm": "VLLMChat"}[engine] + ".from_pretrained"
+    )
+
+
+def test_a_revision_is_that_of_the_student(tmp_path: Path) -> None:
+    asked: list[tuple[str, str | None]] = []
+
+    def scripted(name_or_path: str, revision: str | None) -> Scripted:
+        asked.append((name_or_path, revision))
+        return Scripted(name=name_or_path)
+
+    settings = {"benchmark": Numbers(), "store": tmp_path / "store.sqlite", "folder": tmp_path / "run"}
+    measure(ckpt_path="tuned", baseline="base", engine=partial(scripted, revision="abc"), **settings)
+    measure(ckpt_path="tuned", baseline="tuned", engine=partial(scripted, revision="abc"), **settings)
+    assert asked == [("tuned", "abc"), ("base", None), ("tuned", "abc"), ("tuned", "abc")]
+
+
+class Broken:
+    """A judge that fails, and holds something."""
+
+    def __init__(self) -> None:
+        self.identity = {"model": "broken"}
+        self.is_closed = False
+
+    def generate(self, requests: Iterable[ChatRequest]) -> Iterator[ChatFailure]:
+        return (ChatFailure(request.id, "refused") for request in requests)
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+def test_a_judge_that_fails_costs_no_rollout(tmp_path: Path) -> None:
+    judge, run = Broken(), tmp_path / "run"
+    with pytest.raises(InputError, match="more than max_failure_rate"):
+        measure(
+            ckpt_path="m",
+            baseline="b",
+            engine=lambda name_or_path: Scripted([0], name=name_or_path),
+            benchmark=Numbers(),
+            folder=run,
+            store=tmp_path / "store.sqlite",
+            judging=Judging(judge=judge, scores=["correctness"]),
+        )
+    assert judge.is_closed
+    saved = saved_runs(run)
+    assert saved.baseline is not None
+    assert len(saved.model) == len(saved.baseline) == 4

@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from introspect.callbacks.gathering import gather
-from introspect.reasoning.evaluation import Failures, flat, report
+from introspect.errors import InputError
+from introspect.reasoning.evaluation import Failures, flat, report, save_runs
 from introspect.reasoning.judging import Judging
 from introspect.reasoning.judgments import Judged
 from introspect.reasoning.models.ledger import spent
 from introspect.reasoning.rollouts import Rollout
+
+T = TypeVar("T", Rollout, Judged)
 
 
 class RolloutReport(Callback):
@@ -38,23 +41,48 @@ class RolloutReport(Callback):
         self.judging = judging or Judging()
         self.table_rows = table_rows
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse, before anything is trained, a judge whose server every process would start for itself.
+
+        Raises:
+            InputError: it is such a judge, and there are several processes.
+        """
+        starts_server = getattr(self.judging.judge, "server", None) and not getattr(
+            self.judging.judge, "base_url", None
+        )
+        if starts_server and trainer.world_size > 1:
+            raise InputError(
+                f"judge: each of {trainer.world_size} processes would start a server: give judge.base_url=… of"
+                " one that runs, or judge=none here, and judge what is saved with evaluate.py rollouts=… judge=…"
+            )
+
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Judge and gather from all ranks; the first one reports."""
+        """Gather from all ranks and save, judge, report; the first one writes.
+
+        What was answered is saved before the judge is asked, so that `evaluate.py rollouts=…` can judge it again.
+        """
         module = cast(Any, pl_module)
-        model = self._judged(trainer, module.test_rollouts, "judge reads the student")
-        baseline = None
-        if module.baseline_rollouts is not None:
-            baseline = self._judged(trainer, module.baseline_rollouts, "judge reads the baseline")
-        failed = gather([module.test_failures])
+        failures = Failures(*map(sum, zip(*gather([module.test_failures]), strict=True)))
+        before = None if module.baseline_rollouts is None else _once(gather(module.baseline_rollouts))
+        after = _once(gather(module.test_rollouts))
+        if trainer.is_global_zero:
+            save_runs(self.folder, before, after, failures)
+        try:
+            model = self._judged(trainer, module.test_rollouts, "judge reads the student")
+            baseline = None
+            if module.baseline_rollouts is not None:
+                baseline = self._judged(trainer, module.baseline_rollouts, "judge reads the baseline")
+        finally:
+            self.judging.close()
         if not trainer.is_global_zero:
             return
         comparison = report(
-            None if baseline is None else [judged.rollout for judged in baseline],
-            [judged.rollout for judged in model],
+            before,
+            after,
             self.folder,
             trainer.loggers,
             verdicts=self.judging.verdicts(baseline, model),
-            failures=Failures(*map(sum, zip(*failed, strict=True))),
+            failures=failures,
             table_rows=self.table_rows,
         )
         for name, value in flat(comparison).items():
@@ -63,7 +91,11 @@ class RolloutReport(Callback):
             pl_module.log(f"test/judge/{name}", number, rank_zero_only=True)
 
     def _judged(self, trainer: Trainer, rollouts: Sequence[Rollout], description: str) -> list[Judged]:
-        """Those of all ranks, each once: to give every rank as many batches, some questions are asked twice."""
+        """What is said about those of all ranks, each once."""
         examples = partial(cast(Any, trainer).datamodule.examples, "test") if self.judging.judge else tuple
-        judged = gather(self.judging.judged(rollouts, examples, description))
-        return list({(item.example_id, item.rollout_id): item for item in judged}.values())
+        return _once(gather(self.judging.judged(rollouts, examples, description)))
+
+
+def _once(items: Sequence[T]) -> list[T]:
+    """To give every rank as many batches, some questions are asked twice."""
+    return list({(item.example_id, item.rollout_id): item for item in items}.values())

@@ -18,6 +18,7 @@ from introspect.reasoning.metrics.answer_hit import is_answer_inclusive_error
 from introspect.reasoning.metrics.answers import exact_match
 from introspect.reasoning.metrics.degeneration import is_degenerate, is_unparsed
 from introspect.reasoning.metrics.summary import Comparison, compare, confidence_intervals, summarize
+from introspect.reasoning.models.lazy import release
 from introspect.reasoning.prompts import Style, check_style, question_messages
 from introspect.reasoning.rollouts import Rollout, save_rollouts
 from introspect.reasoning.store import ResponseStore, answer
@@ -55,6 +56,16 @@ class Testing:
         options: dict[str, Any] = {"samples": self.samples, "sampling": self.sampling, "prompt": prompt}
         with ResponseStore(self.store) if self.store else nullcontext() as store:
             return rollout(model, examples, store=store, description=description, **options)
+
+    def baseline_rollouts(self, examples: Sequence[MultiHopExample]) -> list[Rollout] | None:
+        """What the baseline answers, which is then let go; None without a baseline."""
+        if self.baseline is None:
+            return None
+        model = self.baseline()
+        try:
+            return self.rollouts(model, examples, "baseline answers")
+        finally:
+            release(model)
 
 
 def rollout(
@@ -141,7 +152,9 @@ def report(
     import rich
 
     folder = Path(folder)
-    _save(folder, baseline, model, failures, verdicts)
+    save_runs(folder, baseline, model, failures)
+    if verdicts is not None:
+        _save_judgments(folder, verdicts)
     if any(failures) and baseline is not None:
         baseline, model, verdicts = _answered_by_both(baseline, model, verdicts)
     comparison = _compared(baseline, model, verdicts, failures)
@@ -161,21 +174,23 @@ def report(
     return comparison
 
 
-def _save(
-    folder: Path,
-    baseline: Sequence[Rollout] | None,
-    model: Sequence[Rollout],
-    failures: Failures,
-    verdicts: Verdicts | None,
+def save_runs(
+    folder: str | Path, baseline: Sequence[Rollout] | None, model: Sequence[Rollout], failures: Failures
 ) -> None:
-    """All rollouts, and what was said about them."""
-    save_rollouts(model, folder / "rollouts" / "model.parquet", failures.model)
+    """Write `rollouts/{baseline,model}.parquet`; before a judge is asked, so that its failure costs no rollout.
+
+    Raises:
+        InputError: a run is empty.
+    """
+    save_rollouts(model, Path(folder) / "rollouts" / "model.parquet", failures.model)
     if baseline is not None:
-        save_rollouts(baseline, folder / "rollouts" / "baseline.parquet", failures.baseline)
-    if verdicts is not None:
-        save_judgments(verdicts.model, folder / "judgments" / "model.parquet")
-        if verdicts.baseline is not None:
-            save_judgments(verdicts.baseline, folder / "judgments" / "baseline.parquet")
+        save_rollouts(baseline, Path(folder) / "rollouts" / "baseline.parquet", failures.baseline)
+
+
+def _save_judgments(folder: Path, verdicts: Verdicts) -> None:
+    save_judgments(verdicts.model, folder / "judgments" / "model.parquet")
+    if verdicts.baseline is not None:
+        save_judgments(verdicts.baseline, folder / "judgments" / "baseline.parquet")
 
 
 def _answered_by_both(

@@ -68,7 +68,8 @@ def explore(model: TransformersChat, examples: Sequence[MultiHopExample], settin
         response, prompt, completion = drawn[name]
         rollouts.append(Rollout.of(cast(MultiHopExample, request.example), request, response))
         sequences.append(Supervised((*prompt, *completion), len(prompt)))
-    rewards = torch.tensor([settings.score(rollout) for rollout in rollouts]).view(-1, settings.group_size)
+    scores = [settings.score(rollout) for rollout in rollouts]
+    rewards = torch.tensor(scores, dtype=torch.float32).view(-1, settings.group_size)  # a reward may count
     tokens = torch.tensor([rollout.completion_tokens for rollout in rollouts])
     endless = torch.tensor([is_degenerate(rollout) for rollout in rollouts])
     return Experience(

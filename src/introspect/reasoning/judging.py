@@ -20,6 +20,7 @@ from introspect.reasoning.judges import JUDGES, Judge, chosen_judges
 from introspect.reasoning.judgments import Failed, Judged, Judgment, Unparsed
 from introspect.reasoning.marking import sentence_counts
 from introspect.reasoning.metrics.judged import JudgedRun
+from introspect.reasoning.models.lazy import release
 from introspect.reasoning.rollouts import Rollout
 from introspect.reasoning.store import ResponseStore, answer
 
@@ -151,6 +152,11 @@ class Judging:
         verdicts = Verdicts(dict(self.judge.identity), scores, self._base(baseline), baseline, model)
         _speak(verdicts)
         return verdicts
+
+    def close(self) -> None:
+        """Let go of what the judge holds, such as a server. Asked again, it is started again."""
+        if self.judge is not None:
+            release(self.judge)
 
     def _base(self, baseline: Sequence[Judged] | None) -> Base:
         measured = base_lengths([judged.rollout for judged in baseline or ()])

@@ -117,14 +117,18 @@ class _Unreadable(Exception):
 
 
 _GRADES: dict[str, Grade] = {"A": "correct", "B": "incorrect", "C": "not_attempted"}
-_GRADE = re.compile(r"\W*(?:([ABC])\b)?[\W_]*(?:(CORRECT|INCORRECT|NOT[ _]ATTEMPTED)\b)?\W*", re.IGNORECASE)
+_GRADE = re.compile(
+    r"\W*(?:(?:GRADE|ANSWER|VERDICT)\W*:\W*)?(?:([ABC])\b)?[\W_]*(?:(CORRECT|INCORRECT|NOT[ _]ATTEMPTED)\b)?\W*",
+    re.IGNORECASE,
+)
 _YES_NO = re.compile(r"\W*(?:[A-Z][A-Z_ ]*:\W*)?(YES|NO)\b[*_`\"']*\s*(?:$|[.,;:!(–—-].*)", re.IGNORECASE)
 
 # Emphasis and quotes around a value; brackets are left to those who read it.
 _MARKUP = " \t\r\n*_`\"'<>"
 _NOTHING = {"NONE", "NEVER", "NIL", "N/A", "[]", "-"}
 _REMARK = re.compile(r"\([^()]*\)")
-_BETWEEN_MARKERS = re.compile(r"\band\b|[\s\[\],;&/.*_`<>\"']", re.IGNORECASE)
+# The signs of a list, too; between two markers on a line a dash means a range, which is no list of markers.
+_BETWEEN_MARKERS = re.compile(r"(?:^|\n)[ \t]*[-•+][ \t]|\band\b|[\s\[\],;&/.*_`<>\"']", re.IGNORECASE)
 
 
 def parse_correctness(reply: str, paragraphs: int = 0) -> Correctness | Unparsed:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,9 +14,10 @@ from introspect.assets import asset
 from introspect.errors import InputError
 from introspect.reasoning.benchmarks.base import Benchmark
 from introspect.reasoning.chat import ChatModel, Sampling
-from introspect.reasoning.evaluation import Failures, flat, report, rollout
+from introspect.reasoning.evaluation import Failures, flat, report, rollout, save_runs
 from introspect.reasoning.examples import MultiHopExample
 from introspect.reasoning.judging import Examples, Judging
+from introspect.reasoning.models.lazy import release
 from introspect.reasoning.models.ledger import spent
 from introspect.reasoning.prompts import Style, check_style
 from introspect.reasoning.published import export_rollouts
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 AUTO = "auto"
+
+# Makes the chat model of the folder, the hub id or, on a server, the name that is given to it as `name_or_path`.
+Engine = Callable[..., ChatModel]
 
 
 class Opened(NamedTuple):
@@ -58,7 +62,7 @@ def measure(
     samples: int = 1,
     sampling: Sampling | None = None,
     prompt: Style = "plain",
-    engine: Mapping[str, Any] | None = None,
+    engine: Engine | None = None,
     judging: Judging | None = None,
     export: str | Path | None = None,
     table_rows: int = 100,
@@ -67,7 +71,7 @@ def measure(
     """Measure a student beside its baseline, let a judge read what they said, and report.
 
     Args:
-        ckpt_path: the student: a checkpoint (.ckpt), a model folder or a hub id.
+        ckpt_path: the student: a checkpoint (.ckpt), a model folder, a hub id, or a model's name at a server.
         benchmark: where the questions come from.
         folder: where `metrics.json` and `rollouts/` go.
         store: file of all responses; what it holds is not generated again.
@@ -81,7 +85,8 @@ def measure(
         sampling: how they are drawn; None is the paper's way.
         prompt: how the student is asked, `plain` or `metacognitive` with a system turn that prescribes the five phases.
             The baseline is asked plainly; `auto` takes the student itself, where nothing is known of its origin.
-        engine: options of `TransformersChat.from_pretrained`, such as `batch_size`.
+        engine: what lets the models answer, as a `functools.partial`; None is `TransformersChat.from_pretrained`. A
+            checkpoint is run by that alone.
         judging: how the rollouts are judged, when all are made; None leaves it out. A judge that reads the benchmark's
             items finds those of saved rollouts by their ids.
         export: folder for a copy of the student's rollouts under the published column names, as `datasets.load_dataset`
@@ -112,7 +117,13 @@ def measure(
     if export is not None:
         facts = {"data": benchmark.name, "student": ckpt_path or rescore, "prompt": style}
         export_rollouts(runs.model, list(examples()), export, split=split, facts=facts, prompt=style)
-    verdicts = judging.judge_runs(runs.baseline, runs.model, examples) if judging else None
+    verdicts = None
+    if judging is not None and judging.judge is not None:
+        save_runs(folder, runs.baseline, runs.model, failures)
+        try:
+            verdicts = judging.judge_runs(runs.baseline, runs.model, examples)
+        finally:
+            judging.close()
     comparison = report(
         runs.baseline, runs.model, folder, loggers, verdicts=verdicts, failures=failures, table_rows=table_rows
     )
@@ -133,7 +144,7 @@ class _Asking:
     samples: int
     sampling: Sampling | None
     prompt: Style
-    engine: Mapping[str, Any] | None
+    engine: Engine | None
 
     def runs(self, ckpt_path: str, baseline: str | None) -> Runs:
         """Let the student answer, and its baseline if there is one."""
@@ -147,37 +158,56 @@ class _Asking:
         if base is None:
             return Runs(None, answered)
         log.info("the baseline is %s", base)
-        return Runs(self._rollouts(open_model(base, self.engine).model, "baseline answers", "plain"), answered)
+        before = open_model(base, self.engine if base == ckpt_path else _newest(self.engine)).model
+        return Runs(self._rollouts(before, "baseline answers", "plain"), answered)
 
     def _rollouts(self, model: ChatModel, description: str, prompt: Style) -> list[Rollout]:
         options: dict[str, Any] = {"samples": self.samples, "sampling": self.sampling, "prompt": prompt}
-        with ResponseStore(self.store) as kept:
-            return rollout(model, self.examples, store=kept, description=description, **options)
+        try:
+            with ResponseStore(self.store) as kept:
+                return rollout(model, self.examples, store=kept, description=description, **options)
+        finally:
+            release(model)
 
 
-def open_model(source: str, engine: Mapping[str, Any] | None = None) -> Opened:
-    """The chat model of a checkpoint, a model folder or a hub id.
+def _newest(engine: Engine | None) -> Engine | None:
+    """The engine for another model than the one whose revision it was told."""
+    return partial(engine, revision=None) if isinstance(engine, partial) and "revision" in engine.keywords else engine
+
+
+def open_model(source: str, engine: Engine | None = None) -> Opened:
+    """The chat model of a checkpoint, a model folder, a hub id, or a name at a server.
 
     Args:
         source: where it is.
-        engine: options of `TransformersChat.from_pretrained`. A checkpoint knows its own number format and origin: of
-            those it takes `batch_size`, `max_new_tokens` and `device`.
+        engine: as of `measure`. A checkpoint knows its own number format and origin: of the engine's options it takes
+            `batch_size`, `max_new_tokens`, `device` and `trust_remote_code`.
 
     Raises:
-        InputError: it can not be loaded.
+        InputError: it can not be loaded, or the engine runs no checkpoints.
     """
+    from introspect.reasoning.models.openai import OpenAIChat
     from introspect.reasoning.models.transformers import TransformersChat
 
-    options = dict(engine or {})
-    if Path(source).suffix == ".ckpt" or Path(source).is_file():
-        from introspect.reasoning.student import load_student
+    own = TransformersChat.from_pretrained
+    made = engine if isinstance(engine, partial) else partial(engine or own)
+    if Path(source).suffix != ".ckpt" and not Path(source).is_file():
+        model = made(name_or_path=source)
+        # A server's names are its own: they say nothing about folders here.
+        return Opened(model, None if isinstance(model, OpenAIChat) else base_of(Path(source)))
+    if made.func != own:
+        raise InputError(
+            f"{source}: only engine=transformers runs a checkpoint: give the folder that was exported beside it, or"
+            " export it with ReasoningStudent.export"
+        )
+    from introspect.reasoning.student import load_student
 
-        trusted = bool(options.get("trust_remote_code", False))
-        student = load_student(source, trust_remote_code=trusted).to(_device(options.get("device", AUTO)))
-        base = None if student.hparams["architecture"] else student.hparams["model"]
-        chosen = {name: options[name] for name in ("batch_size", "max_new_tokens") if name in options}
-        return Opened(student.chat_model(**chosen), base)
-    return Opened(TransformersChat.from_pretrained(source, **options), base_of(Path(source)))
+    options = made.keywords
+    trusted = bool(options.get("trust_remote_code", False))
+    student = load_student(source, trust_remote_code=trusted).to(_device(options.get("device", AUTO)))
+    base = None if student.hparams["architecture"] else student.hparams["model"]
+    chosen = {name: options[name] for name in ("batch_size", "max_new_tokens") if name in options}
+    return Opened(student.chat_model(**chosen), base)
 
 
 def _device(name: str) -> str:

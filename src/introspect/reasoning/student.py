@@ -153,10 +153,11 @@ class ReasoningStudent(LightningModule):
     def test_step(self, batch: Sequence[MultiHopExample], batch_idx: int) -> None:
         """Let the student answer the questions, and its baseline too; `RolloutReport` scores what they said."""
         student = self.chat_model(**self.testing.options)
-        prompt, before = self.testing.prompt, None
-        self.test_rollouts += (after := self.testing.rollouts(student, batch, "student answers", prompt=prompt))
-        if (baseline := self.testing.baseline) and self.baseline_rollouts is not None:
-            self.baseline_rollouts += (before := self.testing.rollouts(baseline(), batch, "baseline answers"))
+        after = self.testing.rollouts(student, batch, "student answers", prompt=self.testing.prompt)
+        self.test_rollouts += after
+        before = self.testing.baseline_rollouts(batch)
+        if before is not None and self.baseline_rollouts is not None:
+            self.baseline_rollouts += before
         self.test_failures = self.test_failures.plus(len(batch) * self.testing.samples, before, after)
 
     def _losses(self, batch: Batch) -> tuple[Tensor, Tensor, int]:

@@ -73,6 +73,76 @@ def test_faults(message: Any, finish_reason: Any, reason: str) -> None:
     assert outcome.fault.detail
 
 
+@pytest.mark.parametrize("word", ["abort", "error", "cancelled", "insufficient_system_resource"])
+def test_a_server_that_breaks_off_is_no_limit_of_the_model(word: str) -> None:
+    outcome = read_reply(body({"content": "half of", "reasoning": "r"}, word, usage=COUNTS))
+    assert isinstance(outcome, Faulty)
+    assert (outcome.fault.reason, outcome.fault.status, outcome.usage) == ("server_error", 502, Usage(5, 10, 1))
+    assert outcome.fault.detail == f"502: the server broke off, finish_reason {word}"
+
+
+def test_an_error_beside_half_an_answer_is_an_error() -> None:
+    choice = {"message": {"content": "half"}, "finish_reason": "stop", "error": {"code": 429, "message": "slow down"}}
+    event = f"data: {json.dumps({'choices': [{'delta': {'content': 'half'}, 'error': {'code': 429}}]})}".encode()
+    for outcome in (read_completion({"choices": [choice]}), read_completion(read_events([event]))):
+        assert isinstance(outcome, Faulty)
+        assert (outcome.fault.reason, outcome.fault.status) == ("rate_limited", 429)
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [("eos_token", "stop"), ("end_turn", "stop"), ("max_tokens", "length"), ("model_length", "length"), ("odd", "odd")],
+)
+def test_other_words_for_the_end_of_a_turn(word: str, meant: str) -> None:
+    reply = read_reply(body({"content": "c"}, word))
+    assert isinstance(reply, Reply)
+    assert reply.finish_reason == meant
+
+
+def test_a_student_may_end_its_turn_without_an_answer() -> None:
+    for message in ({"content": None, "reasoning": "r"}, {"content": "<think>r</think>"}):
+        reply = read_reply(body(message), needs_content=False)
+        assert isinstance(reply, Reply)
+        assert (reply.reasoning, reply.content) == ("r", "")
+    assert isinstance(read_reply(body({"content": ""}), needs_content=False), Faulty)
+
+
+def test_what_no_file_could_hold_is_mended() -> None:
+    # Half of a character, as servers send that cut their text at a token.
+    reply = read_reply(
+        b'{"choices": [{"message": {"content": "x \\ud83d", "reasoning": "\\ude00"}, "finish_reason": "stop"}]}'
+    )
+    assert isinstance(reply, Reply)
+    assert (reply.content, reply.reasoning) == ("x \ufffd", "\ufffd")
+    parts = [b'{"content": "\\ud83d"}', b'{"content": "\\ude00"}']
+    halves = [b'data: {"choices": [{"delta": %s, "finish_reason": "stop"}]}' % part for part in parts]
+    whole = read_completion(read_events(halves))
+    assert isinstance(whole, Reply)
+    assert whole.content == "\U0001f600"
+    many = read_reply(body({"content": "c"}, usage={"prompt_tokens": 10**30, "completion_tokens": 1}))
+    assert isinstance(many, Reply)
+    assert many.usage is None
+
+
+def test_a_bottomless_reply_is_malformed() -> None:
+    deep = b"[" * 200_000
+    outcome = read_reply(deep)
+    assert isinstance(outcome, Faulty)
+    assert outcome.fault.reason == "malformed"
+    with pytest.raises(ValueError, match="not an event"):
+        read_events([b"data: " + deep])
+    assert fault_of_status(400, deep).reason == "refused"
+
+
+def test_streamed_answers_that_nobody_asked_for_are_left_out() -> None:
+    events: list[Any] = [
+        {"choices": [{"index": n, "delta": {"content": f"c{n}"}, "finish_reason": "stop"}]} for n in (0, 1)
+    ]
+    reply = read_completion(read_events(lines(events)))
+    assert isinstance(reply, Reply)
+    assert reply.content == "c0"
+
+
 def test_a_turn_cut_off_while_it_thinks_is_an_answer_at_the_limit() -> None:
     for message in ({"content": None, "reasoning": "r"}, {"content": "<think>r"}):
         reply = read_reply(body(message, "length", usage=COUNTS), needs_reasoning=True)

@@ -10,16 +10,18 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from introspect.errors import InputError
 from introspect.reasoning.chat import ChatFailure, ChatRequest, ChatResponse, Message, Sampling, Usage
+from introspect.reasoning.models.endpoint import Endpoint, Secret
 from introspect.reasoning.models.ledger import Price
-from introspect.reasoning.models.openai import Endpoint, OpenAIChat, Secret, draw_seed
+from introspect.reasoning.models.openai import OpenAIChat, draw_seed
 from introspect.reasoning.models.retry import RetryPolicy
-from introspect.reasoning.store import request_key
+from introspect.reasoning.store import ResponseStore, answer, request_key
 from tests.reasoning.serving import KEY, LASTING, PASSING, STYLES, Serving, answer_to, question
 
 # As patient as the default, but in a hurry.
@@ -190,6 +192,66 @@ def test_an_answer_at_the_limit_is_kept_or_drawn_again_with_another_seed() -> No
     assert (model.ledger.completion_tokens, model.ledger.wasted_tokens) == (60, 40)
 
 
+@pytest.mark.parametrize("then", ["503", "refused", "stall", "truncated"])
+def test_an_answer_at_the_limit_is_kept_if_no_other_draw_comes(then: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tests.reasoning import serving
+
+    complete = serving.Connection.complete
+
+    def once(self: serving.Connection, body: dict[str, Any], prompt: str) -> None:
+        complete(self, body, prompt) if self.app.seen[prompt] == 1 else self.misbehave(then, prompt)
+
+    monkeypatch.setattr(serving.Connection, "complete", once)
+    policy = replace(QUICK, attempts=3, finish_reasons=("length",), timeout_s=0.1, deadline_s=1.0)
+    with Serving(length_share=1.0) as server:
+        model = chat(server, retry=policy)
+        reply = ask(model)["0"]
+        assert server.app.seen.total() > 1
+    assert isinstance(reply, ChatResponse)
+    assert reply.finish_reason == "length"
+    assert (model.ledger.answered, model.ledger.failed) == (1, 0)
+
+
+def test_a_student_that_only_thinks_is_not_drawn_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tests.reasoning import serving
+
+    thinking = serving.completion("x", "reasoning")
+    thinking["choices"][0]["message"]["content"] = None
+    monkeypatch.setattr(serving, "completion", lambda *a, **k: thinking)
+    with Serving() as server:
+        reply = ask(chat(server, require_content=False))["0"]
+        assert server.app.seen.total() == 1
+    assert isinstance(reply, ChatResponse)
+    assert (reply.content, reply.finished) == ("", True)
+
+
+def test_unknown_words_for_the_end_are_said_once(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.reasoning import serving
+
+    odd = serving.completion("x", "reasoning")
+    odd["choices"][0]["finish_reason"] = "odd"
+    monkeypatch.setattr(serving, "completion", lambda *a, **k: odd)
+    with Serving() as server:
+        replies = ask(chat(server), 3)
+    assert not any(isinstance(reply, ChatResponse) and reply.finished for reply in replies.values())
+    assert caplog.text.count("words that are not known here") == 1
+
+
+def test_what_no_column_holds_reaches_no_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tests.reasoning import serving
+
+    half = serving.completion("x", "reasoning")
+    half["choices"][0]["message"]["content"] = "half of \ud83d"
+    half["usage"] = {"prompt_tokens": 2**80, "completion_tokens": 1}
+    monkeypatch.setattr(serving, "completion", lambda *a, **k: half)
+    with Serving() as server, ResponseStore(tmp_path / "s.sqlite") as store:
+        pairs = list(answer(chat(server), [request(n) for n in range(3)], store))
+        assert [reply.content for _, reply in pairs] == ["half of \ufffd"] * 3
+        assert len(store) == 3
+
+
 def test_retry_after_is_obeyed() -> None:
     with Serving(shares={"429": 1.0}, retry_after_s=0.6) as server:
         start = time.monotonic()
@@ -256,9 +318,14 @@ def test_identity_is_the_model_and_what_shapes_its_answers() -> None:
         {"variant": "fp8"},
         {"chat_template_kwargs": {"enable_thinking": False}},
         {"extra_body": {"min_p": 0.1}},
+        {"sampling_fields": ["temperature"]},
+        {"sampling_fields": []},
+        {"limit_field": "max_tokens"},
     ]
     keys = {request_key(OpenAIChat("m", base_url="http://a", **c).identity, request(0)) for c in [{}, *changes]}
-    assert len(keys) == 6
+    assert len(keys) == 9
+    same = OpenAIChat("m", base_url="http://a", sampling_fields=["seed", "top_k", "top_p", "temperature"])
+    assert same.identity == plain.identity
 
 
 @pytest.mark.parametrize(
@@ -266,7 +333,9 @@ def test_identity_is_the_model_and_what_shapes_its_answers() -> None:
     [
         ({"base_url": None}, "base_url is required"),
         ({"base_url": "localhost:8000"}, "expected an address such as"),
-        ({"base_url": "http://me:secret@host/v1"}, "a user name or a password"),
+        ({"base_url": "http://me:hunter2@host/v1"}, "a user name or a password"),
+        ({"base_url": "http://host/v1?api-version=1&api-key=hunter2"}, "holds the secret api-key"),
+        ({"extra_body": {"a": {"api_key": "hunter2"}}}, r"extra_body\.a\.api_key looks like"),
         ({"concurrency": 0}, "concurrency is 0"),
         ({"max_failure_rate": 2}, "expected a share from 0 to 1"),
         ({"sampling_fields": ["top_j"]}, "top_j"),
@@ -276,7 +345,7 @@ def test_identity_is_the_model_and_what_shapes_its_answers() -> None:
 def test_settings_that_can_not_be_right(options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message) as caught:
         OpenAIChat("m", **{"base_url": "http://h/v1", **options})
-    assert "secret" not in str(caught.value)
+    assert "hunter2" not in str(caught.value)
 
 
 def test_missing_counts_are_said_or_refused(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -66,6 +66,7 @@ NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
         ({"retry-after": "\u0667"}, None),
         ({"retry-after": "."}, None),
         ({"retry-after": "Mon, 99 Foo 2026"}, None),
+        ({"retry-after": "Wed, 21 Oct 99999999999 07:28:00 GMT"}, None),
         ({"retry-after": ""}, None),
     ],
 )
@@ -82,6 +83,12 @@ def test_what_is_asked_again() -> None:
     assert not policy.retries(BROKEN)
     assert not policy.retries(Fault(REFUSED, "", 400))
     assert not policy.retries(Fault(RATE_LIMITED, "no credit", 429, stops=True))
+
+
+@pytest.mark.parametrize("status", [521, 523, 530])
+def test_a_server_that_is_gone_behind_a_gateway_comes_back(status: int) -> None:
+    # Cloudflare's words for it. Given up at once, they would burn the questions of a night in a minute.
+    assert RetryPolicy().retries(Fault(SERVER_ERROR, "", status))
 
 
 def test_settings_that_can_not_be_right_are_all_named_at_once() -> None:

@@ -7,10 +7,13 @@ from pathlib import Path
 import pytest
 from hydra.utils import instantiate
 
+from introspect.reasoning.chat import ChatFailure, ChatRequest, Message
 from introspect.reasoning.models.openai import OpenAIChat
 from introspect.reasoning.models.retry import RetryPolicy
 from introspect.reasoning.models.vllm_server import VLLMServer
 from tests.composing import compose_config
+from tests.reasoning import serving
+from tests.reasoning.serving import Serving
 
 
 def command(model: OpenAIChat) -> str:
@@ -54,7 +57,8 @@ def test_a_hosted_api_needs_no_server_and_no_key_until_it_is_asked(command: str,
     model = instantiate(compose_config(command, [f"{part}=openai_api", f"{part}.model=small"], tmp_path)[part])
     assert isinstance(model, OpenAIChat)
     assert (model.base_url, model.server, model.stream) == ("https://api.openai.com/v1", None, True)
-    assert model.identity == {"model": "small", "engine": "openai"}
+    # What is not sent is the server's to choose, so these are other answers than those with a top_k.
+    assert model.identity == {"model": "small", "engine": "openai", "sampling_fields": "seed,temperature,top_p"}
 
 
 def test_an_engine_is_a_factory_that_takes_the_students_batch(tmp_path: Path) -> None:
@@ -67,3 +71,16 @@ def test_an_engine_is_a_factory_that_takes_the_students_batch(tmp_path: Path) ->
 
 def test_the_shipped_policy_is_the_one_of_the_class(tmp_path: Path) -> None:
     assert instantiate(compose_config("train", ["teacher=openai_api"], tmp_path).teacher.retry) == RetryPolicy()
+
+
+def test_a_teacher_whose_thoughts_are_in_its_text_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # What gpt-oss writes on a server that was started without its parser.
+    mixed = serving.completion("x", "reasoning")
+    mixed["choices"][0]["message"] = {"content": "analysisThe answer given is Oslo.assistantfinalWe read. It is Oslo."}
+    monkeypatch.setattr(serving, "completion", lambda *a, **k: mixed)
+    with Serving() as server:
+        overrides = ["teacher=gpt_oss_120b", f"teacher.base_url={server.url}", "teacher.retry.base_s=0.001"]
+        model = instantiate(compose_config("train", overrides, tmp_path).teacher)
+        (reply,) = model.generate([ChatRequest("a", (Message("user", "?"),))])
+    assert isinstance(reply, ChatFailure)
+    assert reply.reason == "no_reasoning"

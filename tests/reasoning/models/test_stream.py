@@ -148,3 +148,17 @@ def test_who_leaves_early_cancels_what_is_under_way(leave: str) -> None:
     assert sorted(work.cancelled) == [1, 2, 3, 4]
     assert not work.is_open
     assert not threads()
+
+
+def test_a_stream_can_be_closed_in_its_own_thread() -> None:
+    # A garbage collection runs in whichever thread allocates.
+    async def close(number: int) -> int:
+        stream.close()
+        return number
+
+    @asynccontextmanager
+    async def opened() -> AsyncIterator[Callable[[int], Awaitable[int]]]:
+        yield close
+
+    stream = Stream(iter([1]), opened, 1)
+    assert list(stream) in ([], [1])

@@ -72,6 +72,30 @@ def test_what_a_judge_does_not_say_is_counted() -> None:
     assert len(judge.asked) == 6 + 5  # what could not be read was asked for once more
 
 
+class Held(Scripted):
+    """A model that holds something, and notes when it is let go."""
+
+    def __init__(self, reply, name, events) -> None:
+        super().__init__(reply)
+        self.name, self.events = name, events
+
+    def generate(self, requests):
+        self.events.append(f"{self.name} is asked")
+        return super().generate(requests)
+
+    def close(self) -> None:
+        self.events.append(f"{self.name} is let go")
+
+
+def test_who_has_answered_makes_room() -> None:
+    # Student and judge may each fill the GPUs, and so may the training that comes next.
+    events: list[str] = []
+    judge = Held(lambda request: ("A", "stop"), "judge", events)
+    recipe = SelfDistill(accept="judge", judging=Judging(judge=judge))
+    recipe.synthesize(EXAMPLES, Held(right, "student", events), Oracle())
+    assert events == ["student is asked", "student is let go", "judge is asked", "judge is let go"]
+
+
 def test_the_oracle_judges() -> None:
     assert len(asked(OracleJudge())[1].traces) == 6
     assert asked(OracleJudge(), student=wrong)[1].rejections == {"wrong": 6}

@@ -279,3 +279,19 @@ def test_two_processes_share_a_file(tmp_path: Path) -> None:
     assert all(sorted(map(int, output.split())) == list(range(200)) for output in outputs)
     with ResponseStore(path) as store:
         assert len(store) == 200
+
+
+def test_a_file_that_can_not_be_written_is_said_in_one_line(tmp_path: Path) -> None:
+    with ResponseStore(tmp_path / "s.sqlite") as store:
+        store._db.execute("PRAGMA busy_timeout = 20")
+        other = sqlite3.connect(tmp_path / "s.sqlite", isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(InputError, match=r"s\.sqlite: cannot be written \(database is locked\)"):
+            list(answer(Echo(), [request("a", "a")], store))
+        other.execute("ROLLBACK")
+        pages = store._db.execute("PRAGMA page_count").fetchone()[0]
+        store._db.execute(f"PRAGMA max_page_count = {pages}")
+        with pytest.raises(InputError, match=r"cannot be written \(database or disk is full\)"):
+            list(answer(Echo(), [request("b", "b" * 100_000)], store))
+        assert len(store) == 0
+        other.close()

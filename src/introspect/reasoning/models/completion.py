@@ -42,6 +42,15 @@ _STOPS = {
     405: "check base_url",
 }
 _DETAIL = 300
+# How servers of other families say what OpenAI's words say.
+_SAME_WORD = {
+    **dict.fromkeys(("eos", "eos_token", "end_turn", "stop_sequence"), "stop"),
+    **dict.fromkeys(("max_tokens", "model_length"), "length"),
+}
+# The server broke off: no fault of the model's, so neither an end nor a limit.
+_BROKEN_OFF = frozenset({"abort", "error", "cancelled", "insufficient_system_resource"})
+# More tokens than anything has; beyond 2^63 no column would hold them.
+_MOST_TOKENS = 2**53
 
 
 class Reply(NamedTuple):
@@ -64,44 +73,50 @@ class Faulty(NamedTuple):
     usage: Usage | None = None
 
 
-def read_reply(body: bytes, *, needs_reasoning: bool = False) -> Reply | Faulty:
+def read_reply(body: bytes, *, needs_reasoning: bool = False, needs_content: bool = True) -> Reply | Faulty:
     """The reply in the body of a 200 response, or what is wrong with it.
 
-    `needs_reasoning` makes a finished turn without any reasoning a fault.
+    `needs_reasoning` makes a finished turn without any reasoning a fault, `needs_content` one that only reasons.
     """
     try:
         data = json.loads(body)
-    except ValueError:  # also UnicodeDecodeError
+    except (ValueError, RecursionError):  # also UnicodeDecodeError
         return _malformed(f"not JSON: {_excerpt(body)}")
-    return read_completion(data, needs_reasoning=needs_reasoning)
+    return read_completion(data, needs_reasoning=needs_reasoning, needs_content=needs_content)
 
 
-def read_completion(data: Any, *, needs_reasoning: bool = False) -> Reply | Faulty:
+def read_completion(data: Any, *, needs_reasoning: bool = False, needs_content: bool = True) -> Reply | Faulty:
     """As `read_reply`, of the JSON's content."""
     if isinstance(data, Mapping) and data.get("error"):
         return Faulty(_embedded_error(data["error"]))
     try:
         choice = data["choices"][0]
+        if choice.get("error"):
+            return Faulty(_embedded_error(choice["error"]))
         message, finish_reason = choice["message"], choice["finish_reason"]
-        content, thought = _text(message.get("content")), _thought(message)
+        content, thought = _sound(_text(message.get("content"))), _sound(_thought(message))
         refusal = _text(message.get("refusal"))
     except (LookupError, TypeError, AttributeError, ValueError) as error:
         return _malformed(f"not a chat completion ({type(error).__name__}: {error})")
     if not isinstance(finish_reason, str):
         return _malformed(f"no finish_reason but {finish_reason!r}")
+    finish_reason = _SAME_WORD.get(finish_reason, _sound(finish_reason))
     counts = data.get("usage")
     split = split_reasoning(content)
     reasoning = "\n\n".join(part for part in (thought.strip(), split.reasoning) if part)
     usage, has_split = _usage(counts, reasoning, split.content)
-    if fault := _find_fault(reasoning, split.content, finish_reason, refusal, needs_reasoning):
-        return Faulty(fault, usage)
-    return Reply(reasoning, split.content, finish_reason, usage, has_split)
+    reply = Reply(reasoning, split.content, finish_reason, usage, has_split)
+    fault = _find_fault(reply, refusal, needs_reasoning=needs_reasoning, needs_content=needs_content)
+    return Faulty(fault, usage) if fault else reply
 
 
-def _find_fault(reasoning: str, content: str, finish_reason: str, refusal: str, needs_reasoning: bool) -> Fault | None:
+def _find_fault(reply: Reply, refusal: str, *, needs_reasoning: bool, needs_content: bool) -> Fault | None:
+    reasoning, content, finish_reason = reply[:3]
+    if finish_reason in _BROKEN_OFF:
+        return fault_of_status(502, f"the server broke off, finish_reason {finish_reason}".encode())
     if finish_reason == "content_filter" or (refusal and not content):
         return Fault(CONTENT_FILTER, one_line(refusal) or "finish_reason content_filter")
-    if finish_reason in FINISHED and not content:
+    if finish_reason in FINISHED and not content and (needs_content or not reasoning):
         what = "only reasoning" if reasoning else "neither reasoning nor content"
         return Fault(EMPTY, f"the turn ended by itself with {what}")
     if not reasoning and not content:
@@ -127,16 +142,19 @@ def read_events(lines: Iterable[bytes]) -> Any:
         if payload == b"[DONE]":
             is_over = True
             break
-        event = json.loads(payload)
         try:
+            event = json.loads(payload)
             if event.get("error"):
                 return event
             whole["usage"] = event.get("usage") or whole.get("usage")
-            for choice in event.get("choices") or ():
+            # Others than the first are answers that nobody asked for.
+            for choice in (choice for choice in event.get("choices") or () if not choice.get("index")):
+                if choice.get("error"):
+                    return choice
                 finish_reason = choice.get("finish_reason") or finish_reason
                 for name, parts in texts.items():
                     parts.append(_text((choice.get("delta") or {}).get(name)))
-        except (AttributeError, TypeError, ValueError) as error:
+        except (AttributeError, TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"not an event of a completion ({type(error).__name__}: {error})") from error
     if not is_over and finish_reason is None:
         raise ValueError("the stream broke off")
@@ -185,7 +203,7 @@ def _error_message(body: bytes) -> bytes:
             words = [str(error[name]) for name in ("code", "message", "detail") if error.get(name)]
             return ": ".join(words).encode("utf-8", "replace") or body
         return str(error).encode("utf-8", "replace")
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         return body
 
 
@@ -206,6 +224,13 @@ def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise ValueError(f"text expected, got {type(value).__name__}")
     return value
+
+
+def _sound(text: str) -> str:
+    """A text that every file takes: JSON can hold halves of characters, which are joined or replaced."""
+    if text.isascii():
+        return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def _thought(message: Mapping[str, Any]) -> str:
@@ -229,4 +254,4 @@ def _usage(counts: Any, reasoning: str, content: str) -> tuple[Usage | None, boo
 
 
 def _is_count(value: Any) -> TypeGuard[int]:
-    return type(value) is int and value >= 0
+    return type(value) is int and 0 <= value <= _MOST_TOKENS

@@ -14,11 +14,11 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from itertools import count
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
 from introspect.errors import InputError
-from introspect.reasoning.chat import ChatFailure, ChatRequest, ChatResponse, Usage
+from introspect.reasoning.chat import FINISHED, ChatFailure, ChatRequest, ChatResponse, Usage
 from introspect.reasoning.models.completion import (
     Faulty,
     Reply,
@@ -28,6 +28,7 @@ from introspect.reasoning.models.completion import (
     read_events,
     read_reply,
 )
+from introspect.reasoning.models.endpoint import Endpoint, Secret, Server, checked_address, refuse_secrets
 from introspect.reasoning.models.ledger import Ledger, Price
 from introspect.reasoning.models.retry import CONNECTION, MALFORMED, TIMEOUT, Breaker, Fault, RetryPolicy, retry_after
 from introspect.reasoning.models.stream import Stream
@@ -40,48 +41,6 @@ log = logging.getLogger(__name__)
 SAMPLING_FIELDS = ("temperature", "top_p", "top_k", "seed")
 # A reply that is longer than this is no chat completion; in bytes.
 _LARGEST_REPLY = 64 * 2**20
-
-
-class Secret:
-    """A text that does not show itself: not when it is printed, logged, copied into a config or pickled."""
-
-    __slots__ = ("_text",)
-
-    def __init__(self, text: str) -> None:
-        self._text = text
-
-    def reveal(self) -> str:
-        """The text."""
-        return self._text
-
-    def __repr__(self) -> str:
-        return "***"
-
-    def __reduce__(self) -> str:
-        raise TypeError("a secret is never saved")
-
-
-class Endpoint(NamedTuple):
-    """Where a server is, and its key."""
-
-    base_url: str
-    key: Secret | None
-
-
-class Server(Protocol):
-    """A server that is started when it is needed."""
-
-    def start(self) -> Endpoint:
-        """Start it if it does not run yet, and wait until it answers."""
-        ...
-
-    def check(self) -> None:
-        """Raise InputError if it was started and has ended by itself."""
-        ...
-
-    def stop(self) -> None:
-        """Stop it if it runs."""
-        ...
 
 
 class OpenAIChat:
@@ -104,6 +63,8 @@ class OpenAIChat:
         stream: let the server send the tokens as they come: for gateways that close a connection on which nothing
             happens.
         require_reasoning: a finished turn without reasoning is a failure.
+        require_content: a finished turn with nothing but reasoning is one, too: it is asked again. Not so for a student
+            that is measured, whose empty answers are answers.
         require_usage: a response without token counts ends the run; else its counts are 0, which is said once.
         retry: see `RetryPolicy`.
         price: see `Price`; None counts tokens only.
@@ -131,6 +92,7 @@ class OpenAIChat:
         variant: str | None = None,
         stream: bool = False,
         require_reasoning: bool = False,
+        require_content: bool = True,
         require_usage: bool = False,
         retry: RetryPolicy | None = None,
         price: Price | None = None,
@@ -146,26 +108,47 @@ class OpenAIChat:
             raise InputError(f"{model}: api_key has characters that no header takes")
         if unknown := set(sampling_fields) - set(SAMPLING_FIELDS):
             raise InputError(f"{model}: sampling_fields has {sorted(unknown)}, expected {', '.join(SAMPLING_FIELDS)}")
-        self.model, self.server, self.base_url = model, server, base_url and _checked(base_url)
+        self.model, self.server, self.base_url = model, server, base_url and checked_address(base_url)
         self.concurrency, self.stream, self.max_failure_rate = concurrency, stream, max_failure_rate
         self.ledger = Ledger(price)
         self._key_variable, self._key = api_key_env, Secret(api_key) if api_key else None
         self._retry = retry or RetryPolicy()
         self._fields, self._limit_field = tuple(sampling_fields), limit_field
-        self._needs_reasoning, self._needs_usage = require_reasoning, require_usage
+        self._needs = {"needs_reasoning": require_reasoning, "needs_content": require_content}
+        self._needs_usage = require_usage
+        refuse_secrets(f"{model}: extra_body", extra_body)
         # Sent with every request, and part of what its answer depends on.
         self._options = {
             **_plain(extra_body or {}),
             **({"reasoning_effort": reasoning_effort} if reasoning_effort else {}),
             **({"chat_template_kwargs": _plain(chat_template_kwargs)} if chat_template_kwargs else {}),
         }
-        self._names = {"variant": variant, "context_length": context_length}
+        # What is not sent is the server's to choose: other answers than those of the sampling that was asked for.
+        sent = None if {*self._fields} == {*SAMPLING_FIELDS} else ",".join(sorted(self._fields)) or "none"
+        bound = None if limit_field == "max_completion_tokens" else limit_field
+        self._names = {
+            "variant": variant,
+            "context_length": context_length,
+            "sampling_fields": sent,
+            "limit_field": bound,
+        }
         self._said: set[str] = set()
 
     @classmethod
-    def engine(cls, model: str, *, batch_size: int = 256, concurrency: int | None = None, **options: Any) -> OpenAIChat:
-        """As the engine of a student, in whose words the requests in flight are a batch."""
-        return cls(model, concurrency=batch_size if concurrency is None else concurrency, **options)
+    def engine(
+        cls,
+        model: str,
+        *,
+        name_or_path: str | None = None,
+        batch_size: int = 256,
+        concurrency: int | None = None,
+        **options: Any,
+    ) -> OpenAIChat:
+        """As the engine of a student, in whose words the requests in flight are a batch.
+
+        `name_or_path` is another model than the one that was configured, as for the other engines.
+        """
+        return cls(name_or_path or model, concurrency=batch_size if concurrency is None else concurrency, **options)
 
     @property
     def identity(self) -> Mapping[str, str]:
@@ -258,6 +241,10 @@ class OpenAIChat:
         elif not reply.has_split:
             self.ledger.estimated += 1
             self._say("the server does not count reasoning apart: its share is estimated from the number of characters")
+        if reply.finish_reason not in FINISHED | {"length"}:
+            self._say(
+                "the server ends turns in words that are not known here: they count as cut off, see finish_reason"
+            )
         return ChatResponse(request.id, reply.reasoning, reply.content, reply.finish_reason, usage or Usage(0, 0, 0))
 
     def _say(self, message: str) -> None:
@@ -280,6 +267,7 @@ class _Asker:
         """One request, in as many attempts as it takes."""
         deadline = time.monotonic() + self._policy.deadline_s  # which is also the loop's clock
         redraws = 0
+        kept: Reply | None = None  # a response that another draw was to better
         for attempt in count(1):
             ticket = await self._breaker.admit()
             deadline += ticket.waited_s  # a pause of everything is nobody's delay
@@ -289,9 +277,9 @@ class _Asker:
                 self._breaker.answered()
                 if is_last or outcome.finish_reason not in self._policy.finish_reasons:
                     self._ledger.attempt(outcome.usage)
-                    self._ledger.close()
-                    return self._chat.response(request, outcome)
+                    return self._answer(request, outcome)
                 self._ledger.attempt(outcome.usage, fault=outcome.finish_reason)
+                kept = outcome
                 redraws += 1
                 continue
             fault = outcome.fault
@@ -300,16 +288,20 @@ class _Asker:
                 raise InputError(f"{self._place}: {fault.detail}")
             if not self._policy.retries(fault):
                 self._breaker.refused(fault)
-                return self._failure(request, fault, attempt)
+                return self._answer(request, kept) if kept else self._failure(request, fault, attempt)
             if fault.reason == CONNECTION and self._chat.server is not None:
                 self._chat.server.check()
             self._breaker.failed(ticket, fault)
             redraws += fault.status is None and fault.reason not in (CONNECTION, TIMEOUT)
             delay = self._policy.delay(attempt, fault.retry_after, self._random)
             if is_last or time.monotonic() + delay >= deadline:
-                return self._failure(request, fault, attempt)
+                return self._answer(request, kept) if kept else self._failure(request, fault, attempt)
             await asyncio.sleep(delay)
         raise AssertionError
+
+    def _answer(self, request: ChatRequest, reply: Reply) -> ChatResponse:
+        self._ledger.close()
+        return self._chat.response(request, reply)
 
     def _failure(self, request: ChatRequest, fault: Fault, attempts: int) -> ChatFailure:
         self._ledger.close(fault.reason)
@@ -335,9 +327,9 @@ class _Asker:
         if response.status != 200:
             return Faulty(fault_of_status(response.status, body, retry_after(response.headers)))
         if not self._chat.stream:
-            return read_reply(body, needs_reasoning=self._chat._needs_reasoning)
+            return read_reply(body, **self._chat._needs)
         try:
-            return read_completion(read_events(body.split(b"\n")), needs_reasoning=self._chat._needs_reasoning)
+            return read_completion(read_events(body.split(b"\n")), **self._chat._needs)
         except ValueError as error:
             return Faulty(Fault(MALFORMED, one_line(str(error))))
 
@@ -351,15 +343,6 @@ def draw_seed(seed: int, sample: int, retry: int = 0) -> int:
         return seed
     digest = hashlib.sha256(f"{seed} {sample} {retry}".encode()).digest()
     return int.from_bytes(digest[:4], "big") >> 1  # 31 bits: what every server takes
-
-
-def _checked(base_url: str) -> str:
-    parts = urlsplit(base_url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise InputError(f"base_url is {one_line(base_url)!r}, expected an address such as http://127.0.0.1:8000/v1")
-    if parts.username or parts.password:
-        raise InputError("base_url holds a user name or a password, which logs would show: use api_key_env")
-    return base_url
 
 
 def _plain(values: Any) -> Any:

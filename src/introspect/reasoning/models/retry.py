@@ -72,7 +72,7 @@ class RetryPolicy:
     attempts: int = 8
     deadline_s: float = 7200.0
     timeout_s: float = 1800.0
-    statuses: Sequence[int] = (408, 409, 425, 429, 500, 502, 503, 504, 520, 522, 524, 529)
+    statuses: Sequence[int] = (408, 409, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529, 530)
     reasons: Sequence[str] = RETRYABLE
     finish_reasons: Sequence[str] = ()
     base_s: float = 1.0
@@ -118,7 +118,7 @@ def retry_after(headers: Mapping[str, str], now: datetime | None = None) -> floa
             return float(text) / unit
     try:
         when = parsedate_to_datetime(headers.get("retry-after", ""))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     moment = when if when.tzinfo else when.replace(tzinfo=UTC)
     return max(0.0, (moment - (now or datetime.now(UTC))).total_seconds())

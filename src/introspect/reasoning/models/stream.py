@@ -144,7 +144,8 @@ class _Engine(Generic[T, R]):
         if self._thread.is_alive():
             with suppress(RuntimeError):  # the loop was closed in this very moment
                 self._loop.call_soon_threadsafe(self._over.set)
-        self._thread.join(_PATIENCE_S)
+        if self._thread is not threading.current_thread():  # which a garbage collection can run in
+            self._thread.join(_PATIENCE_S)
 
     def _run(self) -> None:
         try:

@@ -27,7 +27,7 @@ from typing import Any
 from introspect.errors import InputError
 from introspect.reasoning.models import supervise
 from introspect.reasoning.models.completion import one_line
-from introspect.reasoning.models.openai import Endpoint, Secret
+from introspect.reasoning.models.endpoint import Endpoint, Secret
 
 log = logging.getLogger(__name__)
 
@@ -167,7 +167,7 @@ class VLLMServer:
         port, key = _free_port(), secrets.token_urlsafe(32)
         self._log = path = folder / f"vllm-{port}.log"
         command = [executable, *self.command(port)[1:]]
-        log.info("starting %s (log: %s)", shlex.join(self.command(port)), path)
+        log.info("starting %s (log: %s)", one_line(shlex.join(self.command(port)), 4000), path)
         with path.open("wb") as output:
             self._process = subprocess.Popen(
                 [sys.executable, supervise.__file__, *command],

@@ -88,7 +88,10 @@ class Acceptance:
             accepts = self._criterion.accepts
             return [None if accepts(rollout.predicted_answer, rollout.references) else "wrong" for rollout in rollouts]
         assert self._judging is not None
-        judged = self._judging.judged(rollouts, lambda: examples, "judge reads the rollouts")
+        try:
+            judged = self._judging.judged(rollouts, lambda: examples, "judge reads the rollouts")
+        finally:
+            self._judging.close()  # the training needs the room
         return [_fault_of(item.judgments.get(_CORRECTNESS)) for item in judged]
 
 

@@ -8,6 +8,7 @@ from typing import Literal
 from introspect.reasoning.chat import ChatModel, ChatResponse, Sampling, join_reasoning
 from introspect.reasoning.examples import MultiHopExample
 from introspect.reasoning.judging import Judging
+from introspect.reasoning.models.lazy import release
 from introspect.reasoning.recipes.acceptance import Acceptance
 from introspect.reasoning.recipes.base import ask, collect, draft_requests, example_id
 from introspect.reasoning.rollouts import Rollout
@@ -49,7 +50,8 @@ class _Distill:
         requests = draft_requests(examples, self.rollouts, self.sampling, by_teacher=by_teacher)
         candidates: list[tuple[str | None, Trace]] = []
         sound: list[tuple[Rollout, Trace]] = []
-        for request, reply in ask(teacher if by_teacher else student, requests, store, f"{self.rollouts_by} rollouts"):
+        model = teacher if by_teacher else student
+        for request, reply in ask(model, requests, store, f"{self.rollouts_by} rollouts"):
             example = by_id[example_id(request)]
             trace = Trace(
                 example_id=example.id,
@@ -63,6 +65,7 @@ class _Distill:
                 candidates.append(("request_failed" if reply is None else fault, trace))
             else:
                 sound.append((Rollout.of(example, request, reply), trace))
+        release(model)  # a judge may need the room
         faults = self.acceptance.faults([rollout for rollout, _ in sound], examples)
         candidates += [(fault, trace) for fault, (_, trace) in zip(faults, sound, strict=True)]
         return collect(candidates)

@@ -109,14 +109,24 @@ class ResponseStore:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """Commit everything that is put inside at once, at the end: many times faster than one by one."""
-        self._db.execute("BEGIN IMMEDIATE")
+        """Commit everything that is put inside at once, at the end: many times faster than one by one.
+
+        Raises:
+            InputError: the file can not be written: the disk is full, or another process does not let go of it.
+        """
         try:
+            self._db.execute("BEGIN IMMEDIATE")
             yield
-        except BaseException:
-            self._db.execute("ROLLBACK")
+            self._db.execute("COMMIT")
+        except BaseException as error:
+            if self._db.in_transaction:  # SQLite itself ends one that finds the disk full
+                self._db.execute("ROLLBACK")
+            if isinstance(error, sqlite3.OperationalError):
+                raise InputError(
+                    f"{self.path}: cannot be written ({error}): what was stored before is kept, the same command makes"
+                    " the rest"
+                ) from error
             raise
-        self._db.execute("COMMIT")
 
     def get(self, key: str, request: ChatRequest) -> ChatResponse | None:
         """The response stored under the request's key, with the id of this request; None if there is none."""
