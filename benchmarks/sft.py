@@ -126,6 +126,7 @@ def timed(step: Callable[[], float], device: str) -> tuple[float, float]:
 
 
 def main() -> None:
+    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--traces", type=int, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--prompt", type=int, default=1200)
@@ -137,8 +138,10 @@ def main() -> None:
     parser.add_argument("--attention", default="sdpa", help="of ours; TRL has sdpa")
     options = parser.parse_args()
     dtype = getattr(torch, options.dtype)
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {options.device}, {options.dtype}", flush=True)
-    print("| traces | ours, supervised tokens/s | TRL | ratio | loss of ours, of TRL |\n|---|---|---|---|---|", flush=True)
+    threads = torch.get_num_threads()
+    print(f"torch {torch.__version__}, {threads} threads, {options.device}, {options.dtype}", flush=True)
+    print("| traces | ours, supervised tokens/s | TRL | ratio | loss of ours, of TRL |", flush=True)
+    print("|---|---|---|---|---|", flush=True)
     for count in options.traces:
         group = sequences(options.prompt, options.trace, count)
         with tempfile.TemporaryDirectory() as folder:
