@@ -21,6 +21,7 @@ from introspect.reasoning.metrics.summary import Comparison, compare, confidence
 from introspect.reasoning.prompts import Style, check_style, question_messages
 from introspect.reasoning.rollouts import Rollout, save_rollouts
 from introspect.reasoning.store import ResponseStore, answer
+from introspect.tracking.wandb import log_histograms
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
@@ -140,7 +141,7 @@ def report(
     """
     import rich
 
-    folder = Path(folder)
+    folder, loggers = Path(folder), list(loggers)
     _save(folder, baseline, model, failures, verdicts)
     if any(failures) and baseline is not None:
         baseline, model, verdicts = _answered_by_both(baseline, model, verdicts)
@@ -158,6 +159,9 @@ def report(
         columns, rows = rollout_table(baseline, model, table_rows)
         for logger in loggers:
             log_table(logger, "test/rollouts", columns, rows)
+        sides = {"model": model, "baseline": baseline or ()}
+        tokens = {name: [rollout.completion_tokens for rollout in side] for name, side in sides.items()}
+        log_histograms(loggers, {f"test/histogram/{name}/completion_tokens": each for name, each in tokens.items()})
     return comparison
 
 

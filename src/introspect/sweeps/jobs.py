@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import pickle
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -18,6 +19,7 @@ from typing import Literal
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, OmegaConf
 
+from introspect.cli import explain
 from introspect.errors import Pruned
 from introspect.tracking.redaction import redact
 
@@ -83,10 +85,17 @@ def write_record(config: DictConfig, returned: JobReturn) -> None:
 
 def one_line(error: BaseException) -> str:
     """An exception in one line of at most 300 characters, with its type unless it is the user's to mend."""
-    from introspect.cli import explain
-
     message = explain(error) or f"{type(error).__name__}: {error}"
     return redact(" ".join(message.split()))[:300]
+
+
+def portable(error: Exception) -> Exception:
+    """The exception, or its line where it would not survive the way back from another process and end the sweep."""
+    try:
+        pickle.loads(pickle.dumps(error))  # noqa: S301 - what this process has just written
+    except Exception:  # noqa: BLE001 - anything may go wrong in the pickling of another's class
+        return RuntimeError(one_line(error))
+    return error
 
 
 def write(file: Path, text: str) -> None:

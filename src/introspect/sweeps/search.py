@@ -66,7 +66,7 @@ def distribution(override: Override) -> BaseDistribution:
             return kind(values[0], values[-1], step=asked.step)
         return CategoricalDistribution(list(override.sweep_iterator(transformer=Transformer.encode)))
     except (ValueError, IndexError) as error:
-        raise InputError(f"{override.input_line}: {error or 'the range is empty'}") from error
+        raise InputError(f"{override.input_line}: {error if str(error) else 'the range is empty'}") from error
 
 
 def open_study(folder: Path, direction: str, sampler: BaseSampler, settings: dict[str, Any]) -> Study:

@@ -13,7 +13,9 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from introspect.sweeps.jobs import DONE, Record, folders, read_record, write, write_record
+from introspect.cli import explain
+from introspect.errors import Pruned
+from introspect.sweeps.jobs import DONE, Record, folders, portable, read_record, write, write_record
 from introspect.tracking.table import Block, Run, compare, latex, markdown
 from introspect.tracking.wandb import finish, wandb_logger
 
@@ -43,6 +45,7 @@ class StudyTable(Callback):
         """Record what became of the job, and write the table as far as there is one."""
         if config.hydra.mode == RunMode.MULTIRUN:
             write_record(config, job_return)
+            self._speak(job_return)
             self._write(config)
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
@@ -62,6 +65,14 @@ class StudyTable(Callback):
         rich.print(Markdown(markdown(table)))
         log.info("the study is in %s and study.tex", folder / "study.md")
         log_study(folder, runs, self._names(config), table)
+
+    def _speak(self, returned: JobReturn) -> None:
+        """Leave a bug's traceback in the log of the job, and hand on only what another process can read."""
+        error = returned._return_value
+        if isinstance(error, Exception) and not isinstance(error, Pruned):
+            if explain(error) is None:
+                log.error("this job failed", exc_info=error)
+            returned.return_value = portable(error)
 
     def _write(self, config: DictConfig) -> list[Block]:
         folder = Path(config.hydra.sweep.dir)
