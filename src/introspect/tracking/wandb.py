@@ -129,7 +129,7 @@ def wandb_logger(
         project=project,
         save_dir=save_dir,
         name=name,
-        group=" ".join(filter(None, [group, sweep or _sweep()])) or None,
+        group=" ".join(dict.fromkeys(filter(None, [group, sweep or _sweep()]))) or None,
         job_type=job_type,
         tags=list(tags),
         notes=notes,
