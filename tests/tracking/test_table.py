@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from introspect.tracking.table import Run, best, compare, label, latex, markdown, spread
+from introspect.tracking.table import Run, best, compare, labels_of, latex, markdown, spread
 
 NAMES = {"test/accuracy": "accuracy ↑", "dissect/detectors/total": "detectors", "model/aes": "AES"}
 
@@ -69,10 +69,10 @@ def test_nothing_measured_is_no_table():
     assert compare([], NAMES) == []
 
 
-def test_many_arms_stand_below_each_other_and_without_seeds_have_no_differences():
-    many = [Run(f"lr=0.12345{at}", "", {"test/accuracy": at / 10}) for at in range(7)]
-    lines = markdown(compare(many, NAMES)).splitlines()
-    assert lines[0] == "| mean ± sd over seeds | seeds | accuracy ↑ |"
+def test_many_arms_stand_below_each_other_and_a_search_has_no_differences():
+    many = [Run(f"lr=0.12345{at}", "", {"objective": at / 10}) for at in range(7)]
+    lines = markdown(compare(many, {"objective": "val/accuracy ↑"})).splitlines()
+    assert lines[0] == "| mean ± sd over seeds | seeds | val/accuracy ↑ |"
     assert lines[-1] == "| lr=0.1235 | one | **0.600** |"
     assert len(lines) == 9
 
@@ -98,12 +98,13 @@ def test_more_is_better_is_less_is_better_of_the_opposite(groups):
     assert best(groups, "↑") == best([[-value for value in group] for group in groups], "↓")
 
 
-@pytest.mark.parametrize(
-    ("arm", "shown"),
-    [("kd, model.lr=0.0312345678", "kd, model.lr=0.03123"), ("a=12345678", "a=12345678"), ("x=v1.2", "x=v1.2")],
-)
-def test_labels_are_short(arm, shown):
-    assert label(arm) == shown
+def test_labels_are_short_and_clear():
+    assert labels_of(["kd, model.lr=0.0312345678", "a=12345678", "x=v1.2"]) == (
+        "kd, lr=0.03123",
+        "a=12345678",
+        "x=v1.2",
+    )
+    assert labels_of(["a.lr=1, b.lr=2, c.d=3"]) == ("a.lr=1, b.lr=2, d=3",)
 
 
 def test_spreads():

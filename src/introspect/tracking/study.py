@@ -16,14 +16,13 @@ from omegaconf import DictConfig, OmegaConf
 from introspect.cli import explain
 from introspect.errors import Pruned
 from introspect.sweeps.jobs import DONE, Record, folders, portable, read_record, write, write_record
-from introspect.tracking.table import Block, Run, compare, latex, markdown
+from introspect.tracking.table import OBJECTIVE, Block, Run, compare, latex, markdown
 from introspect.tracking.wandb import finish, wandb_logger
 
 log = logging.getLogger(__name__)
 
 METRICS = "metrics.json"
 SEED, EXPERIMENT = "seed", "experiment"
-OBJECTIVE = "objective"
 
 
 class StudyTable(Callback):
@@ -54,7 +53,8 @@ class StudyTable(Callback):
         runs = read_runs(folder)
         for place in folders(folder):
             record = read_record(place)
-            if not (place / METRICS).is_file() and (record is None or record.value is None):
+            is_without = record is None or (record.value is None and record.status != "pruned")
+            if is_without and not (place / METRICS).is_file():
                 log.warning("%s: no %s: this run has no numbers in the table", place, METRICS)
         table = self._write(config)
         if not table:

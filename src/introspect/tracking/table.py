@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import mean, stdev
 
-# More arms than these stand below each other.
-ABREAST = 6
+OBJECTIVE = "objective"  # what a search optimises, among the metrics
+
+# More arms than these, or with longer names, stand below each other.
+ABREAST, LONGEST = 6, 30
 ARROWS = {"↑": max, "↓": min}
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -62,8 +64,8 @@ def compare(runs: Sequence[Run], names: Mapping[str, str]) -> list[Block]:
             arms is marked.
 
     Returns:
-        One block, or two if there are several arms; none if no run has any of the metrics. The many arms of a search,
-        each of one run, get no differences.
+        One block, or two if there are several arms; none if no run has any of the metrics. A search, which has an
+        `OBJECTIVE`, gets no differences.
     """
     finished = [run for run in runs if run.status == "finished"]
     shown = [name for name in names if any(name in run.metrics for run in finished)]
@@ -75,9 +77,9 @@ def compare(runs: Sequence[Run], names: Mapping[str, str]) -> list[Block]:
     for name in shown:
         groups = [[metrics[name] for metrics in values[arm].values() if name in metrics] for arm in arms]
         rows.append(Row(names[name], tuple(map(spread, groups)), best(groups, names[name])))
-    labels = tuple(map(label, arms))
+    labels = labels_of(arms)
     blocks = [Block("mean ± sd over seeds", labels, tuple(rows))]
-    if 1 < len(arms) <= ABREAST or (any(len(seeds) > 1 for seeds in values.values()) and len(arms) > 1):
+    if len(arms) > 1 and OBJECTIVE not in shown:
         differences = [
             Row(names[name], tuple(spread(paired(values[arm], values[arms[0]], name), signed=True) for arm in arms[1:]))
             for name in shown
@@ -114,10 +116,22 @@ def spread(values: Sequence[float], *, signed: bool = False) -> str:
     return f"{middle} ± {stdev(values):.{digits}f}" if len(values) > 1 else middle
 
 
-def label(arm: str) -> str:
-    """An arm as it is shown: with numbers of at most four digits."""
-    parts = [part.partition("=") for part in arm.split(", ")]
-    return ", ".join(f"{name}{sign}{_short(value)}" if sign else name for name, sign, value in parts)
+def labels_of(arms: Sequence[str]) -> tuple[str, ...]:
+    """Arms as they are shown: settings by the last part of their names where that is clear, numbers of four digits."""
+    settings = {part.partition("=")[0] for arm in arms for part in arm.split(", ") if "=" in part}
+    ends = [name.rpartition(".")[2] for name in settings]
+    return tuple(
+        ", ".join(
+            f"{_end(name, ends)}={_short(value)}" if sign else name
+            for name, sign, value in (part.partition("=") for part in arm.split(", "))
+        )
+        for arm in arms
+    )
+
+
+def _end(name: str, ends: Sequence[str]) -> str:
+    end = name.rpartition(".")[2]
+    return end if ends.count(end) == 1 else name
 
 
 def _short(value: str) -> str:
@@ -140,14 +154,15 @@ def _seeds(runs: Sequence[Run]) -> str:
 
 
 def _grid(block: Block, bold: str) -> list[list[str]]:
-    """The block's cells with its headings, arms abreast if they are few; the best are set as `bold` says."""
+    """The block's cells with its headings, arms abreast if they are few and short; the best are set as `bold` says."""
     head = [block.heading, *block.arms]
     body = [
         [row.heading, *(bold.format(cell) if at in row.best else cell for at, cell in enumerate(row.cells))]
         for row in block.rows
     ]
     lines = [head, *body]
-    return lines if len(block.arms) <= ABREAST else [list(line) for line in zip(*lines, strict=True)]
+    is_abreast = len(block.arms) <= ABREAST and max(map(len, block.arms), default=0) <= LONGEST
+    return lines if is_abreast else [list(line) for line in zip(*lines, strict=True)]
 
 
 def markdown(blocks: Sequence[Block]) -> str:
