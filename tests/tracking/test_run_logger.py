@@ -108,6 +108,18 @@ def test_no_artifacts_where_none_are_wanted(tmp_path: Path) -> None:
     assert not (tmp_path / "wandb").exists()
 
 
+def test_a_run_that_is_not_kept_has_no_artifacts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    write(tmp_path / "student/config.json", "{}")
+    write(tmp_path / "traces/traces.parquet", "traces")
+    logger = wandb_logger(project="p", save_dir=tmp_path, axes={"val/*": "epoch"}, summaries={"a": "max"})
+    logger.log_hyperparams({"a": {"b": 1}})
+    log_histograms([logger], {"h": [1.0]})
+    log_artifacts([logger], tmp_path)
+    finish()
+    assert not list(tmp_path.glob("wandb/*run-*"))
+
+
 def test_names_follow_content(tmp_path: Path) -> None:
     one, other = write(tmp_path / "a/x", "1"), write(tmp_path / "b/x", "1")
     assert digest(one.parent, [one]) == digest(other.parent, [other])

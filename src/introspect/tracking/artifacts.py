@@ -41,7 +41,7 @@ def log_artifacts(
     """
     from introspect.tracking.run_logger import RunLogger
 
-    trackers = [logger for logger in loggers if isinstance(logger, RunLogger)]
+    trackers = [logger for logger in loggers if isinstance(logger, RunLogger) and logger.is_kept]
     if not trackers or limit == 0:
         return
     folder = Path(folder)

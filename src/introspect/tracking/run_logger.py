@@ -37,6 +37,11 @@ class RunLogger(WandbLogger):
         self._defined = False
 
     @property
+    def is_kept(self) -> bool:
+        """Whether the run is kept anywhere, which WANDB_MODE=disabled prevents."""
+        return self._wandb_init.get("mode") != "disabled"
+
+    @property
     def experiment(self) -> Run:
         """The run, which is begun when it is asked for first."""
         if getattr(rank_zero_only, "rank", 0) != 0:
