@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,12 @@ class Offline:
 
     def __init__(self, run: Path) -> None:
         self.folder = run
-        self.records = list(records(run))
+        self.records: list[Any] = []
+        # W&B's service may still be writing when the run has finished: its last word is the exit.
+        until = time.monotonic() + 30
+        while not self.of("exit") and time.monotonic() < until:
+            self.records = list(records(run))
+            time.sleep(0.1)
 
     def of(self, kind: str) -> list[Any]:
         return [getattr(r, kind) for r in self.records if r.WhichOneof("record_type") == kind]
