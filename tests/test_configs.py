@@ -35,9 +35,12 @@ OPTIONS = sorted(
         "logger",
         "callbacks",
         "debug",
+        "hparams_search",
     )
     for path in (CONFIGS / group).glob("*.yaml")
 )
+# Packages that only some sweeps need.
+OPTIONAL = ("optuna", *(f"hydra_plugins.hydra_{name}_launcher" for name in ("joblib", "submitit", "ray")))
 # Settings that a test on any machine must give: a model folder in place of one that is embedded or on a hub.
 MODEL = "model.model=folder"
 # Experiments on images, and the options that only they take.
@@ -56,6 +59,8 @@ def experiment_of(group: str, option: str) -> list[str]:
     """Overrides with which an option of train.yaml makes sense."""
     if option in IMAGE_OPTIONS.get(group, ()):
         return ["experiment=kd", *(FOLDERS if option == "image_folders" else [])]
+    if group == "hparams_search":
+        return ["experiment=kd" if option.startswith("kd") else "experiment=mbt_r"]
     return ["experiment=base"] if option in ("pretraining", "hopworld_scratch", "raising") else [MODEL]
 
 
@@ -78,6 +83,8 @@ def targets(node: Any, key: str = "") -> Iterator[tuple[str, DictConfig]]:
 
 def check_target(key: str, node: DictConfig) -> None:
     """The target exists, and each setting is one of its arguments."""
+    if node._target_.startswith("optuna"):
+        pytest.importorskip("optuna", reason="a package that only searches need")
     target = get_object(node._target_)
     given = {str(child) for child in node if not str(child).startswith("_")}
     if target is timedelta:  # which has no signature
@@ -98,6 +105,9 @@ def test_targets_exist_and_take_what_they_are_given(path: Path, tmp_path: Path) 
     found = list(targets(cfg))
     assert len(found) == len(named)
     for key, node in found:
+        optional = next((name for name in OPTIONAL if node._target_.startswith(name)), None)
+        if optional:
+            pytest.importorskip(optional, reason="a package that only some sweeps need")
         target = get_object(node._target_)
         assert callable(target), key
 
@@ -133,6 +143,24 @@ def test_parts_of_a_distillation_compose_and_fit(group: str, option: str, tmp_pa
     cli.check(cfg)
     for key, node in targets(OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))):
         check_target(key, node)
+
+
+STUDIES = sorted(str(p.relative_to(CONFIGS / "study").with_suffix("")) for p in FILES if "study" in p.parts)
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_the_first_and_last_job_of_a_study_compose(study: str, tmp_path: Path) -> None:
+    cfg = OmegaConf.load(CONFIGS / "study" / f"{study}.yaml")
+    assert isinstance(cfg, DictConfig)
+    values = {name: str(value).split(",") for name, value in cfg.hydra.sweeper.params.items()}
+    root, needed = ("evaluate", ["ckpt_path=x"]) if study == "paper/mbt_benchmarks" else ("train", [])
+    for at in (0, -1):
+        job = [f"{name}={value[at]}" for name, value in values.items()]
+        composed = compose_config(root, [f"study={study}", *needed, *job], tmp_path)
+        assert composed.study == study.replace("/", "_")
+        cli.check(composed)
+        for key, node in targets(OmegaConf.create(OmegaConf.to_container(composed, resolve=True))):
+            check_target(key, node)
 
 
 def test_an_experiment_on_images_has_nothing_of_reasoning(tmp_path: Path) -> None:

@@ -14,12 +14,13 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from introspect.checkpoints import check_checkpoint
-from introspect.errors import InputError
+from introspect.errors import InputError, Pruned
 from introspect.tracking import wandb
-from introspect.tracking.hyperparameters import plain
+from introspect.tracking.artifacts import log_artifacts
+from introspect.tracking.hyperparameters import code, plain
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +60,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
             weights = best_checkpoint(trainer) if is_trained else cfg.ckpt_path
             trainer.test(module, datamodule, ckpt_path=weights, weights_only=True, verbose=False)
             metrics |= logged(trainer)
+        publish(cfg, loggers, OmegaConf.select(cfg, "datamodule.traces"), cfg.ckpt_path)
     log.info("everything about this run is in %s", cfg.paths.output_dir)
     return metrics
 
@@ -79,7 +81,9 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
     seed_everything(cfg.seed, workers=True, verbose=False)
     with closing_trackers():
         measure = instantiate(cfg.evaluation)
-        metrics: dict[str, float] = measure(loggers=build_loggers(cfg))
+        loggers = build_loggers(cfg)
+        metrics: dict[str, float] = measure(loggers=loggers)
+        publish(cfg, loggers, cfg.ckpt_path, cfg.rollouts)
     log.info("everything about this run is in %s", cfg.paths.output_dir)
     return metrics
 
@@ -105,6 +109,7 @@ def dissect(cfg: DictConfig) -> dict[str, float]:
         for logger in loggers:
             logger.log_metrics(metrics)
             logger.save()
+        publish(cfg, loggers, cfg.ckpt_path)
     log.info("everything about this run is in %s", cfg.paths.output_dir)
     return metrics
 
@@ -141,8 +146,8 @@ def closing_trackers() -> Iterator[None]:
     """Close the W&B run, whatever happens: the next run of a sweep would be written into it."""
     try:
         yield
-    except BaseException:
-        wandb.finish(failed=True)
+    except BaseException as error:
+        wandb.finish(failed=not isinstance(error, Pruned))
         raise
     wandb.finish()
 
@@ -152,8 +157,15 @@ def build_loggers(cfg: DictConfig) -> list[Logger]:
     loggers: list[Logger] = _build_all(cfg.get("logger"))
     if rank_zero_only.rank == 0:
         for logger in loggers:
-            logger.log_hyperparams(plain(cfg))
+            logger.log_hyperparams({**plain(cfg), "code": code()})
     return loggers
+
+
+def publish(cfg: DictConfig, loggers: Sequence[Logger], *inputs: str | None) -> None:
+    """Tell W&B what the run has made and from what, once."""
+    limit = OmegaConf.select(cfg, "extras.artifacts")
+    if rank_zero_only.rank == 0 and limit is not None:
+        log_artifacts(loggers, cfg.paths.output_dir, inputs=inputs, limit=limit)
 
 
 def build_callbacks(cfg: DictConfig, loggers: Sequence[Logger]) -> list[Callback]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
@@ -47,6 +48,8 @@ def run(main: Callable[[], object]) -> None:
         read_environment(Path(".env"))
         # Hydra would spread what is wrong with the config over many lines: make it hand the exception on.
         os.environ[FULL_ERROR] = "1"
+        # Our launchers go by the names that users know from the plugins, whose options they then check.
+        warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/")
         main()
 
 

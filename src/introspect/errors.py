@@ -1,4 +1,4 @@
-"""The one exception for mistakes in what the user gave."""
+"""The exceptions that end a run without a traceback."""
 
 from __future__ import annotations
 
@@ -9,3 +9,7 @@ class InputError(Exception):
     The message is one line that names the file, row, key or option at fault and says what was expected; the entry
     points print it without a traceback and exit with status 2.
     """
+
+
+class Pruned(Exception):
+    """A run of a search ended early, because others of the same age are better; it is no mistake and no failure."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from omegaconf import OmegaConf
 
-from introspect.tracking.hyperparameters import plain
+from introspect import __version__
+from introspect.tracking.hyperparameters import code, plain
 
 
 def test_resolved_nested_and_plain(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -27,3 +28,14 @@ def test_what_the_environment_gave_is_not_told(monkeypatch: pytest.MonkeyPatch) 
 
 def test_secrets_are_redacted() -> None:
     assert plain(OmegaConf.create({"teacher": {"api_key": "abc"}})) == {"teacher": {"api_key": "***"}}
+
+
+def test_what_ran(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    found = code()
+    assert found["introspect"] == __version__
+    assert found["torch"].split("+")[0] == torch.__version__.split("+")[0]
+    monkeypatch.setenv("PATH", "")
+    alone = code()
+    assert (alone["commit"], alone["changed"]) == (None, None)

@@ -3,51 +3,16 @@ from __future__ import annotations
 import json
 
 import pytest
-from hydra.core.utils import JobReturn
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from introspect.tracking.study import Run, StudyTable, log_study, read_runs, study
+from introspect.sweeps.jobs import read_record
+from introspect.tracking.study import StudyTable, log_study, read_runs
+from introspect.tracking.table import Run, compare, markdown
 from introspect.tracking.wandb import finish
 
-NAMES = {"test/accuracy": "accuracy", "dissect/detectors/total": "detectors", "model/aes": "AES"}
-
-
-def runs():
-    found = {
-        "scratch": {"1": (0.70, 10), "2": (0.72, 14), "3": (0.74, 12)},
-        "kd": {"1": (0.75, 13), "2": (0.75, 15), "3": (0.78, 17)},
-    }
-    return [
-        Run(arm, seed, {"test/accuracy": accuracy, "dissect/detectors/total": float(detectors)})
-        for arm, seeds in found.items()
-        for seed, (accuracy, detectors) in seeds.items()
-    ]
-
-
-def test_arms_stand_side_by_side_and_differences_are_paired_by_seed():
-    assert study(runs(), NAMES).splitlines() == [
-        "| mean ± sd over seeds | scratch | kd |",
-        "|---|---|---|",
-        "| seeds | 1, 2, 3 | 1, 2, 3 |",
-        "| accuracy | 0.720 ± 0.020 | 0.760 ± 0.017 |",
-        "| detectors | 12.0 ± 2.0 | 15.0 ± 2.0 |",
-        "",
-        "| difference to scratch, paired by seed | kd |",
-        "|---|---|",
-        "| accuracy | +0.040 ± 0.010 |",
-        "| detectors | +3.0 ± 2.0 |",
-    ]
-
-
-def test_a_seed_without_its_pair_takes_no_part_in_the_difference():
-    kept = [run for run in runs() if (run.arm, run.seed) != ("scratch", "2")]
-    assert "| detectors | +4.0 ± 1.4 |" in study(kept, NAMES).splitlines()
-
-
-def test_nothing_measured_is_no_table():
-    assert study([Run("a", "1", {"other": 1.0})], NAMES) is None
-    assert study([], NAMES) is None
+NAMES = {"test/accuracy": "accuracy ↑", "dissect/detectors/total": "detectors", "model/aes": "AES"}
 
 
 def job(folder, number, overrides, metrics, config=None):
@@ -71,6 +36,7 @@ def test_a_sweeps_folder_is_read_and_what_failed_is_named(tmp_path, caplog):
     assert found == [
         Run("kd", "1", {"test/accuracy": 0.5}),
         Run("mbt_r", "2", {"model/aes": 3.0, "model/n": 5.0}),
+        Run("model.lr=0.1, trainer=cpu", "3", {}, "unfinished"),
         Run("model.lr=0.1, trainer=cpu", "", {"test/accuracy": 1.0}),
     ]
     StudyTable(NAMES).on_multirun_end(OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}}))
@@ -94,7 +60,7 @@ def test_the_table_is_left_in_the_sweeps_folder(tmp_path, capsys):
     job(tmp_path, 0, ["experiment=kd", "seed=1"], {"test/accuracy": 0.5})
     config = OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}})
     StudyTable(NAMES).on_multirun_end(config)
-    assert "| accuracy | 0.500 |" in (tmp_path / "study.md").read_text()
+    assert "| accuracy ↑ | 0.500 |" in (tmp_path / "study.md").read_text()
     assert "0.500" in capsys.readouterr().out
 
 
@@ -108,26 +74,35 @@ def test_wandb_gets_the_runs_in_their_own_group(tmp_path, monkeypatch, config, g
     config |= {"logger": {"wandb": {"project": "p", "offline": True, "group": "${hydra:nothing}"}}}
     job(tmp_path, 0, ["experiment=kd", "seed=1"], {"test/accuracy": 0.5}, config)
     job(tmp_path, 1, ["experiment=kd", "seed=2"], {"dissect/detectors/total": 3.0}, config)
-    log_study(tmp_path, read_runs(tmp_path), NAMES)
+    found = read_runs(tmp_path)
+    log_study(tmp_path, found, NAMES, compare(found, NAMES))
     assert seen == [f"{group} {tmp_path.name}"]
-    [table] = tmp_path.glob("wandb/offline-run-*/files/media/table/study*.json")
+    [table] = tmp_path.glob("wandb/offline-run-*/files/media/table/study_[0-9]*.json")
     content = json.loads(table.read_text())
-    assert content["columns"] == ["arm", "seed", "accuracy", "detectors"]
-    assert content["data"] == [["kd", "1", 0.5, None], ["kd", "2", None, 3.0]]
+    assert content["columns"] == ["arm", "seed", "status", "accuracy ↑", "detectors"]
+    assert content["data"] == [["kd", "1", "finished", 0.5, None], ["kd", "2", "finished", None, 3.0]]
 
 
 def test_without_wandb_nothing_is_logged(tmp_path):
     job(tmp_path, 0, ["experiment=kd", "seed=1"], {"test/accuracy": 0.5}, {"logger": {"csv": {}}})
-    log_study(tmp_path, read_runs(tmp_path), NAMES)
+    found = read_runs(tmp_path)
+    log_study(tmp_path, found, NAMES, compare(found, NAMES))
     assert not (tmp_path / "wandb").exists()
 
 
 def test_the_table_is_there_as_soon_as_there_is_a_run(tmp_path):
     """Hydra does not come to the end of a sweep in which a run fails."""
     job(tmp_path, 0, ["experiment=kd", "seed=1"], {"test/accuracy": 0.5})
-    hydra = {"mode": RunMode.MULTIRUN, "sweep": {"dir": str(tmp_path)}}
-    StudyTable(NAMES).on_job_end(OmegaConf.create({"hydra": hydra}), JobReturn())
-    assert "| accuracy | 0.500 |" in (tmp_path / "study.md").read_text()
+    (tmp_path / "0/.hydra/config.yaml").write_text("a: 1\n")
+    hydra = {
+        "mode": RunMode.MULTIRUN,
+        "sweep": {"dir": str(tmp_path)},
+        "runtime": {"output_dir": str(tmp_path / "0")},
+    }
+    returned = JobReturn(status=JobStatus.COMPLETED)
+    StudyTable(NAMES).on_job_end(OmegaConf.create({"hydra": hydra, "a": 1}), returned)
+    assert read_record(tmp_path / "0").status == "finished"
+    assert "| accuracy ↑ | 0.500 |" in (tmp_path / "study.md").read_text()
     assert not list(tmp_path.glob("*.partial"))
 
 
@@ -135,4 +110,35 @@ def test_a_seed_that_comes_again_is_a_run_of_its_own(tmp_path):
     for number in range(2):
         job(tmp_path, number, ["experiment=kd", "++seed=1"], {"test/accuracy": 0.5 + number / 10})
     assert [(run.arm, run.seed) for run in read_runs(tmp_path)] == [("kd", "1"), ("kd", "1 (2)")]
-    assert "| accuracy | 0.550 ± 0.071 |" in study(read_runs(tmp_path), NAMES)
+    assert "| accuracy ↑ | 0.550 ± 0.071 |" in markdown(compare(read_runs(tmp_path), NAMES))
+
+
+def test_what_became_of_a_run_is_in_the_table(tmp_path):
+    job(tmp_path, 0, ["experiment=kd", "seed=1"], {"test/accuracy": 0.5})
+    job(tmp_path, 1, ["experiment=kd", "seed=2"], {"test/accuracy": 0.7})
+    (tmp_path / "1/job.json").write_text(json.dumps({"status": "failed", "identity": "x", "error": "no memory"}))
+    job(tmp_path, 2, ["experiment=kd", "seed=3"], None)
+    (tmp_path / "2/job.json").write_text(json.dumps({"status": "pruned", "identity": "y"}))
+    job(tmp_path, 3, ["experiment=kd", "seed=4"], None)
+    [block] = compare(read_runs(tmp_path), NAMES)
+    assert block.rows[0].cells == ("1; failed: 2; pruned: 3; unfinished: 4",)
+    assert block.rows[1].cells == ("0.500",)
+
+
+def test_what_was_lost_and_made_again_stands_once(tmp_path):
+    job(tmp_path, 0, ["experiment=kd", "seed=1"], None)
+    (tmp_path / "0/job.json").write_text(json.dumps({"status": "failed", "identity": "x", "error": "?"}))
+    job(tmp_path, 1, ["experiment=kd", "seed=1"], {"test/accuracy": 0.5})
+    (tmp_path / "1/job.json").write_text(json.dumps({"status": "finished", "identity": "x", "value": 0.5}))
+    assert read_runs(tmp_path) == [Run("kd", "1", {"test/accuracy": 0.5, "objective": 0.5})]
+
+
+def test_of_a_search_the_objective_is_a_row(tmp_path, capsys):
+    job(tmp_path, 0, ["lr=0.1"], None)
+    (tmp_path / "0/job.json").write_text(json.dumps({"status": "finished", "identity": "x", "value": 0.25}))
+    job(tmp_path, 1, ["lr=0.2"], None)
+    (tmp_path / "1/job.json").write_text(json.dumps({"status": "finished", "identity": "y", "value": 0.5}))
+    hydra = {"sweep": {"dir": str(tmp_path)}, "sweeper": {"direction": "minimize"}}
+    StudyTable(NAMES).on_multirun_end(OmegaConf.create({"hydra": hydra, "optimized_metric": "val/loss"}))
+    assert "| val/loss ↓ | **0.250** | 0.500 |" in (tmp_path / "study.md").read_text()
+    assert r"val/loss $\downarrow$ & \textbf{0.250} & 0.500 \\" in (tmp_path / "study.tex").read_text()

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from introspect import __version__
 from tests.composing import ROOT
+from tests.tracking.reading import Offline
 
 SETTINGS = [
     "experiment=scratch",
@@ -17,7 +22,7 @@ SETTINGS = [
     "callbacks.concept_detectors.concepts.side=16",
     "callbacks.concept_detectors.every_n_epochs=0",
     "trainer.max_epochs=1",
-    "logger=none",
+    "logger=wandb",
     "extras.print_config=false",
 ]
 
@@ -38,4 +43,22 @@ def test_the_other_runs_are_made_and_in_the_table(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
     finished = {path.parent.name for path in (tmp_path / "sweep").glob("*/metrics.json")}
     assert finished == {"1", "3"}
-    assert "| seeds | 1, 2 |" in (tmp_path / "sweep/study.md").read_text()
+    assert "2 of 4 jobs did not finish: 0 (layer=layer9" in done.stderr
+    assert "| seeds | failed: 1, 2 | 1, 2 |" in (tmp_path / "sweep/study.md").read_text()
+    [run] = (tmp_path / "sweep/1/wandb").glob("offline-run-*")
+    kept = Offline(run)
+    assert (kept.run.run_group, kept.run.job_type, list(kept.run.tags)) == (
+        "concept_detectors sweep",
+        "train",
+        ["scratch"],
+    )
+    assert kept.config["callbacks/concept_detectors/layer"] == "layer3"
+    assert kept.config["code/introspect"] == __version__
+    measured = json.loads((tmp_path / "sweep/1/metrics.json").read_text())
+    assert kept.summary["test/accuracy"] == pytest.approx(measured["test/accuracy"])
+    assert kept.summary["dissect/detectors/total"]["last"] == measured["dissect/detectors/total"]
+    assert sum(kept.summary["dissect/histogram/iou/values"]) == 64  # units
+    assert kept.summary["dissect/units/ncols"] > 4  # with images
+    assert {"dissection", "checkpoint"} <= {each.type for each in kept.of("artifact")}
+    [study] = (tmp_path / "sweep/wandb").glob("offline-run-*")
+    assert Offline(study).run.job_type == "study"

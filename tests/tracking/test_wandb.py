@@ -31,6 +31,8 @@ def test_logged_in_by_netrc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     netrc.chmod(0o600)
     monkeypatch.setenv("NETRC", str(netrc))
     assert is_logged_in()
+    netrc.write_text("machine api.forge.coreweave.com\n  login user\n  password abc\n")
+    assert is_logged_in()
     monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example.org")
     assert not is_logged_in()
 

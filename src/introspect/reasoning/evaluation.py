@@ -22,6 +22,7 @@ from introspect.reasoning.models.lazy import release
 from introspect.reasoning.prompts import Style, check_style, question_messages
 from introspect.reasoning.rollouts import Rollout, save_rollouts
 from introspect.reasoning.store import ResponseStore, answer
+from introspect.tracking.wandb import log_histograms
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
@@ -151,7 +152,7 @@ def report(
     """
     import rich
 
-    folder = Path(folder)
+    folder, loggers = Path(folder), list(loggers)
     save_runs(folder, baseline, model, failures)
     if verdicts is not None:
         _save_judgments(folder, verdicts)
@@ -171,6 +172,9 @@ def report(
         columns, rows = rollout_table(baseline, model, table_rows)
         for logger in loggers:
             log_table(logger, "test/rollouts", columns, rows)
+        sides = {"model": model, "baseline": baseline or ()}
+        tokens = {name: [rollout.completion_tokens for rollout in side] for name, side in sides.items()}
+        log_histograms(loggers, {f"test/histogram/{name}/completion_tokens": each for name, each in tokens.items()})
     return comparison
 
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
+import subprocess
 from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -25,6 +29,38 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
     # Shorter values are user names and numbers, which would be found in the middle of anything.
     hidden = {value: f"${{oc.env:{name}}}" for name, value in values.items() if len(value) >= 8}
     return redact(_replace(OmegaConf.to_container(cfg, resolve=True), hidden))
+
+
+def code() -> dict[str, Any]:
+    """What ran: versions of this package, of Python and of the libraries that decide, the commit, if changed since."""
+    from introspect import __version__
+
+    place = Path(__file__).resolve().parent
+    changes = _git(place, "status", "--porcelain", "--untracked-files=no")
+    libraries = {name: _version(name) for name in ("torch", "lightning", "transformers")}
+    return {
+        "introspect": __version__,
+        "commit": _git(place, "rev-parse", "HEAD"),
+        "changed": None if changes is None else changes != "",
+        "python": platform.python_version(),
+        **libraries,
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _git(place: Path, *words: str) -> str | None:
+    """What git says; None without git or outside of a repository."""
+    try:
+        done = subprocess.run(["git", "-C", str(place), *words], capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
 
 
 def _replace(value: Any, hidden: Mapping[str, str]) -> Any:

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-import math
-import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
 from hydra.core.utils import JobReturn
@@ -17,6 +13,10 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from introspect.cli import explain
+from introspect.errors import Pruned
+from introspect.sweeps.jobs import DONE, Record, folders, portable, read_record, write, write_record
+from introspect.tracking.table import OBJECTIVE, Block, Run, compare, latex, markdown
 from introspect.tracking.wandb import finish, wandb_logger
 
 log = logging.getLogger(__name__)
@@ -25,64 +25,74 @@ METRICS = "metrics.json"
 SEED, EXPERIMENT = "seed", "experiment"
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
-    """A run of a sweep: what was varied but the seed, the seed, and what was measured."""
-
-    arm: str
-    seed: str
-    metrics: Mapping[str, float]
-
-
 class StudyTable(Callback):
-    """Compares the arms of a sweep over seeds: `study.md` in the sweep's folder, and in the end in the terminal.
+    """Compares the arms of a sweep over seeds: `study.md` and `study.tex` in its folder, in the end in the terminal.
 
-    The file is written anew after every run, so that it is there if a later one fails. A run without `metrics.json` is
-    left out, in the end with its name; a sweep without any gives no table.
+    Each job leaves in its folder what became of it. The files are written anew after every one, so that they are there
+    if a later one fails. A run that did not finish is named in the table, with what became of it; a sweep without any
+    numbers gives no table.
 
     Args:
         metrics: names of the rows, as they stand in each run's `metrics.json` (`outer/inner` where it is nested), with
-            the heading of each; rows that no run has are left out.
+            the heading of each; rows that no run has are left out. Where it ends with ↑ or ↓, the best is marked.
     """
 
     def __init__(self, metrics: Mapping[str, str]) -> None:
         self.metrics = dict(metrics)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
-        """Write the table as far as there is one."""
+        """Record what became of the job, and write the table as far as there is one."""
         if config.hydra.mode == RunMode.MULTIRUN:
-            folder = Path(config.hydra.sweep.dir)
-            if table := study(read_runs(folder), self.metrics):
-                _write(folder / "study.md", table)
+            write_record(config, job_return)
+            self._speak(job_return)
+            self._write(config)
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        """Read the runs and write the table."""
+        """Write the table and show it."""
         folder = Path(config.hydra.sweep.dir)
         runs = read_runs(folder)
-        for job in sorted(folder.glob("*/.hydra"), key=_number):
-            if not (job.parent / METRICS).is_file():
-                log.warning("%s: no %s: this run is not in the table", job.parent, METRICS)
-        table = study(runs, self.metrics)
-        if table is None:
+        for place in folders(folder):
+            record = read_record(place)
+            is_without = record is None or (record.value is None and record.status != "pruned")
+            if is_without and not (place / METRICS).is_file():
+                log.warning("%s: no %s: this run has no numbers in the table", place, METRICS)
+        table = self._write(config)
+        if not table:
             return
         import rich
         from rich.markdown import Markdown
 
-        _write(folder / "study.md", table)
-        rich.print(Markdown(table))
-        log.info("the study is in %s", folder / "study.md")
-        log_study(folder, runs, self.metrics)
+        rich.print(Markdown(markdown(table)))
+        log.info("the study is in %s and study.tex", folder / "study.md")
+        log_study(folder, runs, self._names(config), table)
+
+    def _speak(self, returned: JobReturn) -> None:
+        """Leave a bug's traceback in the log of the job, and hand on only what another process can read."""
+        error = returned._return_value
+        if isinstance(error, Exception) and not isinstance(error, Pruned):
+            if explain(error) is None:
+                log.error("this job failed", exc_info=error)
+            returned.return_value = portable(error)
+
+    def _write(self, config: DictConfig) -> list[Block]:
+        folder = Path(config.hydra.sweep.dir)
+        table = compare(read_runs(folder), self._names(config))
+        if table:
+            write(folder / "study.md", markdown(table))
+            write(folder / "study.tex", latex(table))
+        return table
+
+    def _names(self, config: DictConfig) -> dict[str, str]:
+        """The rows, and of a search what it optimises."""
+        metric = OmegaConf.select(config, "optimized_metric")
+        direction = OmegaConf.select(config, "hydra.sweeper.direction")
+        if metric is None or direction is None:
+            return self.metrics
+        return {OBJECTIVE: f"{metric} {'↑' if direction == 'maximize' else '↓'}", **self.metrics}
 
 
-def _write(file: Path, text: str) -> None:
-    """Whole or not at all: runs of a sweep may be processes beside each other."""
-    partial = file.with_suffix(f".{os.getpid()}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(file)
-
-
-def log_study(folder: Path, runs: Sequence[Run], names: Mapping[str, str]) -> None:
-    """Give W&B the runs as a table, in a run of its own that stands in the group of the others.
+def log_study(folder: Path, runs: Sequence[Run], names: Mapping[str, str], table: Sequence[Block]) -> None:
+    """Give W&B the runs and the table, in a run of its own that stands in the group of the others.
 
     Nothing is logged if the sweep's first run did not log to W&B.
 
@@ -90,14 +100,15 @@ def log_study(folder: Path, runs: Sequence[Run], names: Mapping[str, str]) -> No
         folder: of the sweep.
         runs: of it.
         names: metric to heading.
+        table: what they amount to.
     """
-    first = min(folder.glob("*/.hydra"), key=_number)
+    first = folders(folder)[0] / ".hydra"
     config, hydra = (OmegaConf.load(first / name) for name in ("config.yaml", "hydra.yaml"))
     settings = OmegaConf.select(config, "logger.wandb")
     if settings is None:
         return
     shown = [name for name in names if any(name in run.metrics for run in runs)]
-    rows = [[run.arm, run.seed, *(run.metrics.get(name) for name in shown)] for run in runs]
+    rows = [[run.arm, run.seed, run.status, *(run.metrics.get(name) for name in shown)] for run in runs]
     tracker = wandb_logger(
         project=settings.project,
         save_dir=folder,
@@ -107,45 +118,61 @@ def log_study(folder: Path, runs: Sequence[Run], names: Mapping[str, str]) -> No
         job_type="study",
         offline=settings.offline,
     )
-    tracker.log_table("study", columns=["arm", SEED, *(names[name] for name in shown)], data=rows)
+    tracker.log_table("study", columns=["arm", SEED, "status", *(names[name] for name in shown)], data=rows)
+    means = table[0]
+    tracker.log_table(
+        "study/means",
+        columns=["arm", *(row.heading for row in means.rows)],
+        data=[[arm, *(row.cells[at] for row in means.rows)] for at, arm in enumerate(means.arms)],
+    )
     finish()
 
 
 def read_runs(folder: Path) -> list[Run]:
-    """The finished runs of a sweep's folder, in the order of their numbers; seeds that come again are numbered."""
+    """The runs of a sweep's folder, in the order of their numbers; seeds that come again are numbered.
+
+    A job that did not finish and was made again under another number is left out.
+    """
+    places = folders(folder)
+    given = [_overrides(place / ".hydra" / "overrides.yaml") for place in places]
+    records = [read_record(place) for place in places]
+    done = {record.identity for record in records if record and record.status in DONE}
     runs: list[Run] = []
-    places = sorted(folder.glob("*/.hydra"), key=_number)
-    given = [
-        dict(
-            str(item).lstrip("+").split("=", 1) for item in OmegaConf.load(place / "overrides.yaml") if "=" in str(item)
-        )
-        for place in places
-    ]
-    for place, overrides in zip(places, given, strict=True):
-        job = place.parent
-        seed = overrides.get(SEED, "")
+    for place, overrides, record in zip(places, given, records, strict=True):
+        status = _status(place, record)
+        if record and status not in DONE and record.identity in done:
+            continue
         varied = {
             name: value
             for name, value in overrides.items()
             if name == EXPERIMENT or any(other.get(name) != value for other in given)
         }
-        file = job / METRICS
-        if file.is_file():
-            measured = _flat(json.loads(file.read_text(encoding="utf-8")))
-            again = sum((run.arm, run.seed.partition(" ")[0]) == (_arm(varied), seed) for run in runs)
-            runs.append(Run(_arm(varied), f"{seed} ({again + 1})" if again else seed, measured))
+        arm, seed = _arm(varied), overrides.get(SEED, "")
+        again = sum((run.arm, run.seed.partition(" ")[0]) == (arm, seed) for run in runs)
+        measured = _measured(place, record) if status == "finished" else {}
+        runs.append(Run(arm, f"{seed} ({again + 1})" if again else seed, measured, status))
     return runs
+
+
+def _status(place: Path, record: Record | None) -> str:
+    """What became of a run; one that has numbers and left no record was made before there were records."""
+    if not (place / "job.json").is_file() and (place / METRICS).is_file():
+        return "finished"
+    return record.status if record else "unfinished"
+
+
+def _measured(place: Path, record: Record | None) -> dict[str, float]:
+    file = place / METRICS
+    found = _flat(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
+    if record and record.value is not None:
+        found[OBJECTIVE] = record.value
+    return found
 
 
 def _overrides(file: Path) -> dict[str, str]:
     """What a run was given, by name."""
     items = [str(item).lstrip("+") for item in OmegaConf.load(file)]
     return dict(item.split("=", 1) for item in items if "=" in item)
-
-
-def _number(place: Path) -> str:
-    """By what runs are ordered, of their `.hydra` folders: 2 before 10."""
-    return place.parent.name.zfill(6)
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
@@ -163,61 +190,3 @@ def _arm(overrides: Mapping[str, str]) -> str:
     """The experiment, and what else was varied but the seed: `kd, model.lr=0.1`."""
     parts = [value if name == EXPERIMENT else f"{name}={value}" for name, value in overrides.items() if name != SEED]
     return ", ".join(parts) or "default"
-
-
-def study(runs: Sequence[Run], names: Mapping[str, str]) -> str | None:
-    """The arms side by side, mean ± standard deviation over seeds, and differences to the first arm, paired by seed.
-
-    Args:
-        runs: of one sweep.
-        names: metric to heading.
-
-    Returns:
-        Markdown, or None if no run has any of the metrics.
-    """
-    rows = [name for name in names if any(name in run.metrics for run in runs)]
-    if not rows:
-        return None
-    arms = list(dict.fromkeys(run.arm for run in runs))
-    values = {arm: {run.seed: run.metrics for run in runs if run.arm == arm} for arm in arms}
-    seeds = {arm: ", ".join(values[arm]) for arm in arms}
-    head = [
-        "| mean ± sd over seeds | " + " | ".join(arms) + " |",
-        "|---|" + "---|" * len(arms),
-        "| seeds | " + " | ".join(seeds[arm] or "one" for arm in arms) + " |",
-    ]
-    body = [
-        f"| {names[name]} | "
-        + " | ".join(_spread([m[name] for m in values[arm].values() if name in m]) for arm in arms)
-        + " |"
-        for name in rows
-    ]
-    lines = [*head, *body]
-    if len(arms) > 1:
-        first, others = arms[0], arms[1:]
-        lines += [
-            "",
-            f"| difference to {first}, paired by seed | " + " | ".join(others) + " |",
-            "|---|" + "---|" * len(others),
-        ]
-        for name in rows:
-            cells = []
-            for arm in others:
-                shared = [seed for seed in values[arm] if seed in values[first]]
-                pairs = [
-                    values[arm][seed][name] - values[first][seed][name]
-                    for seed in shared
-                    if name in values[arm][seed] and name in values[first][seed]
-                ]
-                cells.append(_spread(pairs, signed=True))
-            lines.append(f"| {names[name]} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
-
-
-def _spread(values: Sequence[float], *, signed: bool = False) -> str:
-    if not values or any(math.isnan(value) for value in values):
-        return "–"
-    sign = "+" if signed else ""
-    digits = 3 if max(map(abs, values)) < 10 and any(value != round(value) for value in values) else 1
-    middle = f"{mean(values):{sign}.{digits}f}"
-    return f"{middle} ± {stdev(values):.{digits}f}" if len(values) > 1 else middle

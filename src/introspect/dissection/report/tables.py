@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from introspect.dissection.concepts.base import ConceptDataset
 from introspect.dissection.report.pictures import pictures
 from introspect.dissection.result import Dissection, display
+from introspect.tracking.wandb import log_histograms
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
@@ -41,14 +42,14 @@ def detector_table(dissection: Dissection, rows: int = 15) -> Table:
 def log_units(
     loggers: Iterable[Logger], dissection: Dissection, concepts: ConceptDataset, rows: int, name: str
 ) -> None:
-    """Give W&B a bar chart of the detectors by category, and a table of the best ones with their images.
+    """Give W&B the detectors by category, the best IoU of every unit, and a table of the best with their images.
 
     Args:
         loggers: of the run; only W&B's take tables.
         dissection: with examples.
         concepts: where the images are read.
         rows: of the table at most.
-        name: both are logged under it, as `<name>/by_category` and `<name>/units`.
+        name: they are logged under it, as `<name>/by_category`, `<name>/histogram/iou` and `<name>/units`.
     """
     from lightning.pytorch.loggers import WandbLogger
 
@@ -67,6 +68,7 @@ def log_units(
     width = max((len(row) for row in units), default=4) - 4
     padded = [row + [None] * (4 + width - len(row)) for row in units]
     columns = ["unit", "concept", "category", "IoU", *(f"image {number}" for number in range(1, width + 1))]
+    log_histograms(trackers, {f"{name}/histogram/iou": dissection.best.iou.tolist()})
     for tracker in trackers:
         chart = wandb.plot.bar(wandb.Table(columns=["category", "detectors"], data=bars), "category", "detectors")
         tracker.experiment.log({f"{name}/by_category": chart})
