@@ -41,7 +41,8 @@ OPTIONS = sorted(
 # Settings that a test on any machine must give: a model folder in place of one that is embedded or on a hub.
 MODEL = "model.model=folder"
 # Experiments on images, and the options that only they take.
-IMAGES = ("kd", "label_smoothing", "scratch", "teacher")
+METHODS = tuple(name + base for name in ("at", "ft", "crd", "sskd") for base in ("", "_logit"))
+IMAGES = ("kd", "label_smoothing", "ls_teacher_kd", "scratch", "self_kd", "teacher", *METHODS)
 IMAGE_OPTIONS = {
     "data": {"shapeworld", "cifar10", "cifar100", "imagenet", "places365", "image_folders"},
     "datamodule": {"images"},

@@ -18,7 +18,7 @@ from tests.distillation.made import Colours
 def test_every_image_is_served_once_in_an_order_of_the_seed():
     def order(seed):
         data = ImageDataModule(images=Colours(), batch_size=32, seed=seed)
-        return torch.cat([images for images, _ in data.train_dataloader()])
+        return torch.cat([images for images, *_ in data.train_dataloader()])
 
     first, again, other = order(0), order(0), order(1)
     assert torch.equal(first, again)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional
 
-from introspect.distillation.objectives.base import Features, Objective, share
+from introspect.distillation.objectives.base import Features, Objective, positive, share
 from introspect.errors import InputError
 
 
@@ -28,12 +28,12 @@ class LogitDistillation(Objective):
 
     def __init__(self, temperature: float = 4.0, alpha: float = 0.5) -> None:
         super().__init__()
-        if not temperature > 0:
-            raise InputError(f"objective.temperature={temperature}: expected more than 0")
-        self.temperature = temperature
+        self.temperature = positive("temperature", temperature)
         self.alpha = share("alpha", alpha)
 
-    def forward(self, student: Features, teacher: Features | None, targets: Tensor) -> dict[str, Tensor]:
+    def forward(
+        self, student: Features, teacher: Features | None, targets: Tensor, numbers: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """See `Objective.forward`.
 
         Raises:
