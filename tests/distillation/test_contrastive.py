@@ -10,7 +10,7 @@ from torch import distributed, multiprocessing, nn
 from torch.nn import functional
 
 from introspect.distillation.objectives import ContrastiveDistillation, Features
-from introspect.distillation.objectives.contrastive import Banks, nce
+from introspect.distillation.objectives.contrastive import Banks, noise_contrast
 from introspect.errors import InputError
 from tests.distillation.comparing import agrees_with_differences, random, same, slopes
 
@@ -73,7 +73,10 @@ def test_values_gradients_and_banks_of_torchdistill(reference):
 
 def test_gradients_are_those_of_finite_differences():
     objective = contrast(temperature=0.5)
-    objective.build(Features(torch.zeros(1, 3), {"x": torch.zeros(1, 5, 2, 2)}), Features(torch.zeros(1, 3), {"x": torch.zeros(1, 6)}))
+    objective.build(
+        Features(torch.zeros(1, 3), {"x": torch.zeros(1, 5, 2, 2)}),
+        Features(torch.zeros(1, 3), {"x": torch.zeros(1, 6)}),
+    )
     objective.double()
     chosen = torch.tensor([[0, 1, 2, 3], [4, 3, 2, 1]])
     kept = {name: value.clone() for name, value in objective.banks.named_buffers()}
@@ -90,13 +93,15 @@ def test_gradients_are_those_of_finite_differences():
 
 def test_the_estimate_in_float32_has_five_digits_with_many_negatives():
     logs = random(4, 16385) * 3
-    assert nce(logs.float(), 1_281_167).item() == pytest.approx(nce(logs, 1_281_167).item(), rel=1e-5)
+    assert noise_contrast(logs.float(), 1_281_167).item() == pytest.approx(
+        noise_contrast(logs, 1_281_167).item(), rel=1e-5
+    )
 
 
 def test_a_case_by_hand():
     """Two images, one negative: k/n = 1/2; h is 1/2 for both, so that each term is -log(1/2)."""
     logs = torch.full((2, 2), math.log(0.5), dtype=torch.float64)
-    assert nce(logs, 2).item() == pytest.approx(2 * math.log(2), abs=1e-6)
+    assert noise_contrast(logs, 2).item() == pytest.approx(2 * math.log(2), abs=1e-6)
 
 
 @given(st.integers(0, 99), st.integers(1, 40))

@@ -54,7 +54,9 @@ def test_gradients_are_those_of_finite_differences(p):
 
 def test_gradients_of_translator_and_paraphraser():
     layers = translator(2, 1).double()
-    assert agrees_with_differences(lambda value: distance(layers(value), random(2, 1, 3, 3)), random(2, 2, 3, 3, seed=4))
+    assert agrees_with_differences(
+        lambda value: distance(layers(value), random(2, 1, 3, 3)), random(2, 2, 3, 3, seed=4)
+    )
     stage = Paraphraser("x", 2, 1, HOW).double()
     taught = Features(torch.zeros(2, 3), {"x": random(2, 2, 3, 3)})
     weight = stage.encoder[0].weight

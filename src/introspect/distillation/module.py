@@ -166,9 +166,7 @@ class Distillation(LightningModule):
         stage.eval().requires_grad_(False)
         folder, made_of = cast(Teacher, self._source).cache_dir, self._made_of(self._datamodule())
         if is_trial(self.trainer) and not stage_file(stage, folder, made_of).is_file():
-            log.warning(
-                "a trial run, and there is no first stage yet: the student learns from an untrained one"
-            )
+            log.warning("a trial run, and there is no first stage yet: the student learns from an untrained one")
             return
         load_stage(stage, folder, made_of)
 

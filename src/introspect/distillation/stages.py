@@ -90,7 +90,7 @@ def train_apart(module: LightningModule, data: Any, how: Training, device: str, 
         logger=False,
         limit_val_batches=None if module_has(module, "validation_step") else 0,
         enable_model_summary=False,
-        callbacks=[RichProgressBar(), ModelCheckpoint(folder, save_last=True, save_top_k=0)],
+        callbacks=[RichProgressBar(), ModelCheckpoint(folder, save_last=True)],
     )
     stopped = folder / "last.ckpt"
     if stopped.is_file():

@@ -18,11 +18,11 @@ from introspect.errors import InputError
 class AttentionTransfer(Transfer):
     """`attention`: the student attends to the places that the teacher attends to, in each pair of layers.
 
-    The attention map of a layer is the sum of the squares of its units, scaled to length 1 over the places. Their
-    difference d [b, h w] is measured in one of two ways, which differ in size by a factor of about 2 h w:
+    The attention map of a layer is the mean of the squares of its units, scaled to length 1 over the places. Their
+    difference d [b, h w] is measured in one of two ways:
 
     - `code` (as the authors' program): mean of d² over images and places;
-    - `paper` (as their equation 2): length of d, mean over the images.
+    - `paper` (as their equation 2): length of d, mean over the images; larger by h w divided by that length.
 
     Losses of several pairs are added.
 
@@ -30,7 +30,7 @@ class AttentionTransfer(Transfer):
         layers: of the student, such as `[layer3, layer4]`.
         teacher_layers: of the teacher, one for each; None names the same.
         mode: `code` or `paper`.
-        weight: factor of the loss; 1000 suits `code`, where the published programs have it.
+        weight: factor of the loss; the published 1000 belongs to `code`.
         base, base_weight: see `Transfer`. Upstream's weight of the labels is 1; the configuration published with Han
             et al. has 0.1.
 

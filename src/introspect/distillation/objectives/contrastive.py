@@ -221,12 +221,15 @@ class ContrastiveDistillation(Transfer):
                 with torch.no_grad():
                     means = torch.stack([log.exp().mean() for log in logs])
                     banks.scales.copy_(_mean_of_all(means) * len(banks.student))
-            losses = [nce(log - scale.log(), len(banks.student)) for log, scale in zip(logs, banks.scales, strict=True)]
+            losses = [
+                noise_contrast(log - scale.log(), len(banks.student))
+                for log, scale in zip(logs, banks.scales, strict=True)
+            ]
         banks.update(chosen[:, 0], student, teacher, self.momentum)
         return losses[0] + losses[1]
 
 
-def nce(logs: Tensor, images: int) -> Tensor:
+def noise_contrast(logs: Tensor, images: int) -> Tensor:
     """Noise-contrastive estimation from log h [b, 1 + k], the right image first, noise uniform over n images."""
     noise = (logs.shape[1] - 1) / images
     right = functional.softplus(math.log(noise + _EPSILON) - logs[:, 0])
