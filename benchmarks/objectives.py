@@ -61,7 +61,7 @@ class Theirs:
         self.io: dict[str, dict[str, Any]] = {"student": {}, "teacher": {}}
         for side, network in (("student", student), ("teacher", teacher)):
             for layer in self.layers:
-                register_forward_hook_with_dict(network, layer, False, True, self.io[side])
+                register_forward_hook_with_dict(network.get_submodule(layer), layer, False, True, self.io[side])
         sizes = [outline_units(network, self.layers[-1]) for network in (student, teacher)]
         self.extra, self.loss = getattr(self, f"_{method}")(*sizes)
         self.extra = self.extra.to(next(student.parameters()).device)

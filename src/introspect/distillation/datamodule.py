@@ -144,7 +144,7 @@ def _classes(images: Any) -> Any:
         return torch.as_tensor(_classes(images.dataset))[images.indices]
     if hasattr(images, "targets"):
         return images.targets
-    return [int(target) for _, target in images]  # type: ignore[misc]
+    return [int(target) for _, target in images]
 
 
 class EpochLoader:

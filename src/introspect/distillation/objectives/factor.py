@@ -6,7 +6,7 @@ Shapes: b images, u units, h x w cells, k factors.
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 import torch
 from torch import Tensor, linalg, nn
@@ -110,7 +110,7 @@ class FactorTransfer(Transfer):
         """See `Transfer.inside`."""
         (own,), (other,) = self.student_layers, self.teacher_layers
         check_pair(own, student.maps[own], other, teacher.maps[other])
-        (stage,) = self._stage
+        stage = cast(Paraphraser, self.stage)
         with torch.no_grad():
             wanted = stage.encoder(teacher.maps[other])
         return {"factor": distance(self.translator(student.maps[own]), wanted, self.p)}

@@ -5,7 +5,7 @@ Shapes: b images, four views of each (4 b rows, those of an image one after anot
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -137,7 +137,8 @@ class SelfSupervisedDistillation(Transfer):
         self, student: Features, teacher: Features, targets: Tensor, numbers: Tensor | None
     ) -> dict[str, Tensor]:
         """See `Transfer.inside`."""
-        (own,), (other,), (stage,) = self.student_layers, self.teacher_layers, self._stage
+        (own,), (other,) = self.student_layers, self.teacher_layers
+        stage = cast(SelfSupervision, self.stage)
         with torch.no_grad():
             wanted = stage.head(pooled(teacher.maps[other]))
         losses = (
