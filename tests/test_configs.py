@@ -42,12 +42,12 @@ OPTIONS = sorted(
 MODEL = "model.model=folder"
 # Experiments on images, and the options that only they take.
 METHODS = tuple(name + base for name in ("at", "ft", "crd", "sskd") for base in ("", "_logit"))
-IMAGES = ("kd", "label_smoothing", "ls_teacher_kd", "scratch", "self_kd", "teacher", *METHODS)
+IMAGES = ("kd", "kd_shuffled", "label_smoothing", "ls_teacher_kd", "scratch", "self_kd", "teacher", *METHODS)
 IMAGE_OPTIONS = {
     "data": {"shapeworld", "cifar10", "cifar100", "imagenet", "places365", "image_folders"},
     "datamodule": {"images"},
     "model": {"distillation"},
-    "callbacks": {"distillation", "teaching", "concept_detectors", "metrics_file"},
+    "callbacks": {"distillation", "teaching", "class_similarity", "concept_detectors", "metrics_file"},
 }
 # What image_folders can not know.
 FOLDERS = ["data.root=folder", "data.side=32", "data.classes=10"]

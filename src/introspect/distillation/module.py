@@ -151,7 +151,7 @@ class Distillation(LightningModule):
             return
         if self._source is not None:
             with torch.random.fork_rng():  # weights are drawn before they are read: the student's luck stays as it is
-                self._teacher = [self._taught()]
+                self._teacher = [self._loaded()]
             self._load_stage()
         if self.objective.needs_numbers:
             self.objective.begin(self._datamodule().train_classes())
@@ -170,7 +170,7 @@ class Distillation(LightningModule):
             return
         load_stage(stage, folder, made_of)
 
-    def _taught(self) -> nn.Module:
+    def _loaded(self) -> nn.Module:
         source = cast(Teacher, self._source)
         identity = self.identity if source.is_trained_here else ""
         if source.is_trained_here and is_trial(self.trainer) and not source.file(identity).is_file():
@@ -234,17 +234,26 @@ class Distillation(LightningModule):
         """Logs `val/loss` (cross-entropy, nats) and `val/accuracy` (share)."""
         self._evaluate(batch, "val", self.val_accuracy)
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Logs `test/loss` and `test/accuracy`."""
-        self._evaluate(batch, "test", self.test_accuracy)
+    def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Logs `test/loss` and `test/accuracy`; the logits [b, c] are for callbacks."""
+        return self._evaluate(batch, "test", self.test_accuracy)
 
-    def _evaluate(self, batch: Batch, split: str, accuracy: MulticlassAccuracy) -> None:
+    def taught(self, images: Tensor) -> Tensor | None:
+        """The teacher's logits [b, c] of uint8 images; None if there is none, or it has not been wanted yet."""
+        for teacher in self._teacher:
+            with torch.no_grad():
+                logits: Tensor = features(teacher.to(self.device), self._prepared(images)).logits
+            return logits
+        return None
+
+    def _evaluate(self, batch: Batch, split: str, accuracy: MulticlassAccuracy) -> Tensor:
         images, targets = batch
         logits = self(images)
         accuracy(logits, targets)
         loss = functional.cross_entropy(logits, targets)
         self.log(f"{split}/loss", loss, prog_bar=split == "val", batch_size=len(images), sync_dist=True)
         self.log(f"{split}/accuracy", accuracy, prog_bar=split == "val", batch_size=len(images))
+        return logits
 
     def configure_optimizers(self) -> Any:
         """SGD, and a learning rate that changes at shares of the training's steps."""

@@ -6,7 +6,7 @@ from introspect.distillation.objectives.contrastive import ContrastiveDistillati
 from introspect.distillation.objectives.cross_entropy import CrossEntropy
 from introspect.distillation.objectives.factor import FactorTransfer
 from introspect.distillation.objectives.label_smoothing import LabelSmoothing
-from introspect.distillation.objectives.logit import LogitDistillation
+from introspect.distillation.objectives.logit import LogitDistillation, ShuffledLogitDistillation
 from introspect.distillation.objectives.self_supervised import SelfSupervisedDistillation
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "LogitDistillation",
     "Objective",
     "SelfSupervisedDistillation",
+    "ShuffledLogitDistillation",
     "Stage",
     "Transfer",
 ]
