@@ -31,26 +31,28 @@ class ClassSimilarity(Callback):
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin with nothing."""
-        self.found = Similarity(self.groups, self.classes).to(pl_module.device)
-        self.taught = Similarity(self.groups, self.classes).to(pl_module.device)
+        # It sums in float64, which Apple's GPUs do not have.
+        place = torch.device("cpu") if pl_module.device.type == "mps" else pl_module.device
+        self.found = Similarity(self.groups, self.classes).to(place)
+        self.taught = Similarity(self.groups, self.classes).to(place)
 
     @torch.no_grad()
     def on_test_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *others: Any
     ) -> None:
         """Take in what student and teacher say of a batch."""
-        module, logits = cast(Any, pl_module), cast(Tensor, outputs)
-        taught = module.taught(batch[0])
-        self.found.update(logits, taught, batch[1])
+        place, taught = self.found.device, cast(Any, pl_module).taught(batch[0])
+        logits, targets = cast(Tensor, outputs).to(place), batch[1].to(place)
+        self.found.update(logits, None if taught is None else taught.to(place), targets)
         if taught is not None:
-            self.taught.update(taught, None, batch[1])
+            self.taught.update(taught.to(place), None, targets)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log and write."""
         values = self.found.compute()
         names = {"entropy": "class_entropy", "cka": "logit_cka", "rank_correlation": "similarity_rank_correlation"}
         metrics = {f"test/{names[name]}": value for name, value in values.items()}
-        if self.taught.images.any() and self.groups:
+        if "cka" in values and "entropy" in values:
             metrics["test/teacher_class_entropy"] = self.taught.compute()["entropy"]
         pl_module.log_dict({name: torch.tensor(value) for name, value in metrics.items()})
         if trainer.is_global_zero:
