@@ -44,12 +44,13 @@ OPTIONAL = ("optuna", *(f"hydra_plugins.hydra_{name}_launcher" for name in ("job
 # Settings that a test on any machine must give: a model folder in place of one that is embedded or on a hub.
 MODEL = "model.model=folder"
 # Experiments on images, and the options that only they take.
-IMAGES = ("kd", "label_smoothing", "scratch", "teacher")
+METHODS = tuple(name + base for name in ("at", "ft", "crd", "sskd") for base in ("", "_logit"))
+IMAGES = ("kd", "kd_shuffled", "label_smoothing", "ls_teacher_kd", "scratch", "self_kd", "teacher", *METHODS)
 IMAGE_OPTIONS = {
     "data": {"shapeworld", "cifar10", "cifar100", "imagenet", "places365", "image_folders"},
     "datamodule": {"images"},
     "model": {"distillation"},
-    "callbacks": {"distillation", "teaching", "concept_detectors", "metrics_file"},
+    "callbacks": {"distillation", "teaching", "class_similarity", "concept_detectors", "metrics_file"},
 }
 # What image_folders can not know.
 FOLDERS = ["data.root=folder", "data.side=32", "data.classes=10"]

@@ -1,8 +1,12 @@
-"""Where a training goes on that was stopped within an epoch."""
+"""Where a training goes on that was stopped within an epoch, and with which random numbers."""
 
 from __future__ import annotations
 
-from lightning.pytorch import Trainer
+import hashlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
 
 
 def place(trainer: Trainer) -> tuple[int, int]:
@@ -14,3 +18,8 @@ def place(trainer: Trainer) -> tuple[int, int]:
     trained = int(trainer.fit_loop.epoch_loop.batch_progress.total.completed)
     epoch, place = divmod(trained, int(trainer.num_training_batches))
     return epoch, place
+
+
+def mixed(*numbers: int) -> int:
+    """A generator's seed for which (0, 1) and (1, 0) are unrelated."""
+    return int.from_bytes(hashlib.blake2b(repr(numbers).encode(), digest_size=7).digest(), "big")

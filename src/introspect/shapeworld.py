@@ -151,7 +151,7 @@ FAMILIES: dict[str, dict[str, tuple[_Part, ...]]] = {
 FAMILY_NAMES = tuple(FAMILIES)
 CLASS_NAMES = tuple(name for members in FAMILIES.values() for name in members)
 _PARTS = tuple(parts for members in FAMILIES.values() for parts in members.values())
-_FAMILY_OF = np.array([f for f, members in enumerate(FAMILIES.values()) for _ in members])
+FAMILY_OF = np.array([f for f, members in enumerate(FAMILIES.values()) for _ in members])
 
 # Name to red, green, blue.
 COLORS = {
@@ -356,12 +356,12 @@ class _Canvas:
 
     def _objects(self) -> Iterator[NDArray[np.int64]]:
         first = _first("object")
-        yield (first + _FAMILY_OF[self.classes])[:, None, None]
+        yield (first + FAMILY_OF[self.classes])[:, None, None]
         yield (first + len(FAMILY_NAMES) + self.classes)[:, None, None]
 
     def _scene(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Sky and ground; the place and the time of each image."""
-        homes = _HOMES[_FAMILY_OF[self.classes]]
+        homes = _HOMES[FAMILY_OF[self.classes]]
         at_home = self.dice() < 0.5
         home = homes[np.arange(self.n), self.dice.below((homes >= 0).sum(1))]
         place = np.where(at_home, home, self.dice.below(len(_PLACES)))

@@ -5,6 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from lightning.pytorch import Callback, Trainer
+from PIL import Image
 
 from introspect.distillation.backbones import Backbone
 from introspect.distillation.datamodule import EpochLoader, ImageDataModule, augment
@@ -18,7 +19,7 @@ from tests.distillation.made import Colours
 def test_every_image_is_served_once_in_an_order_of_the_seed():
     def order(seed):
         data = ImageDataModule(images=Colours(), batch_size=32, seed=seed)
-        return torch.cat([images for images, _ in data.train_dataloader()])
+        return torch.cat([images for images, *_ in data.train_dataloader()])
 
     first, again, other = order(0), order(0), order(1)
     assert torch.equal(first, again)
@@ -125,3 +126,33 @@ def test_images_that_are_cropped_at_random_are_not_shifted_too(tmp_path):
 def test_fewer_images_than_a_batch():
     with pytest.raises(InputError, match="colours: 96 train images, fewer than a batch"):
         ImageDataModule(images=Colours(), batch_size=100).train_dataloader()
+
+
+def test_training_batches_name_their_images(tmp_path):
+    data = ImageDataModule(images=Colours(), batch_size=32)
+    train = Colours().load("train")
+    for images, classes, numbers in data.train_dataloader():
+        assert torch.equal(images, train.images[numbers])
+        assert torch.equal(classes, data.train_classes()[numbers])
+    assert data.train_classes().tolist() == train.targets.tolist()
+
+
+def folders(root, size=8):
+    for split, images in (("train", 6), ("val", 2)):
+        for name in ("ant", "bee"):
+            (root / split / name).mkdir(parents=True)
+            for number in range(images):
+                Image.new("RGB", (size, size), (number, 0, 0)).save(root / split / name / f"{number}.png")
+    return ImageFolders(name="x", root=root, side=size, classes=2, resize="exact", held_out=0.3)
+
+
+def test_images_in_folders_have_numbers_too(tmp_path):
+    """Those that are held out have none: a number is a place among the images that are trained on."""
+    data = ImageDataModule(images=folders(tmp_path), batch_size=2)
+    classes = data.train_classes()
+    assert 2 < len(classes) < 12
+    seen = {}
+    for _, targets, numbers in data.train_dataloader():
+        seen |= dict(zip(numbers.tolist(), targets.tolist(), strict=True))
+    assert all(classes[number] == target for number, target in seen.items())
+    assert len(seen) == len(classes) // 2 * 2

@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import json
-
-import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -21,19 +18,6 @@ def batch(seed, rows=6, classes=5):
 
 def total(objective, student, teacher, targets):
     return sum(objective(Features(student), Features(teacher), targets).values())
-
-
-@pytest.fixture(scope="module")
-def golden(shared):
-    arrays = np.load(shared / "golden" / "kd_losses_dev.npz")
-    cases = json.loads((shared / "golden" / "kd_losses_dev.json").read_text())["cases"]
-    cases = cases if isinstance(cases, list) else list(cases.values())
-
-    def read(case, kind):
-        prefix = f"{case}/{kind}/"
-        return {name.removeprefix(prefix): torch.tensor(arrays[name]) for name in arrays if name.startswith(prefix)}
-
-    return {case["name"]: (case, read(case["name"], "in"), read(case["name"], "out")) for case in cases}
 
 
 @pytest.mark.parametrize("name", ["kd_0", "kd_1", "kd_2", "ls_ce_0"])

@@ -10,7 +10,7 @@ from typing import Any, cast
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from introspect.distillation.module import Distillation, is_trial
-from introspect.distillation.objectives import CrossEntropy
+from introspect.distillation.objectives import CrossEntropy, LabelSmoothing
 from introspect.distillation.teacher import Teacher
 
 log = logging.getLogger(__name__)
@@ -50,7 +50,8 @@ def differences(teacher: Teacher, trainer: Trainer, module: LightningModule) -> 
     usual = inspect.signature(Distillation).parameters
     pairs = {
         "model.student": (ran["student"], asdict(teacher.backbone)),
-        "model.objective": (ran["objective"], CrossEntropy.__name__),
+        "model.objective": (ran["objective"], (LabelSmoothing if how.label_smoothing else CrossEntropy).__name__),
+        "model.objective.smoothing": (getattr(module.objective, "smoothing", 0.0), how.label_smoothing),
         "model.lr": (ran["lr"], how.lr),
         "model.momentum": (ran["momentum"], how.momentum),
         "model.weight_decay": (ran["weight_decay"], how.weight_decay),

@@ -9,9 +9,10 @@ import difflib
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -140,6 +141,19 @@ def features(network: nn.Module, images: Tensor, layers: Sequence[str] = ()) -> 
         logits = network(images)
     # Some classifiers of torchvision put out auxiliary logits too while they are trained.
     return Features(logits if isinstance(logits, Tensor) else logits[0], maps)
+
+
+def outline(backbone: Backbone, layers: Sequence[str] = (), side: int = 224) -> Features:
+    """The shapes of what a network and its layers put out for one image of side x side pixels: tensors without values.
+
+    Nothing is computed, no weights are made or read.
+
+    Raises:
+        InputError: the network has no such layer.
+    """
+    with torch.device("meta"), torch.no_grad():
+        network = replace(backbone, weights=None).build().eval()
+        return features(network, torch.empty(1, 3, side, side), layers)
 
 
 @contextmanager

@@ -5,8 +5,7 @@ Shapes: b images of h x w pixels.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,15 +13,17 @@ import torch
 from lightning import LightningDataModule
 from torch import Tensor
 from torch.nn import functional
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset, Subset, default_collate
 
 from introspect.distillation.datasets.base import ImageSet, Sample, Split
 from introspect.errors import InputError
-from introspect.resuming import place
+from introspect.resuming import mixed, place
 
 
 class ImageDataModule(LightningDataModule):
     """Serves uint8 images [b, 3, h, w] and classes [b]; training images are shifted and mirrored on the way.
+
+    A training batch also has the numbers of its images in the training set, int64 [b].
 
     Args:
         images: where they come from.
@@ -84,14 +85,18 @@ class ImageDataModule(LightningDataModule):
         """Test batches."""
         return self._loader("test")
 
-    def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
+    def train_classes(self) -> Tensor:
+        """The class numbers of all training images, int64 [n], by their numbers."""
+        return torch.as_tensor(_classes(self._images("train")), dtype=torch.int64)
+
+    def on_after_batch_transfer(self, batch: tuple[Tensor, ...], dataloader_idx: int) -> tuple[Tensor, ...]:
         """Augment what is trained on, where the batch then lies."""
         if self.trainer is None or not self.trainer.training:
             return batch
-        images, targets = batch
+        images, *others = batch
         numbers = torch.Generator(images.device)
-        numbers.manual_seed(_mix(self.seed, self.trainer.global_rank, *place(self.trainer)))
-        return augment(images, self.shift, self.mirror, numbers), targets
+        numbers.manual_seed(mixed(self.seed, self.trainer.global_rank, *place(self.trainer)))
+        return augment(images, self.shift, self.mirror, numbers), *others
 
     def _images(self, split: Split) -> Dataset[Sample]:
         if split not in self._loaded:
@@ -102,13 +107,44 @@ class ImageDataModule(LightningDataModule):
         return data
 
     def _loader(self, split: Split, **options: Any) -> DataLoader[Any]:
+        images = self._images(split)
         return DataLoader(
-            self._images(split),
+            Numbered(images) if split == "train" else images,
             **(options or {"batch_size": self.batch_size}),
             num_workers=self.num_workers,
             collate_fn=_collate,
             pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
         )
+
+
+class Numbered(Dataset[Any]):
+    """Images of a data set, each with its class and its number."""
+
+    def __init__(self, images: Dataset[Sample]) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)  # type: ignore[arg-type]
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int, int]:
+        return (*self.images[index], index)
+
+    def __getitems__(self, indices: Sequence[int]) -> Any:
+        """A batch, collated where the data set does that."""
+        read = getattr(self.images, "__getitems__", None)
+        found = read(indices) if callable(read) else [self.images[index] for index in indices]
+        if isinstance(found, tuple):
+            return (*found, torch.as_tensor(indices))
+        return [(*sample, index) for sample, index in zip(found, indices, strict=True)]
+
+
+def _classes(images: Any) -> Any:
+    """The class numbers of a data set in its order, without reading its images."""
+    if isinstance(images, Subset):
+        return torch.as_tensor(_classes(images.dataset))[images.indices]
+    if hasattr(images, "targets"):
+        return images.targets
+    return [int(target) for _, target in images]
 
 
 class EpochLoader:
@@ -149,7 +185,7 @@ class EpochLoader:
         # A generator, so that the place is asked for with the first batch: Lightning makes the iterator of a resumed
         # epoch before it knows where that epoch goes on.
         epoch, trained = self._place()
-        numbers = torch.Generator().manual_seed(_mix(self.seed, epoch))
+        numbers = torch.Generator().manual_seed(mixed(self.seed, epoch))
         order = torch.randperm(self.images, generator=numbers)[: len(self) * self.batch_size * self.replicas]
         batches = order.view(len(self), self.replicas, self.batch_size)[trained:, self.rank]
         yield from self.load(batch_sampler=batches.tolist(), generator=numbers)
@@ -161,11 +197,6 @@ class EpochLoader:
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Do nothing: the place is asked for where it is known."""
-
-
-def _mix(*numbers: int) -> int:
-    """A generator's seed for which (0, 1) and (1, 0) are unrelated."""
-    return int.from_bytes(hashlib.blake2b(repr(numbers).encode(), digest_size=7).digest(), "big")
 
 
 def _collate(samples: Any) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -15,18 +16,21 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.parallel import DistributedDataParallel
 from torchmetrics.classification import MulticlassAccuracy
 
 from introspect.checkpoints import check_checkpoint
 from introspect.dissection.preprocessing import preprocessing
-from introspect.distillation.backbones import Backbone, features
-from introspect.distillation.objectives import CrossEntropy, Objective
-from introspect.distillation.teacher import Teacher, plain_settings
+from introspect.distillation.backbones import Backbone, features, outline
+from introspect.distillation.objectives import CrossEntropy, LabelSmoothing, Objective
+from introspect.distillation.optimization import sgd
+from introspect.distillation.stages import load_stage, make_stage, stage_file, train_apart
+from introspect.distillation.teacher import Teacher, locked, plain_settings
 from introspect.errors import InputError
 
 log = logging.getLogger(__name__)
 
-Batch = tuple[Tensor, Tensor]
+Batch = Sequence[Tensor]
 Normalization = Literal["imagenet", "reference"]
 
 
@@ -34,7 +38,8 @@ class Distillation(LightningModule):
     """Trains `student` with an objective; the teacher stands by, frozen, in evaluation mode, and in no checkpoint.
 
     SGD with momentum; the learning rate falls to `gamma` of itself at each milestone (He et al. 2016). A checkpoint
-    holds the student's weights and what it takes to build it again, as plain text and numbers.
+    holds the student's weights and what it takes to build it again, as plain text and numbers; and what the objective
+    has learnt, for a training that goes on.
 
     Args:
         student: which network is trained.
@@ -88,6 +93,10 @@ class Distillation(LightningModule):
         # Channels last: on CPUs, and on GPUs with 16 bits, convolutions are faster by a third or more.
         self.student = student.build().to(memory_format=torch.channels_last)
         self.objective = objective
+        if teacher is not None and objective.needs_teacher:
+            objective.build(
+                outline(student, objective.student_layers), outline(teacher.backbone, objective.teacher_layers)
+            )
         self.preprocess = preprocessing(normalization)
         self.train_accuracy, self.val_accuracy, self.test_accuracy = (
             MulticlassAccuracy(student.classes, average="micro") for _ in range(3)
@@ -102,7 +111,7 @@ class Distillation(LightningModule):
         return _identity(self._datamodule(), self.hparams["normalization"])
 
     def prepare(self, data: Any, trainer: Trainer) -> None:
-        """Train the teacher, where it is trained here and has not been yet.
+        """Train the teacher, where it is trained here and has not been yet; then the stage that an objective has on it.
 
         To be called in one process, before Lightning starts others: they would wait for this one, and it for them.
 
@@ -111,17 +120,21 @@ class Distillation(LightningModule):
             trainer: of the student; the teacher is trained on its kind of device.
         """
         source, normalization = self._source, self.hparams["normalization"]
-        if source is None or not source.is_trained_here or is_trial(trainer):
+        if source is None or is_trial(trainer):
             return
-        identity = _identity(data, normalization)
-        if source.file(identity).is_file():
-            return
-        with source.making(identity):
-            if source.file(identity).is_file():
-                return
-            epochs = source.training.epochs
-            log.info("there is no teacher yet: %s is trained for %d epochs, and kept", source.backbone.name, epochs)
-            train_teacher(source, data, normalization, trainer.strategy.root_device.type)
+        device = trainer.strategy.root_device.type
+        identity = _identity(data, normalization) if source.is_trained_here else ""
+        if source.is_trained_here:
+            make_teacher(source, data, normalization, device)
+        if (stage := self.objective.stage) is not None:
+            made_of = self._made_of(data)
+            teacher = partial(source.load, identity, normalization)
+            make_stage(stage, source.cache_dir, made_of, teacher, self.preprocess, data, device)
+
+    def _made_of(self, data: Any) -> str:
+        """Everything but its own settings that decides what becomes of a stage."""
+        source, whole = cast(Teacher, self._source), _identity(data, self.hparams["normalization"])
+        return f"{source.backbone}, {source.origin(whole)}; {whole}"
 
     def prepare_data(self) -> None:
         """The same for a training that was started without `prepare`, where there is one process only."""
@@ -129,17 +142,35 @@ class Distillation(LightningModule):
             self.prepare(self.trainer.datamodule, self.trainer)  # type: ignore[attr-defined]
 
     def setup(self, stage: str) -> None:
-        """Load the teacher.
+        """Load the teacher, and the stage on it.
 
         Raises:
-            InputError: its weights can not be read.
+            InputError: their weights can not be read.
         """
-        if stage != "fit" or self._source is None:
+        if stage != "fit":
             return
-        with torch.random.fork_rng():  # its weights are drawn before they are read: the student's luck stays as it is
-            self._teacher = [self._taught()]
+        if self._source is not None:
+            with torch.random.fork_rng():  # weights are drawn before they are read: the student's luck stays as it is
+                self._teacher = [self._loaded()]
+            self._load_stage()
+        if self.objective.needs_numbers:
+            self.objective.begin(self._datamodule().train_classes())
+        # What an objective keeps beside its weights is the same in every process, and may be large.
+        kept = [f"objective.{name}" for name, _ in self.objective.named_buffers()]
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self, kept)
 
-    def _taught(self) -> nn.Module:
+    def _load_stage(self) -> None:
+        stage = self.objective.stage
+        if stage is None:
+            return
+        stage.eval().requires_grad_(False)
+        folder, made_of = cast(Teacher, self._source).cache_dir, self._made_of(self._datamodule())
+        if is_trial(self.trainer) and not stage_file(stage, folder, made_of).is_file():
+            log.warning("a trial run, and there is no first stage yet: the student learns from an untrained one")
+            return
+        load_stage(stage, folder, made_of)
+
+    def _loaded(self) -> nn.Module:
         source = cast(Teacher, self._source)
         identity = self.identity if source.is_trained_here else ""
         if source.is_trained_here and is_trial(self.trainer) and not source.file(identity).is_file():
@@ -148,7 +179,9 @@ class Distillation(LightningModule):
         return source.load(identity, self.hparams["normalization"])
 
     def on_fit_start(self) -> None:
-        """The teacher goes to where the student is, and shows what it knows."""
+        """The teacher, with the stage on it, goes to where the student is, and shows what it knows."""
+        if self.objective.stage is not None:
+            self.objective.stage.to(self.device)
         for teacher in self._teacher:
             teacher.to(self.device).to(memory_format=torch.channels_last)
             if self.trainer.is_global_zero:
@@ -181,16 +214,16 @@ class Distillation(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss, a scalar. Logs `train/loss`, `train/loss/<part>`, `train/accuracy` (share of the epoch)."""
-        images, targets = batch
-        prepared = self._prepared(images)
+        images, targets, *numbers = batch
+        prepared = self.objective.views(self._prepared(images))
         student = features(self.student, prepared, self.objective.student_layers)
         taught = None
         for teacher in self._teacher:
             with torch.no_grad():
                 taught = features(teacher, prepared, self.objective.teacher_layers)
-        losses = self.objective(student, taught, targets)
+        losses = self.objective(student, taught, targets, *numbers)
         loss = torch.stack(list(losses.values())).sum()
-        self.train_accuracy(student.logits, targets)
+        self.train_accuracy(student.logits[:: self.objective.views_per_image], targets)
         self.log("train/loss", loss, prog_bar=True)
         if len(losses) > 1:
             self.log_dict({f"train/loss/{name}": value for name, value in losses.items()})
@@ -201,40 +234,42 @@ class Distillation(LightningModule):
         """Logs `val/loss` (cross-entropy, nats) and `val/accuracy` (share)."""
         self._evaluate(batch, "val", self.val_accuracy)
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Logs `test/loss` and `test/accuracy`."""
-        self._evaluate(batch, "test", self.test_accuracy)
+    def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Logs `test/loss` and `test/accuracy`; the logits [b, c] are for callbacks."""
+        return self._evaluate(batch, "test", self.test_accuracy)
 
-    def _evaluate(self, batch: Batch, split: str, accuracy: MulticlassAccuracy) -> None:
+    def taught(self, images: Tensor) -> Tensor | None:
+        """The teacher's logits [b, c] of uint8 images; None if there is none, or it has not been wanted yet."""
+        for teacher in self._teacher:
+            with torch.no_grad():
+                logits: Tensor = features(teacher.to(self.device), self._prepared(images)).logits
+            return logits
+        return None
+
+    def _evaluate(self, batch: Batch, split: str, accuracy: MulticlassAccuracy) -> Tensor:
         images, targets = batch
         logits = self(images)
         accuracy(logits, targets)
         loss = functional.cross_entropy(logits, targets)
         self.log(f"{split}/loss", loss, prog_bar=split == "val", batch_size=len(images), sync_dist=True)
         self.log(f"{split}/accuracy", accuracy, prog_bar=split == "val", batch_size=len(images))
+        return logits
 
     def configure_optimizers(self) -> Any:
         """SGD, and a learning rate that changes at shares of the training's steps."""
-        settings = self.hparams
-        trained = [*self.student.parameters(), *self.objective.parameters()]
-        optimizer = torch.optim.SGD(
-            trained, lr=settings["lr"], momentum=settings["momentum"], weight_decay=settings["weight_decay"]
+        names = ("lr", "momentum", "weight_decay", "milestones", "gamma", "warmup_steps")
+        return sgd(
+            [*self.student.parameters(), *self.objective.parameters()],
+            int(self.trainer.estimated_stepping_batches),
+            **{name: self.hparams[name] for name in names},
         )
-        total = int(self.trainer.estimated_stepping_batches)
-
-        def factor(step: int) -> float:
-            if step < settings["warmup_steps"]:
-                return float((step + 1) / settings["warmup_steps"])
-            passed = sum(step >= round(share * total) for share in settings["milestones"])
-            return float(settings["gamma"] ** passed)
-
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "lr"}}
 
     def _datamodule(self) -> Any:
         data = getattr(self.trainer, "datamodule", None)
         if not hasattr(data, "identity"):
-            raise InputError("model.teacher: a teacher that is trained here needs an ImageDataModule; give a ckpt_path")
+            raise InputError(
+                "model: what is trained before the student, or numbers its images, needs an ImageDataModule"
+            )
         return data
 
 
@@ -245,8 +280,8 @@ def is_trial(trainer: Trainer) -> bool:
     return bool(trainer.fast_dev_run or trainer.overfit_batches) or not whole  # type: ignore[attr-defined]
 
 
-def train_teacher(teacher: Teacher, data: Any, normalization: Any = "imagenet", device: str = "auto") -> Path:
-    """Train a teacher on labels alone and keep it.
+def make_teacher(teacher: Teacher, data: Any, normalization: Any = "imagenet", device: str = "auto") -> Path:
+    """Train a teacher on labels alone and keep it, if that has not been done.
 
     Args:
         teacher: whose `training` says how.
@@ -257,34 +292,27 @@ def train_teacher(teacher: Teacher, data: Any, normalization: Any = "imagenet", 
     Returns:
         The file of its weights.
     """
-    from lightning.pytorch.callbacks import RichProgressBar
-
-    how = teacher.training
-    own = data.__class__.__new__(data.__class__)
-    own.__dict__.update(data.__dict__)
-    own.trainer, own.seed = None, how.seed
-    with torch.random.fork_rng():
-        torch.manual_seed(how.seed)
-        module = Distillation(
-            student=teacher.backbone,
-            objective=CrossEntropy(),
-            normalization=normalization,
-            lr=how.lr,
-            momentum=how.momentum,
-            weight_decay=how.weight_decay,
-            milestones=how.milestones,
-        )
-        trainer = Trainer(
-            max_epochs=how.epochs,
-            accelerator=device,
-            devices=1,
-            logger=False,
-            enable_checkpointing=False,
-            enable_model_summary=False,
-            callbacks=[RichProgressBar()],
-        )
-        trainer.fit(module, own)
-    return teacher.keep(module.student, _identity(data, normalization))
+    how, identity = teacher.training, _identity(data, normalization)
+    path = teacher.file(identity)
+    if path.is_file():
+        return path
+    with locked(path):
+        if path.is_file():
+            return path
+        log.info("there is no teacher yet: %s is trained for %d epochs, and kept", teacher.backbone.name, how.epochs)
+        with torch.random.fork_rng():
+            torch.manual_seed(how.seed)
+            module = Distillation(
+                student=teacher.backbone,
+                objective=LabelSmoothing(how.label_smoothing) if how.label_smoothing else CrossEntropy(),
+                normalization=normalization,
+                lr=how.lr,
+                momentum=how.momentum,
+                weight_decay=how.weight_decay,
+                milestones=how.milestones,
+            )
+            train_apart(module, data, how, device, path.with_suffix(".partial"))
+        return teacher.keep(module.student, identity)
 
 
 def _identity(data: Any, normalization: Any) -> str:

@@ -23,10 +23,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """How a teacher is trained where there is none: as `Distillation` with cross-entropy.
+    """How a teacher, or a stage on top of it, is trained where there is none: with SGD, as a `Distillation` is.
 
     epochs: passes over the training images. lr, momentum, weight_decay, milestones: see `Distillation`. seed: of its
     weights and of the order of training, whatever the seed of its students is, so that all of them have one teacher.
+    label_smoothing: of a teacher's labels, see `LabelSmoothing`; 0 trains it with cross-entropy.
     """
 
     epochs: int = 30
@@ -35,6 +36,7 @@ class Training:
     weight_decay: float = 1e-4
     milestones: tuple[float, ...] = (0.3, 0.6, 0.9)
     seed: int = 0
+    label_smoothing: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -73,30 +75,16 @@ class Teacher:
         Raises:
             InputError: a weight is not finite.
         """
-        from safetensors.torch import save_file
+        return keep_weights(network, self.file(identity), self._settings(identity))
 
-        path = self.file(identity)
-        weights = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
-        if broken := [name for name, value in weights.items() if not value.isfinite().all()]:
-            raise InputError(f"the teacher's training diverged ({broken[0]} is not finite): give it a smaller lr")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}.partial")
-        try:
-            save_file(weights, partial, metadata={"settings": self._settings(identity)})
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
-        return path
-
-    @contextmanager
-    def making(self, identity: str) -> Iterator[None]:
-        """Hold off other processes of this file system that are about to make the same file."""
-        from filelock import FileLock
-
-        path = self.file(identity)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_suffix(".lock")):
-            yield
+    def origin(self, identity: str) -> str:
+        """What its weights are, as text, for what is made with them; `identity` as in `load`."""
+        if self.is_trained_here:
+            return self.file(identity).name
+        if self.ckpt_path is not None and Path(self.ckpt_path).is_file():
+            with Path(self.ckpt_path).open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        return str(self.ckpt_path or self.backbone.weights)
 
     def load(self, identity: str, normalization: Any = None) -> nn.Module:
         """The teacher, in evaluation mode, without gradients.
@@ -118,6 +106,37 @@ class Teacher:
                 raise InputError(f"{path}: the teacher has not been trained yet: python train.py experiment=teacher")
             load_weights(network, path)
         return network.eval().requires_grad_(False)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold off other processes of this file system that are about to make the same file."""
+    from filelock import FileLock
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_suffix(".lock")):
+        yield
+
+
+def keep_weights(network: nn.Module, path: Path, settings: str) -> Path:
+    """Write the weights of a network to a file, whole or not at all; the settings stand in its header.
+
+    Raises:
+        InputError: a weight is not finite.
+    """
+    from safetensors.torch import save_file
+
+    weights = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+    if broken := [name for name, value in weights.items() if not value.isfinite().all()]:
+        raise InputError(f"{path.stem}: the training diverged ({broken[0]} is not finite): give it a smaller lr")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    try:
+        save_file(weights, partial, metadata={"settings": settings})
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
 
 
 def check_settings(path: str | Path, backbone: Backbone, normalization: Any) -> None:

@@ -17,7 +17,8 @@ class ImageSet(Protocol):
     """Where images and their classes come from.
 
     name: of the data set. side: height and width of an image, pixels. classes: how many there are. identity: everything
-    that decides what `load` gives, as text.
+    that decides what `load` gives, as text. One whose classes fall into groups of similar ones also has `groups`: the
+    number of each class's group.
     """
 
     name: str

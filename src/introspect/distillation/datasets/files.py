@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +12,32 @@ from torch.utils.data import Dataset, Subset
 
 from introspect.distillation.datasets.base import Sample, Split, TensorImages
 from introspect.errors import InputError
+
+# The published groups of CIFAR-100's classes, which are numbered in the order of their names.
+COARSE = {
+    "aquatic mammals": "beaver dolphin otter seal whale",
+    "fish": "aquarium_fish flatfish ray shark trout",
+    "flowers": "orchid poppy rose sunflower tulip",
+    "food containers": "bottle bowl can cup plate",
+    "fruit and vegetables": "apple mushroom orange pear sweet_pepper",
+    "household electrical devices": "clock keyboard lamp telephone television",
+    "household furniture": "bed chair couch table wardrobe",
+    "insects": "bee beetle butterfly caterpillar cockroach",
+    "large carnivores": "bear leopard lion tiger wolf",
+    "large man-made outdoor things": "bridge castle house road skyscraper",
+    "large natural outdoor scenes": "cloud forest mountain plain sea",
+    "large omnivores and herbivores": "camel cattle chimpanzee elephant kangaroo",
+    "medium-sized mammals": "fox porcupine possum raccoon skunk",
+    "non-insect invertebrates": "crab lobster snail spider worm",
+    "people": "baby boy girl man woman",
+    "reptiles": "crocodile dinosaur lizard snake turtle",
+    "small mammals": "hamster mouse rabbit shrew squirrel",
+    "trees": "maple_tree oak_tree palm_tree pine_tree willow_tree",
+    "vehicles 1": "bicycle bus motorcycle pickup_truck train",
+    "vehicles 2": "lawn_mower rocket streetcar tank tractor",
+}
+# CIFAR-10 has no published groups; these are ours.
+KINDS = {"vehicle": "airplane automobile ship truck", "animal": "bird cat deer dog frog horse"}
 
 
 class Cifar:
@@ -38,6 +64,7 @@ class Cifar:
             raise InputError(f"data.validation={validation}: expected 1 to 49999 of the 50000 training images")
         self.classes, self.root, self.download, self.validation = classes, Path(root), download, validation
         self.name = f"cifar{classes}"
+        self.groups = groups_of(COARSE if classes == 100 else KINDS)
 
     @property
     def identity(self) -> str:
@@ -64,6 +91,12 @@ class Cifar:
             "test": slice(None),
         }[split]
         return TensorImages(images[kept], targets[kept])
+
+
+def groups_of(members: Mapping[str, str]) -> tuple[int, ...]:
+    """The group of each class, in the order of the classes' names, from groups and the names in them."""
+    of = {name: number for number, names in enumerate(members.values()) for name in names.split()}
+    return tuple(of[name] for name in sorted(of))
 
 
 class ImageFolders:

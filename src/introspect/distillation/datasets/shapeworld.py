@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from introspect.distillation.datasets.base import Split, TensorImages
 from introspect.errors import InputError
-from introspect.shapeworld import CLASS_NAMES, Shapeworld, draw
+from introspect.shapeworld import CLASS_NAMES, FAMILY_OF, Shapeworld, draw
 
 
 class ShapeworldImages:
@@ -24,6 +24,7 @@ class ShapeworldImages:
     """
 
     name = "shapeworld"
+    groups: tuple[int, ...] = tuple(FAMILY_OF.tolist())  # the family of each class
 
     def __init__(
         self, *, classes: int = len(CLASS_NAMES), seed: int = 0, sizes: Mapping[str, int], side: int = 48

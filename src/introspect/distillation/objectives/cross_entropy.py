@@ -11,6 +11,8 @@ from introspect.distillation.objectives.base import Features, Objective
 class CrossEntropy(Objective):
     """`cross_entropy`: mean over the batch of -log softmax(z)[y], in nats."""
 
-    def forward(self, student: Features, teacher: Features | None, targets: Tensor) -> dict[str, Tensor]:
+    def forward(
+        self, student: Features, teacher: Features | None, targets: Tensor, numbers: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """See `Objective.forward`."""
         return {"cross_entropy": functional.cross_entropy(student.logits, targets)}

@@ -26,7 +26,9 @@ class LabelSmoothing(Objective):
         super().__init__()
         self.smoothing = share("smoothing", smoothing)
 
-    def forward(self, student: Features, teacher: Features | None, targets: Tensor) -> dict[str, Tensor]:
+    def forward(
+        self, student: Features, teacher: Features | None, targets: Tensor, numbers: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """See `Objective.forward`."""
         loss = functional.cross_entropy(student.logits, targets, label_smoothing=self.smoothing)
         return {"label_smoothing": loss}

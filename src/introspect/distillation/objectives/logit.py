@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
-from introspect.distillation.objectives.base import Features, Objective, share
+from introspect.distillation.objectives.base import Features, Objective, positive, share
 from introspect.errors import InputError
 
 
@@ -28,12 +29,12 @@ class LogitDistillation(Objective):
 
     def __init__(self, temperature: float = 4.0, alpha: float = 0.5) -> None:
         super().__init__()
-        if not temperature > 0:
-            raise InputError(f"objective.temperature={temperature}: expected more than 0")
-        self.temperature = temperature
+        self.temperature = positive("temperature", temperature)
         self.alpha = share("alpha", alpha)
 
-    def forward(self, student: Features, teacher: Features | None, targets: Tensor) -> dict[str, Tensor]:
+    def forward(
+        self, student: Features, teacher: Features | None, targets: Tensor, numbers: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """See `Objective.forward`.
 
         Raises:
@@ -56,3 +57,27 @@ def soft_divergence(student: Tensor, teacher: Tensor, temperature: float) -> Ten
     log_student = functional.log_softmax(student / temperature, dim=-1)
     log_teacher = functional.log_softmax(teacher / temperature, dim=-1)
     return temperature**2 * functional.kl_div(log_student, log_teacher, reduction="batchmean", log_target=True)
+
+
+class ShuffledLogitDistillation(LogitDistillation):
+    """`cross_entropy` and `logit`, from a teacher whose other classes are permuted at random, anew for every image.
+
+    The control that tells similarity from softness (Han et al. ask whether it is the teacher's knowledge of which
+    classes are alike that helps): the probability of the right class and the entropy are the teacher's, which classes
+    are probable beside it is chance.
+    """
+
+    def forward(
+        self, student: Features, teacher: Features | None, targets: Tensor, numbers: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """See `LogitDistillation.forward`."""
+        shuffled = None if teacher is None else Features(shuffle_others(teacher.logits, targets), teacher.maps)
+        return super().forward(student, shuffled, targets, numbers)
+
+
+def shuffle_others(logits: Tensor, targets: Tensor) -> Tensor:
+    """Logits [b, c], those of all classes but the target [b] permuted at random, each row in its own way."""
+    place = torch.arange(logits.shape[1] - 1, device=logits.device)
+    others = place + (place >= targets[:, None])
+    order = torch.rand(others.shape, device=logits.device).argsort(1)
+    return logits.scatter(1, others, logits.gather(1, others.gather(1, order)))

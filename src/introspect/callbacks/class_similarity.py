@@ -1,0 +1,62 @@
+"""Which classes a student finds alike in the test, and whether its teacher finds the same."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from introspect.distillation.datasets.base import ImageSet
+from introspect.distillation.similarity import ClassSimilarity as Similarity
+
+
+class ClassSimilarity(Callback):
+    """Logs `test/class_entropy`, and beside a teacher `test/logit_cka` and `test/similarity_rank_correlation`.
+
+    The matrices of similarities go to `class_similarity.json`: [i][j] is that of class j to class i. Definitions and
+    units: `distillation.similarity.ClassSimilarity`. A student that is only tested has no teacher beside it.
+
+    Args:
+        images: whose classes have groups, in its `groups`; where it has none, there is no entropy.
+        folder: where the file goes.
+    """
+
+    def __init__(self, *, images: ImageSet, folder: str | Path) -> None:
+        self.groups = list(getattr(images, "groups", ()))
+        self.classes, self.folder = images.classes, Path(folder)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin with nothing."""
+        # It sums in float64, which Apple's GPUs do not have.
+        place = torch.device("cpu") if pl_module.device.type == "mps" else pl_module.device
+        self.found = Similarity(self.groups, self.classes).to(place)
+        self.taught = Similarity(self.groups, self.classes).to(place)
+
+    @torch.no_grad()
+    def on_test_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *others: Any
+    ) -> None:
+        """Take in what student and teacher say of a batch."""
+        place, taught = self.found.device, cast(Any, pl_module).taught(batch[0])
+        logits, targets = cast(Tensor, outputs).to(place), batch[1].to(place)
+        self.found.update(logits, None if taught is None else taught.to(place), targets)
+        if taught is not None:
+            self.taught.update(taught.to(place), None, targets)
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log and write."""
+        values = self.found.compute()
+        names = {"entropy": "class_entropy", "cka": "logit_cka", "rank_correlation": "similarity_rank_correlation"}
+        metrics = {f"test/{names[name]}": value for name, value in values.items()}
+        if "cka" in values and "entropy" in values:
+            metrics["test/teacher_class_entropy"] = self.taught.compute()["entropy"]
+        pl_module.log_dict({name: torch.tensor(value) for name, value in metrics.items()})
+        if trainer.is_global_zero:
+            student, teacher = self.found.matrices().tolist()
+            matrices = {"student": student, **({"teacher": teacher} if "cka" in values else {})}
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / "class_similarity.json").write_text(json.dumps({"groups": self.groups, **matrices}))

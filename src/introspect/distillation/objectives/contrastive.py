@@ -1,0 +1,261 @@
+"""Contrastive representation distillation, CRD (Tian, Krishnan and Isola 2020, arXiv 1910.10699).
+
+Shapes: b images of a batch, n of the training set, d numbers of an embedding, k negatives per image, u units.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.nn import functional
+
+from introspect.distillation.objectives.base import Features, Objective, Transfer, check_maps, exact, pooled, positive
+from introspect.errors import InputError
+from introspect.resuming import mixed
+
+_SIDES = ("student", "teacher")
+_EPSILON = 1e-7  # of the reference
+
+
+class Embedding(nn.Module):
+    """A linear map of pooled maps [b, u, h, w] to vectors of length 1, [b, d], in float32 at least."""
+
+    def __init__(self, units: int, size: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(units, size)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """See the class."""
+        return functional.normalize(exact(self.linear(pooled(maps))))
+
+
+class Banks(nn.Module):
+    """The last embeddings of every training image: float32 [n, d] for the student, and for the teacher.
+
+    They begin at random, the same in every process; they are saved with the training and come back when it is resumed.
+    Each process has all of them: after a step, all take in what all have seen, so that they stay equal, and nothing
+    has to send them around. `scales` are the constants Z that the first batch has set, 0 before.
+
+    Args:
+        size: d.
+        seed: of the beginning.
+    """
+
+    student: Tensor
+    teacher: Tensor
+    scales: Tensor
+
+    def __init__(self, size: int, seed: int) -> None:
+        super().__init__()
+        self.size, self.seed = size, seed
+        for side in _SIDES:
+            self.register_buffer(side, torch.empty(0, size))
+        self.register_buffer("scales", torch.zeros(2))
+        self.steps = 0
+
+    def begin(self, images: int) -> None:
+        """Fill the banks for n training images."""
+        numbers = torch.Generator().manual_seed(self.seed)
+        bound = math.sqrt(3 / self.size)
+        for side in _SIDES:
+            bank = torch.empty(images, self.size)
+            setattr(self, side, bank.uniform_(-bound, bound, generator=numbers).to(self.scales.device))
+        self.scales.zero_()
+        self.steps = 0
+
+    @torch.no_grad()
+    def update(self, numbers: Tensor, student: Tensor, teacher: Tensor, momentum: float) -> None:
+        """Move the rows of these images [b] of every process towards their new embeddings [b, d]."""
+        everywhere = _gathered(numbers)
+        for bank, embedded in ((self.student, student), (self.teacher, teacher)):
+            rows = torch.lerp(_gathered(embedded.detach()), bank[everywhere], momentum)
+            bank[everywhere] = functional.normalize(rows)
+        self.steps += 1
+
+    def get_extra_state(self) -> dict[str, int]:
+        """How many steps there were: the draws of the next one depend on it."""
+        return {"steps": self.steps}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        """See `get_extra_state`."""
+        self.steps = state["steps"]
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
+        """As usual; but banks that nobody has filled yet, as where a student is only tested, take the saved size."""
+        for side in _SIDES:
+            saved, own = state_dict.get(prefix + side), getattr(self, side)
+            if saved is None:
+                continue
+            if len(own) not in (0, len(saved)):
+                raise InputError(
+                    f"ckpt_path: its memory banks are of {len(saved)} training images, the data have {len(own)}"
+                )
+            if not len(own):
+                setattr(self, side, torch.empty_like(saved, device=own.device))
+        super()._load_from_state_dict(state_dict, prefix, *others)
+
+
+class ContrastiveDistillation(Transfer):
+    """`contrastive`: an image's embedding by the student is near to that by the teacher, and far from other images'.
+
+    Noise-contrastive estimation on the embeddings of the pooled maps. With the bank of the other network W, the
+    temperature t, and k negatives from n images, each network has h(j) = exp(W_j · e / t) / Z and the loss
+
+        -log h(i) / (h(i) + k/n)  -  sum over the negatives j of log (k/n) / (h(j) + k/n),
+
+    mean over the images i; that of the two is added. Z is set so that the first batch has the mean h of 1/n. Banks move
+    to normalise(momentum * old + (1 - momentum) * new). Negatives are drawn with replacement from the images of other
+    classes, from one sorted list of all images, and anew for each step from its number: a resumed training draws what
+    an uninterrupted one does.
+
+    The published configuration weighs the labels with 0, which leaves the classifier untrained; here `base_weight` is
+    more than 0 (1, with 0.8 for the contrast upstream).
+
+    Args:
+        layer: of the student, such as `layer4`; its maps are averaged over their cells.
+        teacher_layer: of the teacher; None names the same.
+        size: d.
+        negatives: k.
+        temperature: t.
+        momentum: share of the old row that a bank keeps.
+        seed: of the banks' beginning and of the draws.
+        weight: factor of the loss.
+        base, base_weight: see `Transfer`.
+
+    Raises:
+        InputError: an option is out of range.
+    """
+
+    needs_numbers = True
+    _order: Tensor
+    _starts: Tensor
+
+    def __init__(
+        self,
+        *,
+        layer: str,
+        teacher_layer: str | None = None,
+        size: int = 128,
+        negatives: int = 16384,
+        temperature: float = 0.07,
+        momentum: float = 0.5,
+        seed: int = 0,
+        weight: float = 0.8,
+        base: Objective | None = None,
+        base_weight: float = 1.0,
+    ) -> None:
+        super().__init__(base=base, base_weight=base_weight, weight=weight)
+        if size < 1 or negatives < 1 or not 0 <= momentum < 1:
+            raise InputError(
+                f"objective.size={size}, negatives={negatives}, momentum={momentum}: expected at least 1, at least 1, "
+                "and a share below 1"
+            )
+        self.student_layers, self.teacher_layers = (layer,), (teacher_layer or layer,)
+        self.size, self.negatives, self.seed = size, negatives, seed
+        self.temperature, self.momentum = positive("temperature", temperature), momentum
+        self.banks = Banks(size, seed)
+        self.register_buffer("_order", torch.empty(0, dtype=torch.int64), persistent=False)
+        self.register_buffer("_starts", torch.empty(0, dtype=torch.int64), persistent=False)
+
+    def build(self, student: Features, teacher: Features) -> None:
+        """See `Objective.build`."""
+        (own,), (other,) = self.student_layers, self.teacher_layers
+        self.student_embedding = Embedding(_units(own, student.maps[own]), self.size)
+        self.teacher_embedding = Embedding(_units(other, teacher.maps[other]), self.size)
+
+    def begin(self, classes: Tensor) -> None:
+        """See `Objective.begin`.
+
+        Raises:
+            InputError: all images are of one class, so that there are no negatives.
+        """
+        if classes.unique().numel() < 2:
+            raise InputError("objective: the training images are of one class; contrast needs two")
+        self._order = classes.argsort(stable=True)
+        self._starts = functional.pad(classes.bincount().cumsum(0), (1, 0))
+        self.banks.begin(len(classes))
+
+    def inside(
+        self, student: Features, teacher: Features, targets: Tensor, numbers: Tensor | None
+    ) -> dict[str, Tensor]:
+        """See `Transfer.inside`.
+
+        Raises:
+            InputError: nobody said which images these are.
+        """
+        if numbers is None or not len(self.banks.student):
+            raise InputError("objective: contrastive distillation needs an ImageDataModule, which numbers its images")
+        (own,), (other,) = self.student_layers, self.teacher_layers
+        embedded = self.student_embedding(student.maps[own]), self.teacher_embedding(teacher.maps[other])
+        chosen = torch.cat([numbers[:, None], self.draw(targets)], dim=1)
+        return {"contrastive": self.contrast(*embedded, chosen)}
+
+    @torch.no_grad()
+    def draw(self, targets: Tensor) -> Tensor:
+        """Images of other classes than those [b], k for each, uniformly and with replacement: [b, k]."""
+        rank = distributed.get_rank() if _is_distributed() else 0
+        generator = torch.Generator(targets.device).manual_seed(mixed(self.seed, rank, self.banks.steps))
+        first, behind = self._starts[targets], self._starts[targets + 1]
+        others = (len(self._order) - (behind - first))[:, None]
+        luck = torch.randint(2**62, (len(targets), self.negatives), generator=generator, device=targets.device)
+        place = luck % others
+        return self._order[torch.where(place < first[:, None], place, place + (behind - first)[:, None])]
+
+    def contrast(self, student: Tensor, teacher: Tensor, chosen: Tensor) -> Tensor:
+        """The loss of embeddings [b, d], a scalar; then the banks take them in.
+
+        Args:
+            student, teacher: of length 1.
+            chosen: numbers of the images that they are compared with, [b, 1 + k], the image itself first.
+        """
+        banks = self.banks
+        with torch.autocast(student.device.type, enabled=False):
+            logs = [
+                torch.einsum("bkd,bd->bk", bank[chosen], embedded) / self.temperature
+                for bank, embedded in ((banks.teacher, student), (banks.student, teacher))
+            ]
+            if banks.steps == 0:
+                with torch.no_grad():
+                    means = torch.stack([log.exp().mean() for log in logs])
+                    banks.scales.copy_(_mean_of_all(means) * len(banks.student))
+            losses = [
+                noise_contrast(log - scale.log(), len(banks.student))
+                for log, scale in zip(logs, banks.scales, strict=True)
+            ]
+        banks.update(chosen[:, 0], student, teacher, self.momentum)
+        return losses[0] + losses[1]
+
+
+def noise_contrast(logs: Tensor, images: int) -> Tensor:
+    """Noise-contrastive estimation from log h [b, 1 + k], the right image first, noise uniform over n images."""
+    noise = (logs.shape[1] - 1) / images
+    right = functional.softplus(math.log(noise + _EPSILON) - logs[:, 0])
+    wrong = torch.log1p((logs[:, 1:].exp() + _EPSILON) / noise)
+    return (right.sum() + wrong.sum()) / len(logs)
+
+
+def _units(layer: str, maps: Tensor) -> int:
+    return maps.shape[1] if maps.dim() == 2 else check_maps(layer, maps)
+
+
+def _is_distributed() -> bool:
+    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+
+
+def _gathered(own: Tensor) -> Tensor:
+    """The rows of all processes, in the same order in each."""
+    if not _is_distributed():
+        return own
+    parts = [torch.empty_like(own) for _ in range(distributed.get_world_size())]
+    distributed.all_gather(parts, own.contiguous())
+    return torch.cat(parts)
+
+
+def _mean_of_all(value: Tensor) -> Tensor:
+    if _is_distributed():
+        distributed.all_reduce(value)
+        value = value / distributed.get_world_size()
+    return value
