@@ -56,7 +56,8 @@ def test_a_mistake_is_answered_in_one_line(tmp_path: Path, command: str, argumen
     done = call(command, *arguments, folder=tmp_path)
     assert done.returncode == 2, done.stderr
     line, *more = done.stderr.splitlines()
-    assert all(text.startswith("Error executing job with overrides") for text in more)  # Hydra's, of a sweep's run
+    # Of a sweep, also how many jobs did not finish.
+    assert all(text.startswith(("Error executing job with overrides", "error: 2 of 2 jobs")) for text in more)
     assert line.startswith("error: ")
     assert expected in line
     assert "abcdef" not in line
