@@ -27,7 +27,7 @@ SELECTION = re.compile(
 VERIFYING = re.compile(r"\b(verify|verifying|verified|check|checking|confirm|confirming)\b", re.IGNORECASE)
 SOUNDNESS = re.compile(r"\b(sound|holds?|right|correct|true|makes? sense)\b", re.IGNORECASE)
 _DOUBT = re.compile(
-    r"^(but )?wait\b|\bhmm\b|\bon second thought\b|\bactually\b|\bfeels? wrong\b|\bmistake\b", re.IGNORECASE
+    r"^(but )?wait\b|\bon second thought\b|\bactually\b|\bfeels? wrong\b|\bmistake\b", re.IGNORECASE
 )
 _CONCLUSION = re.compile(r"\banswer\b", re.IGNORECASE)
 _BLANK_LINE = re.compile(r"\n\s*\n")

@@ -43,6 +43,7 @@ function shown(value, digits = 3) {
   if (Number.isInteger(value)) return String(value);
   return Math.abs(value) >= 1000 ? value.toFixed(0) : Math.abs(value) >= 100 ? value.toFixed(1) : value.toFixed(digits);
 }
+const tokens = value => known(value) ? value.toFixed(1) : "–";
 const percent = value => known(value) ? (100 * value).toFixed(1) : "–";
 
 function mean(values) {

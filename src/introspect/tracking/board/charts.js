@@ -6,7 +6,8 @@ const COLORS = {
 const SYMBOLS = ["circle", "square", "diamond", "triangle-up", "cross", "star", "triangle-down", "hexagon"];
 const DASHES = ["solid", "dash", "dot", "dashdot", "longdash", "longdashdot"];
 const PATTERNS = ["", "/", "x", ".", "-", "+", "|", "\\"];
-const drawn = new Map();
+const waiting = new Map();
+let drawing = null;
 
 const theme = () => document.documentElement.dataset.theme;
 const style = name => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -22,16 +23,35 @@ function layout(changes) {
   const axis = { gridcolor: style("--line"), zerolinecolor: style("--line"), linecolor: style("--line"), automargin: true };
   const base = {
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: style("--ink"), size: 13, family: "system-ui, sans-serif" },
-    margin: { l: 58, r: 14, t: 14, b: 44 }, hovermode: "closest", legend: { orientation: "h", y: -0.2, itemsizing: "constant" },
+    margin: { l: 58, r: 14, t: 14, b: 44 }, hovermode: "closest", legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom" }, showlegend: true,
     hoverlabel: { align: "left" }, modebar: { bgcolor: "rgba(0,0,0,0)", color: style("--soft"), activecolor: style("--accent") },
   };
   return { ...base, ...changes, xaxis: { ...axis, ...changes.xaxis }, yaxis: { ...axis, ...changes.yaxis } };
 }
 
+// A chart is drawn when its turn comes, those in view first; the page answers in between, and says when all are drawn.
+function draw(id, ...chart) {
+  waiting.set(id, chart);
+  delete document.documentElement.dataset.ready;
+  drawing ??= drawWaiting();
+}
+
+async function drawWaiting() {
+  const distance = id => Math.abs($(id).getBoundingClientRect().top);
+  while (waiting.size) {
+    await new Promise(resolve => setTimeout(resolve));
+    const id = [...waiting.keys()].reduce((best, other) => distance(other) < distance(best) ? other : best);
+    const chart = waiting.get(id);
+    waiting.delete(id);
+    paint(id, ...chart);
+  }
+  drawing = null;
+  document.documentElement.dataset.ready = "true";
+}
+
 // Draw, or say why there is nothing to draw.
-function draw(id, traces, changes, nothing) {
+function paint(id, traces, changes, nothing) {
   const place = $(id);
-  drawn.set(id, [traces, changes, nothing]);
   if (!traces.length) {
     if (place.data) Plotly.purge(place);
     place.classList.add("empty");
@@ -58,7 +78,7 @@ function pairs(runs, x, y, text) {
     const trace = { name: plain(name), x: [], y: [], text: [], mode: "lines+markers", type: "scatter", hovertemplate: "%{text}<extra></extra>", line: { color: color(name), width: 1.2, dash: dash(name) },
       marker: { color: color(name), symbol: [], size: 10, line: { width: 1.6, color: color(name) } } };
     for (const run of members) {
-      for (const side of ["baseline", "model"]) {
+      for (const side of ["model", "baseline"]) {
         const at = [x, y].map(key => metric(run, `${side}/${key}`));
         if (!at.every(known)) continue;
         trace.x.push(at[0]); trace.y.push(at[1]);
@@ -73,25 +93,25 @@ function pairs(runs, x, y, text) {
 
 // A column of marks per experiment, with a bar at the mean of each.
 function strip(runs, series, text) {
-  const traces = [];
+  const traces = [], names = grouped(runs).map(([name]) => name);
   for (const [name, members] of grouped(runs)) {
     for (const { key, open, shift } of series) {
       const found = members.filter(run => known(metric(run, key)));
       if (!found.length) continue;
-      const values = found.map(run => metric(run, key)), at = state.strip.indexOf(name) + shift;
+      const values = found.map(run => metric(run, key)), at = names.indexOf(name) + shift;
       const bounds = found.map(run => run.bounds[key] || null), jitter = index => at + (found.length > 1 ? 0.12 * (index / (found.length - 1) - 0.5) : 0);
       traces.push({ type: "scatter", mode: "markers", showlegend: false, name: plain(name), x: values.map((_, index) => jitter(index)), y: values, text: found.map(run => `${hover(run)}<br>${text(run, key)}`),
-        hovertemplate: "%{text}<extra></extra>", marker: { color: color(name), symbol: symbol(name) + (open ? "-open" : ""), size: 9, opacity: 0.85, line: { width: 1.6, color: color(name) } },
+        cliponaxis: false, hovertemplate: "%{text}<extra></extra>", marker: { color: color(name), symbol: symbol(name) + (open ? "-open" : ""), size: 9, opacity: 0.85, line: { width: 1.6, color: color(name) } },
         error_y: bounds.every(known) && found.length <= 24 ? { type: "data", symmetric: false, array: bounds.map((b, i) => b[1] - values[i]), arrayminus: bounds.map((b, i) => values[i] - b[0]), thickness: 1, width: 2, color: color(name) } : undefined });
-      traces.push({ type: "scatter", mode: "lines", showlegend: false, hoverinfo: "skip", x: [at - 0.16, at + 0.16], y: [mean(values), mean(values)], line: { color: style("--ink"), width: 2.4 } });
+      if (found.length > 1) traces.push({ type: "scatter", mode: "lines", showlegend: false, hoverinfo: "skip", x: [at - 0.16, at + 0.16], y: [mean(values), mean(values)], line: { color: style("--ink"), width: 2.4 } });
     }
   }
   return traces;
 }
 
 function stripAxis(runs) {
-  state.strip = grouped(runs).map(([name]) => name);
-  return { tickvals: state.strip.map((_, index) => index), ticktext: state.strip.map(name => plain(cut(name, 22))), range: [-0.6, state.strip.length - 0.4], showgrid: false, zeroline: false };
+  const names = grouped(runs).map(([name]) => name);
+  return { tickvals: names.map((_, index) => index), ticktext: names.map(name => plain(cut(name, 22))), range: [-0.6, names.length - 0.4], showgrid: false, zeroline: false };
 }
 
 function smoothed(values, width) {

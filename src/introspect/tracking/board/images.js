@@ -37,6 +37,8 @@ function byMethod(chosen) {
   return names.map(name => [name, chosen.filter(each => nameOf(each.run) === name).map(each => each.layer)]);
 }
 
+const bar = (fill, index) => ({ color: fill, pattern: { shape: PATTERNS[index % 8], size: 7, solidity: 0.22, bgcolor: fill, fgcolor: style("--card") } });
+
 function drawDissection() {
   const { all, chosen } = dissected(), methods = byMethod(chosen);
   const none = "No run shown here holds a dissection: dissect.py and train.py experiment=kd leave them.";
@@ -47,13 +49,13 @@ function drawDissection() {
   const rotated = layers => mean(layers.map(layer => layer.controls[ROTATION] ? layer.controls[ROTATION].total : null));
   if ($("bars-by").value === "method") {
     const traces = categories.map((category, index) => ({ type: "bar", name: plain(category), x: labels, y: methods.map(([, layers]) => count(layers, category)),
-      marker: { color: colors[index % 8], pattern: { shape: PATTERNS[index % 8], size: 6, solidity: 0.25, fgcolor: style("--card") } }, hovertemplate: "%{x}<br>%{fullData.name}: %{y:.1f}<extra></extra>" }));
+      marker: bar(colors[index % 8], index), hovertemplate: "%{x}<br>%{fullData.name}: %{y:.1f}<extra></extra>" }));
     if (methods.some(([, layers]) => known(rotated(layers)))) traces.push({ type: "scatter", mode: "markers", name: "all, of rotated units", x: labels, y: methods.map(([, layers]) => rotated(layers)),
       marker: { symbol: "line-ew", size: 34, line: { width: 3, color: style("--ink") } }, hovertemplate: "%{x}<br>rotated units: %{y:.1f}<extra></extra>" });
     draw("detectors", methods.length ? traces : [], { barmode: "stack", yaxis: { title: { text: "detectors, mean over runs" } } }, none);
   } else {
     draw("detectors", methods.map(([name, layers], index) => ({ type: "bar", name: labels[index], x: categories.map(plain), y: categories.map(category => count(layers, category)),
-      marker: { color: color(name), pattern: { shape: PATTERNS[place(name) % 8], size: 6, solidity: 0.25, fgcolor: style("--card") } }, hovertemplate: "%{fullData.name}<br>%{x}: %{y:.1f}<extra></extra>" })),
+      marker: bar(color(name), place(name)), hovertemplate: "%{fullData.name}<br>%{x}: %{y:.1f}<extra></extra>" })),
     { barmode: "group", yaxis: { title: { text: "detectors, mean over runs" } } }, none);
   }
   drawIou(methods, none);

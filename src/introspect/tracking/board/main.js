@@ -7,17 +7,17 @@ function statusCell(run) {
 }
 
 function nameCell(run) {
-  const cell = element("td", { class: "name" }, run.name, ...run.reasons.map(reason => element("span", { class: "reason" }, reason)));
-  if (run.overrides.length) cell.append(element("details", {}, element("summary", {}, `${run.overrides.length} options`), run.overrides.join("  ")));
-  return cell;
+  const given = run.overrides.length ? element("details", {}, element("summary", {}, `${run.overrides.length} option${run.overrides.length > 1 ? "s" : ""}`), run.overrides.join("  ")) : null;
+  return element("td", { class: "name" }, element("span", {}, run.name), given, ...run.reasons.map(reason => element("span", { class: "reason" }, reason)));
 }
 
 function prepareOverview() {
-  const numbers = (head, keys, format, title) => ({
+  const numbers = (head, keys, format, title, base) => ({
     head, kind: "number", title, value: run => keys.map(key => metric(run, key)).find(known) ?? null,
     cell: run => {
       const key = keys.find(name => known(metric(run, name)));
-      return element("td", { class: `number${key ? "" : " quiet"}`, title: key && run.bounds[key] ? `95 %: ${run.bounds[key].map(format).join(" to ")}` : null }, key ? format(metric(run, key)) : "–");
+      return element("td", { class: `number${key ? "" : " quiet"}`, title: key && run.bounds[key] ? `95 %: ${run.bounds[key].map(format).join(" to ")}` : null }, 
+        base && known(metric(run, base)) ? element("small", {}, `${format(metric(run, base))} → `) : null, key ? format(metric(run, key)) : "–");
     },
   });
   const layers = run => run.layers.filter(layer => layer.report);
@@ -25,14 +25,12 @@ function prepareOverview() {
     { head: "run", value: run => run.name, cell: nameCell },
     { head: "state", value: run => run.status, cell: statusCell },
     { head: "experiment", value: nameOf, cell: run => element("td", { style: { "white-space": "nowrap" } }, element("span", { class: "swatch", style: { "--swatch": color(nameOf(run)), display: "inline-block", "margin-right": ".4em" } }), nameOf(run)) },
-    { head: "tags", value: run => run.tags.join(", ") || null, cell: run => element("td", {}, run.tags.join(", ")) },
-    { head: "seed", kind: "number", value: run => run.seed === "" ? null : Number(run.seed), cell: run => element("td", { class: "number" }, run.seed || "–") },
-    numbers("accuracy %", ["model/accuracy", "test/accuracy"], percent),
-    numbers("base %", ["baseline/accuracy"], percent, "accuracy of the base student"),
-    numbers("tokens", ["model/completion_tokens"], value => shown(value, 0), "mean completion tokens"),
-    numbers("base tokens", ["baseline/completion_tokens"], value => shown(value, 0)),
+    { head: "tags", value: run => run.tags.join(", ") || null, cell: run => element("td", { class: "tags" }, run.tags.join(", ")) },
+    { head: "seed", kind: "number", value: run => run.seed === "" ? null : Number(run.seed), cell: run => element("td", { class: "number seed", title: run.seed }, run.seed || "–") },
+    numbers("accuracy %", ["model/accuracy", "test/accuracy"], percent, "of the test; small: of the base student", "baseline/accuracy"),
+    numbers("tokens", ["model/completion_tokens"], tokens, "mean completion tokens; small: of the base student", "baseline/completion_tokens"),
     numbers("AES", ["model/aes"], value => shown(value, 2), "accuracy-efficiency score against the base"),
-    numbers("endless %", ["model/degeneration_rate"], percent, "rollouts that never end"),
+    numbers("endless %", ["model/degeneration_rate"], percent, "rollouts that never end; small: of the base student", "baseline/degeneration_rate"),
     numbers("detectors", ["dissect/detectors/total"], value => shown(value, 1), "units that detect a concept"),
     numbers("unique", ["dissect/detectors/unique"], value => shown(value, 1), "concepts among them"),
     { head: "open", cell: run => element("td", {}, element("span", { class: "links" },
@@ -116,7 +114,7 @@ async function start() {
   $("theme").addEventListener("change", setTheme);
   dark.addEventListener("change", setTheme);
   await update();
-  document.documentElement.dataset.ready = "true";
+  await drawing;
 }
 
 start().catch(error => {

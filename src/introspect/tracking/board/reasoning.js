@@ -7,19 +7,19 @@ function interval(run, key, format) {
 }
 
 function drawReasoning() {
-  const runs = state.runs.filter(isReasoning), axis = () => stripAxis(runs);
+  const runs = state.runs.filter(isReasoning), axis = stripAxis(runs);
   const none = "No run shown here has answered questions: metrics.json of train.py experiment=mbt_r or of evaluate.py holds them.";
   draw("plane", pairs(runs, "completion_tokens", "accuracy", (run, side) =>
-    `${interval(run, `${side}/accuracy`, percent)} % right<br>${interval(run, `${side}/completion_tokens`, shown)} tokens`),
+    `${interval(run, `${side}/accuracy`, percent)} % right<br>${interval(run, `${side}/completion_tokens`, tokens)} tokens, ${shown(metric(run, `${side}/n`))} rollouts`),
   { xaxis: { title: { text: "completion tokens, mean" } }, yaxis: { title: { text: "accuracy" }, tickformat: ".0%" } }, none);
-  draw("aes", strip(runs, [{ key: "model/aes", open: false, shift: 0 }], (run, key) => `AES ${interval(run, key, shown)}`, axis()),
-    { xaxis: axis(), yaxis: { title: { text: "AES" } } }, "No run shown here stands beside a base.");
+  draw("aes", strip(runs, [{ key: "model/aes", open: false, shift: 0 }], (run, key) => `AES ${interval(run, key, shown)}`),
+    { xaxis: axis, yaxis: { title: { text: "AES" } } }, "No run shown here stands beside a base.");
   draw("degenerations", strip(runs, [{ key: "baseline/degeneration_rate", open: true, shift: -0.2 }, { key: "model/degeneration_rate", open: false, shift: 0.2 }],
     (run, key) => `${key.startsWith("model") ? "tuned" : "base"}: ${interval(run, key, percent)} % never end`),
-  { xaxis: axis(), yaxis: { tickformat: ".0%", rangemode: "tozero" } }, none);
+  { xaxis: axis, yaxis: { tickformat: ".0%", rangemode: "tozero" } }, none);
   draw("rrp", pairs(runs.filter(run => known(metric(run, "model/rrp_rho"))), "rrp_rho", "rrp_delta", (run, side) =>
     `arrival ρ ${interval(run, `${side}/rrp_rho`, shown)}<br>redundancy δ ${interval(run, `${side}/rrp_delta`, shown)}<br>judge: ${plain(run.judge)}`),
-  { xaxis: { title: { text: "arrival ρ: share of the trace until the answer is derived" } }, yaxis: { title: { text: "redundancy δ" } } },
+  { xaxis: { title: { text: "arrival ρ: share of the trace until the answer is derived" }, range: [0, 1.02] }, yaxis: { title: { text: "redundancy δ" }, range: [-0.02, 1] } },
   "No run shown here was judged: python evaluate.py rollouts=RUN judge=oracle (or another judge) judges saved rollouts.");
   drawPhases(runs);
   reasoningTable(runs);
@@ -54,7 +54,7 @@ function reasoningTable(runs) {
   const column = key => members => members.map(run => metric(run, key));
   const columns = [
     ["accuracy %, base", column("baseline/accuracy"), percent], ["accuracy %", column("model/accuracy"), percent],
-    ["tokens, base", column("baseline/completion_tokens"), value => shown(value, 1)], ["tokens", column("model/completion_tokens"), value => shown(value, 1)],
+    ["tokens, base", column("baseline/completion_tokens"), tokens], ["tokens", column("model/completion_tokens"), tokens],
     ["degenerations %, base", column("baseline/degeneration_rate"), percent], ["degenerations %", column("model/degeneration_rate"), percent],
     ["AES", column("model/aes"), value => shown(value, 2)], ["R", column("model/rrp_r"), shown], ["MQI", column("model/mqi"), value => shown(value, 2)],
   ];

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ T = TypeVar("T")
 SIDES = ("baseline", "model")
 _MARKS = frozenset({".hydra", "metrics.json", "rollouts", "csv", "dissection", "dissection.json"})
 _TAIL = 4096  # bytes of a log's end that are looked at
+_PREFIX = re.compile(r"^\[([^],]*)[^]]*\]\[[^]]*\]\[(\w+)\] - ")  # of our log files: time, module, level
 _LINE = 240  # characters of its last line that are shown
 
 
@@ -222,5 +224,6 @@ def _unfinished(folder: Path) -> list[str]:
             lines = file.read().decode("utf-8", "replace").split("\n")
         last = next((line.strip() for line in reversed(lines) if line.strip()), "")
         if last:
-            reasons.append(f"{path.name} ends with: {redact(last)[:_LINE]}")
+            said = _PREFIX.sub(r"\1 \2: ", redact(last))[:_LINE]
+            reasons.append(f"{path.name} ends with: {said}")
     return reasons
