@@ -7,6 +7,7 @@ no rule below knows says what was found: it is execution.
 from __future__ import annotations
 
 import re
+import string
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -39,8 +40,9 @@ _OVERLAP = 0.8  # share of the question's words from which a sentence repeats th
 class Passage:
     """A stretch of a trace in one phase (1 to 5).
 
-    shows: whether the trace passes through the phase here. Execution does where it is monitored ("Is this sound?"), and
-    correction where a look back is settled at once; the rest of the two only has their colour.
+    shows: whether the trace passes through the phase here. Understanding does where documents are selected, execution
+    where it is monitored ("Is this sound?"), and correction where a look back is settled at once; the rest of the three
+    only has their colour.
     """
 
     text: str
@@ -79,9 +81,9 @@ def arrival(trace: str, references: Sequence[str]) -> tuple[int, int] | None:
 
 
 def _trimmed(text: str, start: int, end: int) -> tuple[int, int]:
-    """The stretch without the signs around it, unless it is nothing else."""
-    words = re.search(r"\w(?:.*\w)?", text[start:end], re.DOTALL)
-    return (start + words.start(), start + words.end()) if words else (start, end)
+    """The stretch without the punctuation around it, which the normalised text is without."""
+    stretch = text[start:end]
+    return end - len(stretch.lstrip(string.punctuation)), start + len(stretch.rstrip(string.punctuation))
 
 
 def _pieces(text: str, end: re.Pattern[str]) -> Iterator[str]:
@@ -119,7 +121,7 @@ def _passage(piece: str, said: frozenset[str], is_settled: bool, question: froze
     asks = sentence.endswith("?")
     rules = (
         (not asks and PLAN.search(sentence), PLANNING, True),
-        (question and len(question & said) >= _OVERLAP * len(question), UNDERSTANDING, True),
+        (question and len(question & said) >= _OVERLAP * len(question), UNDERSTANDING, False),
         (not asks and SELECTION.search(sentence), UNDERSTANDING, True),
         (asks and SOUNDNESS.search(sentence), EXECUTION, True),
         (asks and is_settled, CORRECTION, True),

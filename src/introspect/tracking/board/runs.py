@@ -21,6 +21,8 @@ T = TypeVar("T")
 
 SIDES = ("baseline", "model")
 _MARKS = frozenset({".hydra", "metrics.json", "rollouts", "csv", "dissection", "dissection.json"})
+_ELSEWHERE = re.compile(r"\$\{(\w+(?:\.\w+)*)\}")
+_STEPS = 8  # from place to place, at most
 _TAIL = 4096  # bytes of a log's end that are looked at
 _PREFIX = re.compile(r"^\[([^],]*)[^]]*\]\[[^]]*\]\[(\w+)\] - ")  # of our log files: time, module, level
 _LINE = 240  # characters of its last line that are shown
@@ -126,13 +128,12 @@ def _settings(folder: Path) -> Settings:
         return Settings()
     config, hydra = _yaml(place / "config.yaml", dict), _yaml(place / "hydra.yaml", dict)
     choices = _inside(hydra, "hydra", "runtime", "choices")
-    tags = config.get("tags")
-    task = str(config.get("task_name") or "")
+    tags, seed = config.get("tags"), _value(config, "seed")
     return Settings(
-        task=task,
+        task=str(config.get("task_name") or ""),
         experiment=str(choices.get("experiment") or ""),
         tags=tuple(map(str, tags)) if isinstance(tags, list) else (),
-        seed="" if config.get("seed") is None else str(config["seed"]),
+        seed="" if seed is None else str(seed),
         data=str(choices.get("data") or choices.get("concepts") or ""),
         overrides=tuple(map(_without_secret, map(str, _yaml(place / "overrides.yaml", list)))),
         # Only traces were wanted, or only a training.
@@ -153,6 +154,18 @@ def _yaml(path: Path, kind: type[T]) -> T:
     if not isinstance(content, kind):
         raise InputError(f"{path}: holds a {type(content).__name__}, expected a {kind.__name__}")
     return content
+
+
+def _value(config: Mapping[str, Any], key: str) -> Any:
+    """A setting, also where it is said elsewhere in the config; nothing else is resolved: a run's files may be anyone's."""
+    value: Any = config.get(key)
+    for _ in range(_STEPS):
+        found = _ELSEWHERE.fullmatch(value) if isinstance(value, str) else None
+        if found is None:
+            break
+        *path, last = found[1].split(".")
+        value = _inside(config, *path).get(last, value)
+    return value
 
 
 def _inside(values: Mapping[str, Any], *keys: str) -> Mapping[str, Any]:
