@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,6 +24,19 @@ class Opened:
 
     def texts(self, selector: str) -> list[str]:
         return [element.inner_text() for element in self.page.query_selector_all(selector)]
+
+    def until(self, condition: str, seconds: float = 30.0) -> None:
+        """Wait for an expression to be true. Playwright's own way would need the page to allow `eval`."""
+        end = time.monotonic() + seconds
+        while not self.page.evaluate(condition):
+            assert time.monotonic() < end, f"never true: {condition}"
+            self.page.wait_for_timeout(50)
+
+    def processor_seconds(self) -> float:
+        """What the process of the page has computed so far, in all its threads."""
+        session = self.page.context.browser.new_browser_cdp_session()
+        processes = session.send("SystemInfo.getProcessInfo")["processInfo"]
+        return max(process["cpuTime"] for process in processes if process["type"] == "renderer")
 
 
 @contextmanager

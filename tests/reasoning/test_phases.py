@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -45,7 +46,7 @@ def test_replies_and_conclusions_stay_with_what_they_follow() -> None:
 
 
 def test_a_draft_shows_no_phase() -> None:
-    trace = "Okay, the question asks for the king of Rome.\n\nThe king of Rome is Numa.\n\nHmm. So the answer could be Numa."
+    trace = "Okay, the question asks for the king of Rome.\n\nThe king of Rome is Numa.\n\nSo the answer could be Numa."
     found = passages(trace, QUESTION)
     assert [part.phase for part in found] == [1, 3]
     assert phases_present(found) == ()
@@ -62,14 +63,14 @@ def test_passages_are_the_trace(trace: str, question: str) -> None:
     assert "".join(part.text for part in found) == trace
     assert all(part.text for part in found)
     pairs = [(part.phase, part.shows) for part in found]
-    assert all(first != second for first, second in zip(pairs, pairs[1:], strict=False))
+    assert all(first != second for first, second in pairwise(pairs))
 
 
 @pytest.mark.parametrize(
     ("trace", "references", "found"),
     [
         ("Rome is old. Numa, the king.", ["numa"], "Numa"),
-        ("It says \"U.S. Steel\".", ["US Steel"], "U.S. Steel"),
+        ('It says "U.S. Steel".', ["US Steel"], "U.S. Steel"),
         ("The king of the Rome is.", ["king of Rome"], "king of the Rome"),
         ("Annuma is not he; Numa is.", ["Numa"], "Numa"),
         ("First Tullus, then Numa.", ["Numa", "Tullus"], "Tullus"),
@@ -93,11 +94,11 @@ def test_there_is_an_arrival_where_there_is_a_hit(trace: str, references: list[s
         assert answer_hit(trace[start:end], references)
 
 
-def test_the_oracles_traces_show_the_phases_that_its_judge_finds(shared: Path) -> None:
+def test_the_oracles_traces_show_the_phases_that_its_judge_finds() -> None:
     from introspect.reasoning.benchmarks.hopworld import Hopworld
     from introspect.reasoning.models.oracle.writing import write_plain, write_trace
 
-    examples = Hopworld(seed=1).load("test", limit=30)
+    examples = Hopworld(seed=1, sizes={"test": 30}).load("test", limit=30)
     for example in examples:
         trace = write_trace(example, random.Random(0))
         by_words = phases_present(passages(trace, example.question))

@@ -27,9 +27,8 @@ SELECTION = re.compile(
 )
 VERIFYING = re.compile(r"\b(verify|verifying|verified|check|checking|confirm|confirming)\b", re.IGNORECASE)
 SOUNDNESS = re.compile(r"\b(sound|holds?|right|correct|true|makes? sense)\b", re.IGNORECASE)
-_DOUBT = re.compile(
-    r"^(but )?wait\b|\bon second thought\b|\bactually\b|\bfeels? wrong\b|\bmistake\b", re.IGNORECASE
-)
+_DOUBT = re.compile(r"^(but )?wait\b|\bon second thought\b|\bactually\b|\bfeels? wrong\b|\bmistake\b", re.IGNORECASE)
+_ASKED = re.compile(r"\b(questions?|ask(s|ed|ing)?|wants?|need)\b", re.IGNORECASE)
 _CONCLUSION = re.compile(r"\banswer\b", re.IGNORECASE)
 _BLANK_LINE = re.compile(r"\n\s*\n")
 _REPLY = 12  # words of a sentence that only settles what was asked, at most
@@ -119,9 +118,10 @@ def _passage(piece: str, said: frozenset[str], is_settled: bool, question: froze
     """The first rule that knows the sentence decides: whether it holds, the phase, whether it shows it."""
     sentence = piece.strip()
     asks = sentence.endswith("?")
+    repeats = bool(question) and len(question & said) >= _OVERLAP * len(question)
     rules = (
         (not asks and PLAN.search(sentence), PLANNING, True),
-        (question and len(question & said) >= _OVERLAP * len(question), UNDERSTANDING, False),
+        ((asks or _ASKED.search(sentence)) and repeats, UNDERSTANDING, False),
         (not asks and SELECTION.search(sentence), UNDERSTANDING, True),
         (asks and SOUNDNESS.search(sentence), EXECUTION, True),
         (asks and is_settled, CORRECTION, True),

@@ -13,8 +13,8 @@ import torch
 from introspect.dissection.files import save
 from introspect.dissection.result import Dissection
 from introspect.dissection.tally import Counts
-from introspect.reasoning.judgments import Judged, Profile, Quality
 from introspect.reasoning.judging import save_judgments
+from introspect.reasoning.judgments import Judged, Profile, Quality
 from introspect.reasoning.rollouts import Rollout, save_rollouts
 from tests.dissection.made import Made
 
@@ -86,7 +86,12 @@ def reasoning_run(
     sides: dict[str, Any] = {}
     for index, side in enumerate(("baseline", "model")):
         spread = [accuracy[index] - 0.1, accuracy[index] + 0.1]
-        sides[side] = {"accuracy": accuracy[index], "completion_tokens": tokens[index], "degeneration_rate": 0.1, "n": 10}
+        sides[side] = {
+            "accuracy": accuracy[index],
+            "completion_tokens": tokens[index],
+            "degeneration_rate": 0.1,
+            "n": 10,
+        }
         sides[side]["ci95"] = {"accuracy": spread}
         if judged:
             sides[side] |= {"rrp_rho": 0.5 - 0.2 * index, "rrp_delta": 0.4 - 0.3 * index, "phase_planning_rate": index}
@@ -111,7 +116,10 @@ def dissection(name: str = "zebra", control: str = "") -> Dissection:
         concepts="made",
         images=3,
         counts=Counts(
-            torch.tensor([[0, 8, 0, 0], [0, 0, 8, 0], [0] * 4, [0] * 4]), areas.sum(1), areas, torch.tensor([0, 8, 12, 20])
+            torch.tensor([[0, 8, 0, 0], [0, 0, 8, 0], [0] * 4, [0] * 4]),
+            areas.sum(1),
+            areas,
+            torch.tensor([0, 8, 12, 20]),
         ),
         thresholds=torch.ones(4, dtype=torch.float64),
         labels=tuple(concepts.labels),
@@ -124,7 +132,9 @@ def dissection(name: str = "zebra", control: str = "") -> Dissection:
     )
 
 
-def image_run(folder: Path, experiment: str = "kd", *, concept: str = "zebra", accuracy: float = 0.8, **options: Any) -> Path:
+def image_run(
+    folder: Path, experiment: str = "kd", *, concept: str = "zebra", accuracy: float = 0.8, **options: Any
+) -> Path:
     """A finished run that trained and dissected a classifier."""
     hydra(folder, experiment, **options)
     found = {"test/accuracy": accuracy, "dissect/detectors/total": 2.0, "dissect/detectors/unique": 2.0}

@@ -76,7 +76,9 @@ class OracleJudge:
 
 @lru_cache(maxsize=1)
 def _rules() -> str:
-    sources = (Path(file).read_bytes() for file in (__file__, trace_reading.__file__, annotation.__file__, phases.__file__))
+    sources = (
+        Path(file).read_bytes() for file in (__file__, trace_reading.__file__, annotation.__file__, phases.__file__)
+    )
     return hashlib.sha256(b"".join(sources)).hexdigest()[:16]
 
 

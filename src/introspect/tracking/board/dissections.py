@@ -82,7 +82,7 @@ def _read(folder: Path) -> tuple[dict[str, Any], Detectors]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         counts = content["detectors"]
-        for key in ("layer", "concepts", "units", "iou_threshold", "control", "detectors_of_concept"):
+        for key in ("layer", "concepts", "units", "iou_threshold", "control", "categories", "detectors_of_concept"):
             content[key]
         path = folder / "units.parquet"
         iou = pq.read_table(path, columns=["iou"]).column("iou").to_numpy()

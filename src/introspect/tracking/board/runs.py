@@ -137,7 +137,8 @@ def _settings(folder: Path) -> Settings:
         data=str(choices.get("data") or choices.get("concepts") or ""),
         overrides=tuple(map(_without_secret, map(str, _yaml(place / "overrides.yaml", list)))),
         # Only traces were wanted, or only a training.
-        is_tested=config.get("test") is not False and (config.get("train") is not False or bool(config.get("ckpt_path"))),
+        is_tested=config.get("test") is not False
+        and (config.get("train") is not False or bool(config.get("ckpt_path"))),
     )
 
 
@@ -157,7 +158,10 @@ def _yaml(path: Path, kind: type[T]) -> T:
 
 
 def _value(config: Mapping[str, Any], key: str) -> Any:
-    """A setting, also where it is said elsewhere in the config; nothing else is resolved: a run's files may be anyone's."""
+    """A setting, also where it is said elsewhere in the config.
+
+    Nothing else is resolved, the environment least of all: the files of a run may be anyone's.
+    """
     value: Any = config.get(key)
     for _ in range(_STEPS):
         found = _ELSEWHERE.fullmatch(value) if isinstance(value, str) else None
@@ -176,7 +180,7 @@ def _inside(values: Mapping[str, Any], *keys: str) -> Mapping[str, Any]:
 
 
 def _without_secret(override: str) -> str:
-    key, given, value = override.partition("=")
+    key, given, _ = override.partition("=")
     if given and is_secret_key(key.lstrip("+~").rpartition(".")[2]):
         return f"{key}={REDACTED}"
     return str(redact(override))
@@ -210,7 +214,7 @@ def _numbers(content: Mapping[str, Any]) -> tuple[dict[str, float | None], dict[
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) or value is None
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
 
 
 def _is_finite(value: Any) -> bool:

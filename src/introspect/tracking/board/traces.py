@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,9 @@ def read_side(folder: Path, side: str, limit: int) -> Side | None:
     judged = _judgments(folder / "judgments" / f"{side}.parquet", rollouts)
     read = [passages(rollout.reasoning, rollout.question) for rollout in rollouts]
     present = [phases_present(parts) for parts in read]
-    rows = [_row(r, parts, judged.get((r.example_id, r.rollout_id), {})) for r, parts in zip(rollouts, read, strict=True)]
+    rows = [
+        _row(r, parts, judged.get((r.example_id, r.rollout_id), {})) for r, parts in zip(rollouts, read, strict=True)
+    ]
     shares = tuple(sum(phase in each for each in present) / len(present) for phase in range(1, PHASES + 1))
     return Side(rows, pq.read_metadata(path).num_rows, shares)
 
@@ -68,7 +71,7 @@ def marked(parts: Iterable[Passage], span: tuple[int, int] | None) -> Iterable[t
     place = 0
     for part in parts:
         cuts = [min(max(cut - place, 0), len(part.text)) for cut in (0, start, end, place + len(part.text))]
-        for is_answer, (first, last) in enumerate(zip(cuts, cuts[1:], strict=False)):
+        for is_answer, (first, last) in enumerate(pairwise(cuts)):
             if last > first:
                 yield part.phase, part.text[first:last], int(is_answer == 1)
         place += len(part.text)

@@ -73,7 +73,7 @@ function drawPair(pair) {
 function sideOf(label, row) {
   if (!row) return element("article", { class: "side", "data-side": label }, element("h3", {}, label), element("p", { class: "quiet" }, "has no answer to this question here"));
   const length = row.parts.reduce((sum, [, text]) => sum + text.length, 0) || 1;
-  const trace = element("div", { class: "trace", tabindex: "0", role: "region", "aria-label": `reasoning of the ${label} student` }), ruler = element("div", { class: "ruler", "aria-hidden": "true" });
+  const trace = element("div", { class: "thoughts", tabindex: "0", role: "region", "aria-label": `reasoning of the ${label} student` }), ruler = element("div", { class: "ruler", "aria-hidden": "true" });
   let place = 0, arrival = null, previous = null, mark = null;
   for (const [phase, text, isAnswer] of row.parts) {
     if (isAnswer && arrival === null) arrival = place / length;
