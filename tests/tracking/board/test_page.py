@@ -16,8 +16,6 @@ from introspect.tracking.board.__main__ import main
 from tests.browsing import HOSTILE, Opened, opened
 from tests.tracking.board.made import PLANNED, curves, hydra, image_run, reasoning_run, rollout
 
-pytest.importorskip("plotly", reason="the board draws with Plotly")
-
 DRAFT = "Okay, the king of Rome.\n\nNuma was one. Wait, was Numa the king? Maybe it is Ancus."
 CHARTS = (
     "plane",
@@ -96,7 +94,7 @@ def test_the_overview_is_sorted_and_filtered(board: Path) -> None:
         page = ready(found)
         assert names(page) == ["broken", "grpo", "kd <b>", "mbt-1", "mbt-2", "scratch", "stopped"]
         assert page.inner_text("#shown") == "7 of 7 runs, 1 unfinished, 1 broken"
-        assert rows(page, 2) == ["✗ broken", *["✓ finished"] * 5, "… unfinished"]
+        assert rows(page, 3) == ["✗ broken", *["✓ finished"] * 5, "… unfinished"]
         assert found.texts("#overview .reason")[0].startswith("metrics.json: is not JSON")
         assert "no metrics.json" in found.texts("#overview .reason")[1]
         page.click("#overview th:has-text('accuracy') button")

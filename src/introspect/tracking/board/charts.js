@@ -10,7 +10,11 @@ const waiting = new Map();
 let drawing = null;
 
 const theme = () => document.documentElement.dataset.theme;
-const style = name => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+const styles = new Map(); // of the theme: to ask the page each time would make it lay itself out
+function style(name) {
+  if (!styles.has(name)) styles.set(name, getComputedStyle(document.documentElement).getPropertyValue(name).trim());
+  return styles.get(name);
+}
 const place = name => Math.max(0, state.experiments.indexOf(name));
 const color = name => COLORS[theme()][place(name) % 8];
 const symbol = name => SYMBOLS[place(name) % 8];
@@ -20,10 +24,10 @@ const plain = text => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").
 const cut = (text, length = 60) => text.length > length ? `…${text.slice(1 - length)}` : text;
 
 function layout(changes) {
-  const axis = { gridcolor: style("--line"), zerolinecolor: style("--line"), linecolor: style("--line"), automargin: true };
+  const axis = { gridcolor: style("--line"), zerolinecolor: style("--line"), linecolor: style("--line") };
   const base = {
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: style("--ink"), size: 13, family: "system-ui, sans-serif" },
-    margin: { l: 58, r: 14, t: 14, b: 44 }, hovermode: "closest", legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom" }, showlegend: true,
+    margin: { l: 64, r: 14, t: 14, b: 48 }, hovermode: "closest", legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom" }, showlegend: true,
     hoverlabel: { align: "left" }, modebar: { bgcolor: "rgba(0,0,0,0)", color: style("--soft"), activecolor: style("--accent") },
   };
   return { ...base, ...changes, xaxis: { ...axis, ...changes.xaxis }, yaxis: { ...axis, ...changes.yaxis } };
@@ -102,7 +106,7 @@ function strip(runs, series, text) {
       const bounds = found.map(run => run.bounds[key] || null), jitter = index => at + (found.length > 1 ? 0.12 * (index / (found.length - 1) - 0.5) : 0);
       traces.push({ type: "scatter", mode: "markers", showlegend: false, name: plain(name), x: values.map((_, index) => jitter(index)), y: values, text: found.map(run => `${hover(run)}<br>${text(run, key)}`),
         cliponaxis: false, hovertemplate: "%{text}<extra></extra>", marker: { color: color(name), symbol: symbol(name) + (open ? "-open" : ""), size: 9, opacity: 0.85, line: { width: 1.6, color: color(name) } },
-        error_y: bounds.every(known) && found.length <= 24 ? { type: "data", symmetric: false, array: bounds.map((b, i) => b[1] - values[i]), arrayminus: bounds.map((b, i) => values[i] - b[0]), thickness: 1, width: 2, color: color(name) } : undefined });
+        error_y: bounds.every(known) && found.length <= 8 ? { type: "data", symmetric: false, array: bounds.map((b, i) => b[1] - values[i]), arrayminus: bounds.map((b, i) => values[i] - b[0]), thickness: 1, width: 2, color: color(name) } : undefined });
       if (found.length > 1) traces.push({ type: "scatter", mode: "lines", showlegend: false, hoverinfo: "skip", x: [at - 0.16, at + 0.16], y: [mean(values), mean(values)], line: { color: style("--ink"), width: 2.4 } });
     }
   }
@@ -111,7 +115,7 @@ function strip(runs, series, text) {
 
 function stripAxis(runs) {
   const names = grouped(runs).map(([name]) => name);
-  return { tickvals: names.map((_, index) => index), ticktext: names.map(name => plain(cut(name, 22))), range: [-0.6, names.length - 0.4], showgrid: false, zeroline: false };
+  return { tickvals: names.map((_, index) => index), ticktext: names.map(name => plain(cut(name, 22))), range: [-0.6, names.length - 0.4], showgrid: false, zeroline: false, automargin: names.length > 5 };
 }
 
 function smoothed(values, width) {

@@ -23,6 +23,9 @@ function prepareOverview() {
   const layers = run => run.layers.filter(layer => layer.report);
   overview = sortableTable($("overview"), [
     { head: "run", value: run => run.name, cell: nameCell },
+    { head: "open", cell: run => element("td", {}, element("span", { class: "links" },
+      Object.keys(run.sides).length ? element("button", { type: "button", onclick: () => chooseRun(run.index, true) }, "traces") : null,
+      ...layers(run).map(layer => element("a", { href: layer.report }, layers(run).length > 1 ? `report ${layer.name}` : "report")))) },
     { head: "state", value: run => run.status, cell: statusCell },
     { head: "experiment", value: nameOf, cell: run => element("td", { style: { "white-space": "nowrap" } }, element("span", { class: "swatch", style: { "--swatch": color(nameOf(run)), display: "inline-block", "margin-right": ".4em" } }), nameOf(run)) },
     { head: "tags", value: run => run.tags.join(", ") || null, cell: run => element("td", { class: "tags" }, run.tags.join(", ")) },
@@ -33,9 +36,6 @@ function prepareOverview() {
     numbers("endless %", ["model/degeneration_rate"], percent, "rollouts that never end; small: of the base student", "baseline/degeneration_rate"),
     numbers("detectors", ["dissect/detectors/total"], value => shown(value, 1), "units that detect a concept"),
     numbers("unique", ["dissect/detectors/unique"], value => shown(value, 1), "concepts among them"),
-    { head: "open", cell: run => element("td", {}, element("span", { class: "links" },
-      Object.keys(run.sides).length ? element("button", { type: "button", onclick: () => chooseRun(run.index, true) }, "traces") : null,
-      ...layers(run).map(layer => element("a", { href: layer.report }, layers(run).length > 1 ? `report ${layer.name}` : "report")))) },
   ], [], 0);
 }
 
@@ -91,6 +91,7 @@ function prepareFilters() {
 const dark = matchMedia("(prefers-color-scheme: dark)");
 function setTheme() {
   document.documentElement.dataset.theme = $("theme").value || (dark.matches ? "dark" : "light");
+  styles.clear();
   if (!state.board || !overview) return;
   drawChips();
   update();

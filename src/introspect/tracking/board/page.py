@@ -19,12 +19,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from introspect.errors import InputError
 from introspect.tracking.board.curves import Curve
 from introspect.tracking.board.dissections import Layer
 from introspect.tracking.board.runs import Run
 
 _SCRIPTS = ("base.js", "charts.js", "reasoning.js", "images.js", "viewer.js", "main.js")
+# Charts are scatters and bars: the npm package plotly.js-basic-dist-min 4.1.1 as it is, gzipped. Python's `plotly` has
+# only the bundle of everything, four times as large, which a browser reads before it draws anything.
+_PLOTLY = "plotly-basic.min.js.gz"
 _DIGITS = 5  # significant ones of a number on the page
 
 
@@ -42,7 +44,7 @@ def write_page(runs: Iterable[Run], root: Path, path: Path) -> None:
     environment = Environment(loader=PackageLoader("introspect.tracking", "board"), autoescape=True)
     assets = files("introspect.tracking.board")
     script = "".join((assets / name).read_text(encoding="utf-8") for name in _SCRIPTS)
-    plotly = _plotly()
+    plotly = (assets / _PLOTLY).read_bytes()
     blobs: dict[str, str] = {}
     packed = [(_of_run(run, path, blobs), _curves(run)) for run in runs]
     content = {
@@ -51,12 +53,12 @@ def write_page(runs: Iterable[Run], root: Path, path: Path) -> None:
         "runs": [shown for shown, _ in packed],
     }
     blobs["board"], blobs["curves"] = _packed_json(content), _packed_json([curves for _, curves in packed])
-    blobs["plotly"] = _packed(plotly.encode())
+    blobs["plotly"] = base64.b64encode(plotly).decode("ascii")
     text = environment.get_template("board.html.jinja").render(
         root=root.resolve().name,
         style=Markup((assets / "board.css").read_text(encoding="utf-8")),
         script=Markup(script),
-        hashes=[_hash(script), _hash(plotly)],
+        hashes=[_hash(script), _hash(gzip.decompress(plotly).decode())],
         blobs=blobs,
     )
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -66,20 +68,6 @@ def write_page(runs: Iterable[Run], root: Path, path: Path) -> None:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
-
-
-def _plotly() -> str:
-    """Plotly's script, out of its Python package.
-
-    Raises:
-        InputError: it is not installed.
-    """
-    try:
-        from plotly.offline import get_plotlyjs
-    except ImportError as error:
-        raise InputError("the board draws with Plotly, which is not installed: pip install plotly") from error
-    text: str = get_plotlyjs()
-    return text
 
 
 def _hash(script: str) -> str:
