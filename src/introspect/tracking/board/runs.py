@@ -100,8 +100,8 @@ def read_run(folder: Path, root: Path, rollouts: int) -> Run:
 
     settings = tried(lambda: _settings(folder), Settings())
     content: dict[str, Any] = tried(lambda: _metrics(folder), {})
-    layers = tried(lambda: read_layers(folder), [])
-    curves = tried(lambda: read_curves(folder), {})
+    layers: list[Layer] = tried(lambda: read_layers(folder), [])
+    curves: dict[str, Curve] = tried(lambda: read_curves(folder), {})
     sides = {side: tried(lambda side=side: read_side(folder, side, rollouts), None) for side in SIDES}  # type: ignore[misc]
     status: Status = "broken" if reasons else "finished"
     if not reasons and settings.is_tested and not (folder / "metrics.json").is_file() and not layers:
