@@ -150,8 +150,8 @@ def save_rollouts(rollouts: Iterable[Rollout], path: str | Path, failed: int = 0
         partial.unlink(missing_ok=True)
 
 
-def load_rollouts(path: str | Path) -> list[Rollout]:
-    """Read the rollouts of a Parquet file, in the file's order.
+def load_rollouts(path: str | Path, limit: int | None = None) -> list[Rollout]:
+    """Read the rollouts of a Parquet file, in the file's order; with a limit, only so many from its beginning.
 
     Files that other libraries wrote are read too: any string and integer width will do, and columns of their own are
     left alone.
@@ -161,7 +161,7 @@ def load_rollouts(path: str | Path) -> list[Rollout]:
             has an empty cell or a value out of range; or a rollout is there twice.
     """
     path = Path(path)
-    table = _read_table(path)
+    table = _read_table(path, limit)
     columns = [table.column(column).to_pylist() for column in _STORED]
     fields = [_COLUMNS[column] for column in _STORED]
     rollouts = [_rollout(dict(zip(fields, row, strict=True))) for row in zip(*columns, strict=True)]
@@ -182,8 +182,8 @@ def failed_requests(path: str | Path) -> int:
     return int(metadata.get(_FAILED, b"0"))
 
 
-def _read_table(path: Path) -> Any:
-    """The stored columns of a file, each checked for its type and for empty cells."""
+def _read_table(path: Path, limit: int | None) -> Any:
+    """The stored columns of a file's first rows, each checked for its type and for empty cells."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -191,7 +191,7 @@ def _read_table(path: Path) -> Any:
         raise InputError(f"{path}: no such file of rollouts")
     try:
         with pq.ParquetFile(path) as file:
-            table = file.read()
+            table = file.read() if limit is None else _first_rows(file, limit)
     except (pa.ArrowException, OSError) as error:
         reason = str(error).partition("\n")[0]
         raise InputError(f"{path}: not a readable Parquet file of rollouts ({reason})") from error
@@ -206,6 +206,13 @@ def _read_table(path: Path) -> Any:
             row = values.is_null().to_pylist().index(True)
             raise InputError(f"{path}: row {row}: column {column!r} is empty, expected {expected}")
     return table
+
+
+def _first_rows(file: Any, limit: int) -> Any:
+    import pyarrow as pa
+
+    batch = next(file.iter_batches(batch_size=limit), None)
+    return file.schema_arrow.empty_table() if batch is None else pa.Table.from_batches([batch])
 
 
 def _expectation(column: str) -> tuple[str, Callable[[Any], bool]]:

@@ -15,6 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from introspect.errors import InputError
+from introspect.reasoning import phases
 from introspect.reasoning.chat import ChatRequest, ChatResponse, Usage
 from introspect.reasoning.examples import MultiHopExample
 from introspect.reasoning.metrics.answers import exact_match
@@ -75,7 +76,9 @@ class OracleJudge:
 
 @lru_cache(maxsize=1)
 def _rules() -> str:
-    sources = (Path(file).read_bytes() for file in (__file__, trace_reading.__file__, annotation.__file__))
+    sources = (
+        Path(file).read_bytes() for file in (__file__, trace_reading.__file__, annotation.__file__, phases.__file__)
+    )
     return hashlib.sha256(b"".join(sources)).hexdigest()[:16]
 
 

@@ -19,23 +19,14 @@ from introspect.reasoning.examples import MultiHopExample
 from introspect.reasoning.marking import paragraphs
 from introspect.reasoning.metrics.answers import normalize_answer
 from introspect.reasoning.models.annotation import DENIALS, FILLER, asides, has, names, solution_steps
+from introspect.reasoning.phases import PLAN, SELECTION, SENTENCE_END, SETTLING, SOUNDNESS, VERIFYING
 
 Class = Literal["progress", "verification", "redundant"]
 
-# Finer than the count of sentences: also at the end of a quotation.
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[.!?][\"'”’)])\s+|(?<=[\"”])\s+(?=[A-Z])")
-_SETTLING = DENIALS | {"yes", "none", "indeed", "correct"}
 _DISMISSAL = re.compile(r"\b(does not|doesn't|did not|didn't) help\b|\birrelevant\b|\bnot relevant\b", re.IGNORECASE)
 _UNFOUNDED = re.compile(
     r"\b(maybe it is|maybe i should|maybe we should|am not sure|are not sure|can ?not find)\b", re.IGNORECASE
 )
-_PLAN = re.compile(r"\bplan\b|\bto get there\b|\bfirst\b.*\bthen\b|\bfind\b.*\bthen\b", re.IGNORECASE)
-_SELECTION = re.compile(
-    r"\b(documents?|paragraphs?)\b.*\b(matter|first|wait|relevant|aside|focus)\b|\b(start|begin)\b.*\bdocuments?\b",
-    re.IGNORECASE,
-)
-_VERIFYING = re.compile(r"\b(verify|verifying|verified|check|checking|confirm|confirming)\b", re.IGNORECASE)
-_SOUNDNESS = re.compile(r"\b(sound|holds?|right|correct|true|makes? sense)\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +128,7 @@ class _Reader:
         for index, sentence in enumerate(here.texts):
             found = (rule(here, index) for rule in self.rules)
             classes.append(next((kind for kind in found if kind), None))
-            if sentence.endswith("?") and _SOUNDNESS.search(sentence) and self.seen.latest is not None:
+            if sentence.endswith("?") and SOUNDNESS.search(sentence) and self.seen.latest is not None:
                 self.seen.monitored.add(self.seen.latest)
         self.classes.append(classes)
         seen = self.seen
@@ -146,7 +137,7 @@ class _Reader:
             seen.derived = here.number
 
     def _paragraph(self, text: str) -> _Paragraph:
-        texts = tuple(_SENTENCE_END.split(text.strip()))
+        texts = tuple(SENTENCE_END.split(text.strip()))
         plain = tuple(map(normalize_answer, texts))
         quoted = self._quoted(plain)
         stated = tuple(
@@ -218,7 +209,7 @@ class _Reader:
     def _verification(self, here: _Paragraph, index: int) -> Class | None:
         """A check of the whole path, once; an assurance that names nothing is none, but is a phase."""
         text, seen = here.texts[index], self.seen
-        if not _VERIFYING.search(text) or text.endswith("?") or not self._all_made():
+        if not VERIFYING.search(text) or text.endswith("?") or not self._all_made():
             return None
         if sum(has(here.plain[index], entity) for entity in self.chain) < 2:
             seen.verified = seen.verified or "question" in text.lower()
@@ -237,7 +228,7 @@ class _Reader:
         return "redundant" if any(has(named, entity) for entity in self.entities) else None
 
     def _plan(self, here: _Paragraph, index: int) -> Class | None:
-        if not _PLAN.search(here.texts[index]):
+        if not PLAN.search(here.texts[index]):
             return None
         first, self.seen.planned = not self.seen.planned, True
         self.seen.planned_first = self.seen.planned_first or not self.seen.made
@@ -255,9 +246,9 @@ class _Reader:
         """A look back that is settled at once; a check if it names something for the first time."""
         seen, text = self.seen, here.texts[index]
         following = set(here.plain[index + 1].split()) if index + 1 < len(here.plain) else set()
-        if not text.endswith("?") or not following & _SETTLING or not seen.made:
+        if not text.endswith("?") or not following & SETTLING or not seen.made:
             return None
-        if _SOUNDNESS.search(text) and any(here.stated):
+        if SOUNDNESS.search(text) and any(here.stated):
             return None  # a step that is being monitored
         seen.corrected = True
         named = {entity for entity in self.entities if has(here.plain[index], entity)}
@@ -268,7 +259,7 @@ class _Reader:
     def _selection(self, here: _Paragraph, index: int) -> Class | None:
         """Which documents matter."""
         named = {title for title in self.titles if has(here.plain[index], title)}
-        if not named or not _SELECTION.search(here.texts[index]):
+        if not named or not SELECTION.search(here.texts[index]):
             return None
         fresh = named - self.seen.titles
         self.seen.titles |= named

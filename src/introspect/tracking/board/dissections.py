@@ -1,0 +1,109 @@
+"""The dissections of a run: detectors by category, the distribution of IoU, and where the report lies."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from introspect.errors import InputError
+
+BINS = 100  # of IoU, from 0 to 1
+_CONCEPTS = 12  # listed per layer
+
+
+@dataclass(frozen=True, slots=True)
+class Detectors:
+    """Detectors of a layer, or of a control of it: mean numbers over `dissections` of the kind.
+
+    by_category: category to detectors. units: how many have their best IoU in each of `BINS` bins.
+    """
+
+    total: float
+    unique: float
+    by_category: Mapping[str, float]
+    units: tuple[float, ...]
+    dissections: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A dissected layer beside its controls. report: its HTML page, None if there is none."""
+
+    name: str
+    data: str
+    units: int
+    threshold: float
+    found: Detectors
+    controls: Mapping[str, Detectors]
+    concepts: Mapping[str, int]
+    report: Path | None
+
+
+def read_layers(folder: Path) -> list[Layer]:
+    """The dissected layers in a run's folder, of `dissect.py` or of a training.
+
+    Raises:
+        InputError: a file is not of a saved dissection.
+    """
+    paths = [*folder.glob("dissection/*/dissection.json"), *folder.glob("*/dissection.json")]
+    return [_layer(path.parent) for path in sorted(paths)]
+
+
+def _layer(folder: Path) -> Layer:
+    content, found = _read(folder)
+    groups: dict[str, list[Detectors]] = {}
+    for path in sorted(folder.glob("*/dissection.json")):
+        control, each = _read(path.parent)
+        groups.setdefault(str(control["control"]), []).append(each)
+    report = folder / "report.html"
+    return Layer(
+        name=str(content["layer"]),
+        data=str(content["concepts"]),
+        units=int(content["units"]),
+        threshold=float(content["iou_threshold"]),
+        found=found,
+        controls={name: _mean(group) for name, group in groups.items()},
+        concepts={str(k): int(v) for k, v in list(content["detectors_of_concept"].items())[:_CONCEPTS]},
+        report=report if report.is_file() else None,
+    )
+
+
+def _read(folder: Path) -> tuple[dict[str, Any], Detectors]:
+    """The settings of a saved dissection and its numbers, without its pixels."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = folder / "dissection.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        counts = content["detectors"]
+        for key in ("layer", "concepts", "units", "iou_threshold", "control", "categories", "detectors_of_concept"):
+            content[key]
+        path = folder / "units.parquet"
+        iou = pq.read_table(path, columns=["iou"]).column("iou").to_numpy()
+        bins, _ = np.histogram(iou, bins=BINS, range=(0.0, 1.0))
+        found = Detectors(
+            total=float(counts["total"]),
+            unique=float(counts["unique"]),
+            by_category={str(name): float(counts[name]) for name in content["categories"]},
+            units=tuple(map(float, bins)),
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, pa.ArrowException) as error:
+        what = f"has no {error}" if isinstance(error, KeyError) else str(error).partition("\n")[0]
+        raise InputError(f"{path}: is not of a saved dissection: {what}") from error
+    return content, found
+
+
+def _mean(group: Sequence[Detectors]) -> Detectors:
+    return Detectors(
+        total=fmean(each.total for each in group),
+        unique=fmean(each.unique for each in group),
+        by_category={name: fmean(each.by_category.get(name, 0.0) for each in group) for name in group[0].by_category},
+        units=tuple(map(fmean, zip(*(each.units for each in group), strict=True))),
+        dissections=len(group),
+    )
