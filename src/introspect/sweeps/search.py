@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep, Transformer
 
@@ -62,14 +62,17 @@ def distribution(override: Override) -> BaseDistribution:
             return FloatDistribution(float(asked.start or 0), float(asked.end or 0), log=is_log)
         if isinstance(asked, RangeSweep):
             values = list(asked.range())
-            kind = IntDistribution if all(isinstance(value, int) for value in values) else FloatDistribution
-            return kind(values[0], values[-1], step=asked.step)
-        return CategoricalDistribution(list(override.sweep_iterator(transformer=Transformer.encode)))
+            if all(isinstance(value, int) for value in values):
+                return IntDistribution(int(values[0]), int(values[-1]), step=int(asked.step))
+            return FloatDistribution(values[0], values[-1], step=asked.step)
+        return CategoricalDistribution([str(v) for v in override.sweep_iterator(transformer=Transformer.encode)])
     except (ValueError, IndexError) as error:
         raise InputError(f"{override.input_line}: {error if str(error) else 'the range is empty'}") from error
 
 
-def open_study(folder: Path, direction: str, sampler: BaseSampler, settings: dict[str, Any]) -> Study:
+def open_study(
+    folder: Path, direction: Literal["maximize", "minimize"], sampler: BaseSampler, settings: dict[str, Any]
+) -> Study:
     """The search that is kept in a folder; a new one if there is none.
 
     Args:
