@@ -95,6 +95,8 @@ def test_help_is_answered_at_once(tmp_path: Path, command: str) -> None:
     assert done.returncode == 0
     assert "experiment: " in done.stdout
     assert "mbt_r" in done.stdout
+    # With anything else beside it, Hydra makes the text.
+    assert done.stdout == call(command, "--help", "extras=default", folder=tmp_path).stdout
 
 
 def test_nothing_heavy_is_imported_before_the_config_is_checked(tmp_path: Path) -> None:

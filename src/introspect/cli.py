@@ -43,6 +43,9 @@ def run(main: Callable[[], object]) -> None:
     Raises:
         SystemExit: with status 2 for a mistake of the user's, 130 when interrupted.
     """
+    if sys.argv[1:] in (["--help"], ["-h"]):
+        print(help_text(Path(sys.argv[0])))  # noqa: T201
+        return
     with _one_line_errors():
         refuse_secrets(sys.argv[1:])
         read_environment(Path(".env"))
@@ -51,6 +54,22 @@ def run(main: Callable[[], object]) -> None:
         # Our launchers go by the names that users know from the plugins, whose options they then check.
         warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/")
         main()
+
+
+def help_text(script: Path) -> str:
+    """What `--help` prints: the template of configs/hydra/default.yaml, with the options that are there.
+
+    Hydra makes the same text in four times the time, because it composes every option to name it.
+    """
+    configs = script.resolve().parent / "configs"
+    template = str(OmegaConf.to_container(OmegaConf.load(configs / "hydra" / "default.yaml"))["help"]["template"])  # type: ignore[index,call-overload]
+    groups: dict[str, list[str]] = {}
+    for file in sorted(configs.rglob("*.yaml")):
+        group = file.parent.relative_to(configs).as_posix()
+        if group != "." and not group.startswith("hydra"):
+            groups.setdefault(group, []).append(file.stem)
+    options = "".join(f"{group}: {', '.join(names)}\n" for group, names in sorted(groups.items()))
+    return template.replace("${hydra.job.name}", script.stem).replace("$APP_CONFIG_GROUPS", options)
 
 
 def task(verb: Callable[[DictConfig], Mapping[str, float]]) -> Callable[[DictConfig], float | None]:
