@@ -22,7 +22,9 @@ from tests.composing import ROOT, compose_config
 PATIENCE_S = 4.0
 
 
-def call(command: str, *arguments: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+def call(
+    command: str, *arguments: str, folder: Path, patience: float = PATIENCE_S, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """Run a command in `folder`; its computing time must be what a person waits for."""
     path = os.pathsep.join([str(ROOT / "src"), *filter(None, [os.environ.get("PYTHONPATH")])])
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -36,14 +38,14 @@ def call(command: str, *arguments: str, folder: Path, **environment: str) -> sub
         check=False,
     )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert after.ru_utime - before.ru_utime < PATIENCE_S
+    assert after.ru_utime - before.ru_utime < patience
     return done
 
 
 @pytest.mark.parametrize(
     ("command", "arguments", "expected"),
     [
-        ("train", ["experiment=mbt_x"], "there is no experiment=mbt_x: experiment can be base, "),
+        ("train", ["experiment=mbt_x"], "there is no experiment=mbt_x: experiment can be at, "),
         ("train", ["trainer.foo=1"], "trainer.foo"),
         ("train", ["seed=abc", "train=maybe"], "seed=abc is not a whole number from 0 to 4294967295; train=maybe is"),
         ("train", ["+teacher.api_key=abcdef"], "environment variable"),
@@ -96,7 +98,7 @@ def test_help_is_answered_at_once(tmp_path: Path, command: str) -> None:
     assert "experiment: " in done.stdout
     assert "mbt_r" in done.stdout
     # With anything else beside it, Hydra makes the text.
-    assert done.stdout == call(command, "--help", "extras=default", folder=tmp_path).stdout
+    assert done.stdout == call(command, "--help", "extras=default", folder=tmp_path, patience=20).stdout
 
 
 def test_nothing_heavy_is_imported_before_the_config_is_checked(tmp_path: Path) -> None:
