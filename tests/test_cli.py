@@ -55,7 +55,9 @@ def call(
     ],
 )
 def test_a_mistake_is_answered_in_one_line(tmp_path: Path, command: str, arguments: list[str], expected: str) -> None:
-    done = call(command, *arguments, folder=tmp_path)
+    # A sweep composes each of its runs, once to know it and once to run it.
+    patience = PATIENCE_S * (2 if "-m" in arguments else 1)
+    done = call(command, *arguments, folder=tmp_path, patience=patience)
     assert done.returncode == 2, done.stderr
     line, *more = done.stderr.splitlines()
     # Of a sweep, also how many jobs did not finish.
