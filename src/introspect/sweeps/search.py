@@ -65,7 +65,8 @@ def distribution(override: Override) -> BaseDistribution:
             if all(isinstance(value, int) for value in values):
                 return IntDistribution(int(values[0]), int(values[-1]), step=int(asked.step))
             return FloatDistribution(values[0], values[-1], step=asked.step)
-        return CategoricalDistribution([str(v) for v in override.sweep_iterator(transformer=Transformer.encode)])
+        choices: list[Any] = list(override.sweep_iterator(transformer=Transformer.encode))
+        return CategoricalDistribution(choices)
     except (ValueError, IndexError) as error:
         raise InputError(f"{override.input_line}: {error if str(error) else 'the range is empty'}") from error
 
