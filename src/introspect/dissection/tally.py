@@ -213,20 +213,21 @@ def active_pixels(activations: Tensor, thresholds: Tensor, size: tuple[int, int]
     left, right = (
         _between(cells, origin + x.index_select(0, column), width, rows, row) for x in (columns.low, columns.high)
     )
-    deep = left.shape[1]
-    strip = _where(torch.maximum(left, right) > limit[:, None])
+    deep, kind = left.shape[1], _numbers(activations.shape, size)
+    strip = _where(torch.maximum(left, right) > limit[:, None]).to(kind)
     patch = _over(strip, deep)
     left, right = left.view(-1).index_select(0, strip), right.view(-1).index_select(0, strip)
-    column, pair = column.index_select(0, patch), pair.index_select(0, patch)
+    # The number of each patch's first pixel.
+    first = image.index_select(0, pair) * (size[0] * size[1])
+    first += rows.start.index_select(0, row) * size[1] + columns.start.index_select(0, column)
+    first, column, pair = (part.to(kind).index_select(0, patch) for part in (first, column, pair))
     start, length = _above(left, right, limit.index_select(0, patch), columns, column)
 
     # A pixel's number is that of its strip's first active one, and how many of the strip come before it.
-    first = (strip - patch * deep + rows.start.index_select(0, row).index_select(0, patch)) * size[1]
-    first += image.index_select(0, pair) * (size[0] * size[1]) + columns.start.index_select(0, column) + start
-    first += length - length.cumsum(0)
+    first += (strip - patch * deep) * size[1] + start + length - length.cumsum(0, dtype=kind)
     of = torch.repeat_interleave(length)
-    pixel = first.index_select(0, of).add_(torch.arange(len(of), device=of.device))
-    area = torch.zeros_like(image).index_add_(0, pair, length)
+    pixel = first.index_select(0, of).add_(torch.arange(len(of), dtype=kind, device=of.device))
+    area = torch.zeros_like(image).index_add_(0, pair, length.long())
     return Active(image, unit, area, pair.index_select(0, of), pixel)
 
 
@@ -240,14 +241,14 @@ def _above(left: Tensor, right: Tensor, limit: Tensor, columns: _Bands, column: 
     Args:
         left, right: float64 [n]. One of them exceeds the limit.
         limit: float64 [n].
-        columns, column: the bands, and that of each strip, [n].
+        columns, column: the bands, and that of each strip, [n]. Its type is that of the results.
     """
-    pixels, rise, falls = columns.count.index_select(0, column), right - left, left > right
+    pixels, rise, falls = columns.count.to(column.dtype).index_select(0, column), right - left, left > right
     table = columns.weight.nan_to_num(torch.inf)
     # Pixels that are not there, before and behind the strip, are infinitely far.
     fence = torch.nn.functional.pad(torch.nn.functional.pad(table, (0, 1), value=torch.inf), (1, 0), value=-torch.inf)
     edge = (limit - left).div_(rise).sub_(table[:, 0].index_select(0, column)).mul_(columns.per_cell)
-    edge = edge.ceil_().clamp_(min=0).minimum(pixels).long()
+    edge = edge.ceil_().clamp_(min=0).minimum(pixels).to(column.dtype)
 
     place = column * fence.shape[1] + edge
     before, behind = (
@@ -256,7 +257,7 @@ def _above(left: Tensor, right: Tensor, limit: Tensor, columns: _Bands, column: 
     odd = _where((before != falls) | (behind == falls))
     rest = columns.weight.index_select(0, column.index_select(0, odd))
     values = torch.addcmul(left.index_select(0, odd)[:, None], rest, rise.index_select(0, odd)[:, None])
-    above = (values > limit.index_select(0, odd)[:, None]).sum(1)
+    above = (values > limit.index_select(0, odd)[:, None]).sum(1, dtype=edge.dtype)
     edge[odd] = torch.where(falls.index_select(0, odd), above, pixels.index_select(0, odd) - above)
     return torch.where(falls, 0, edge), torch.where(falls, edge, pixels - edge)
 
@@ -305,6 +306,13 @@ def _over(numbers: Tensor, divisor: int) -> Tensor:
     if divisor & (divisor - 1) == 0:
         return numbers >> (divisor.bit_length() - 1)
     return numbers.div(divisor, rounding_mode="floor")
+
+
+def _numbers(maps: Sequence[int], size: tuple[int, int]) -> torch.dtype:
+    """Of the smaller of two types that suffices for the numbers of all patches, strips and pixels."""
+    images, units, height, width = maps
+    most = images * units * (size[0] + height + 1) * (size[1] + width + 1)
+    return torch.int32 if most < 2**31 else torch.int64
 
 
 def _below(thresholds: Tensor, dtype: torch.dtype) -> Tensor:
@@ -365,13 +373,15 @@ def _count(table: Tensor, places: Tensor, amounts: Tensor) -> None:
 def _overlaps(active: Active, masks: Masks) -> tuple[Tensor, Tensor, Tensor]:
     """What lies under the active pixels: pair of image and unit [n], labels [n, c], how many pixels have them [n]."""
     most = masks.labels.shape[1]
-    keys = active.pair * most + masks.pixels.index_select(0, active.pixel)
-    if len(active.image) * most <= max(_TABLE, 4 * len(keys)):
-        table = torch.bincount(keys, minlength=len(active.image) * most)
-        keys = _where(table > 0)
+    places = len(active.image) * most
+    pair = active.pair if places < 2**31 else active.pair.long()
+    keys = torch.add(masks.pixels.index_select(0, active.pixel), pair, alpha=most)
+    if places <= max(_TABLE, 4 * len(keys)):
+        table = torch.bincount(keys, minlength=places)
+        keys = _where(table.bool())
         amount = table.index_select(0, keys)
     else:  # so many combinations that sorting takes less than a table of all of them
-        keys, amount = keys.unique(return_counts=True)
+        keys, amount = keys.long().unique(return_counts=True)
     pair = _over(keys, most)
     place = active.image.index_select(0, pair) * most + (keys - pair * most)
     return pair, masks.labels.flatten(0, 1).index_select(0, place), amount
