@@ -155,7 +155,8 @@ class _Bands(NamedTuple):
 
     def to(self, device: torch.device) -> _Bands:
         """On another device."""
-        return _Bands(*(tensor.to(device) for tensor in self[:-1]), self.per_cell)
+        low, high, weight, start, count = (tensor.to(device) for tensor in self[:5])
+        return _Bands(low, high, weight, start, count, self.per_cell)
 
 
 def _bands(cells: int, pixels: int) -> _Bands:
