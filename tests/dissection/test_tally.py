@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from introspect.dissection.tally import Annotation, Counts, Masks, active_pixels, add, iou
+from introspect.dissection.tally import Annotation, Counts, Masks, _above, _bands, active_pixels, add, iou
 
 LABELS, CATEGORIES = 7, 3
 PRIMARY = torch.tensor([2, 0, 0, 1, 1, 2, 2])
@@ -110,6 +110,61 @@ def test_the_threshold_itself_is_not_above_it() -> None:
     value = maps.double().max().reshape(1)
     assert len(active_pixels(maps, value, (8, 8)).pixel) == 0
     assert len(active_pixels(maps, value.nextafter(torch.tensor([0.0], dtype=torch.float64)), (8, 8)).pixel) == 64
+
+
+@pytest.mark.parametrize(("cells", "pixels"), [(2, 8), (4, 16), (16, 4), (8, 8)])
+def test_thresholds_that_upsampled_values_equal(cells: int, pixels: int) -> None:
+    """Small whole numbers and sizes that are powers of two: all arithmetic is exact, so ties are ties."""
+    generator = torch.Generator().manual_seed(cells)
+    maps = torch.randint(-2, 3, (6, 5, cells, cells), generator=generator).float()
+    maps[0], maps[1, :, 0] = 1.0, 2.0
+    images = [(torch.randint(LABELS, (2, pixels, pixels), generator=generator), ()) for _ in range(6)]
+    for limits in torch.arange(-16, 17, dtype=torch.float64).div(8)[:, None].expand(-1, 5):
+        fast, expected = counted(maps, limits, images, "lite"), slow(maps, limits, images, "lite")
+        for name in ("intersections", "areas", "category_areas", "label_pixels"):
+            assert torch.equal(getattr(fast, name), getattr(expected, name)), (name, limits[0])
+
+
+@given(
+    cells=st.integers(1, 9),
+    pixels=st.integers(1, 40),
+    unit=st.sampled_from([1.0, 2.0**-20, 2.0**-51, 2.0**-52]),
+    seed=st.integers(0, 2**16),
+)
+@settings(max_examples=100, deadline=None)
+def test_the_edge_is_where_looking_at_every_pixel_finds_it(cells: int, pixels: int, unit: float, seed: int) -> None:
+    """Also if the ends of a strip differ by so little that rounding decides, where a division tells nothing."""
+    generator = torch.Generator().manual_seed(seed)
+    left, right, limit = 1 + unit * torch.randint(-4, 5, (3, 200), generator=generator).double()
+    kept = torch.maximum(left, right) > limit
+    left, right, limit = left[kept], right[kept], limit[kept]
+    bands = _bands(cells, pixels)
+    column = torch.randint(cells + 1, (len(left),), generator=generator)
+    values = torch.addcmul(left[:, None], bands.weight[column], (right - left)[:, None])
+    start, length = _above(left, right, limit, bands, column)
+    place = torch.arange(values.shape[1])
+    assert torch.equal((place >= start[:, None]) & (place < (start + length)[:, None]), values > limit[:, None])
+
+
+def test_a_map_that_is_no_number_is_never_active() -> None:
+    maps = torch.full((1, 2, 3, 3), torch.nan)
+    maps[:, 1] = 1.0
+    active = active_pixels(maps, torch.zeros(2).double(), (4, 4))
+    assert active.unit.tolist() == [1]
+    assert sorted(active.pixel.tolist()) == list(range(16))
+
+
+@pytest.mark.parametrize("kind", [torch.int32, torch.int64])
+def test_the_same_in_32_and_64_bits(monkeypatch: pytest.MonkeyPatch, kind: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(4)
+    maps = torch.randn(3, 4, 5, 5, generator=generator)
+    limits = torch.full((4,), 0.5, dtype=torch.float64)
+    images = [(torch.randint(LABELS, (2, 14, 14), generator=generator), ()) for _ in range(3)]
+    monkeypatch.setattr("introspect.dissection.tally._numbers", lambda *_: kind)
+    assert active_pixels(maps, limits, (14, 14)).pixel.dtype == kind
+    fast, expected = counted(maps, limits, images, "lite"), slow(maps, limits, images, "lite")
+    for name in ("intersections", "areas", "category_areas"):
+        assert torch.equal(getattr(fast, name), getattr(expected, name))
 
 
 def test_a_threshold_between_two_float32_numbers() -> None:

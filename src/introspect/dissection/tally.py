@@ -142,13 +142,21 @@ class _Bands(NamedTuple):
     """How one axis of a map becomes that of a mask: bands of pixels between neighbouring cells.
 
     low, high: the two cells of each band, [h + 1]. weight: of the high one at each pixel of the band, float64
-    [h + 1, s]; NaN, which exceeds nothing, fills up bands that have fewer than s. start: first pixel of each, [h + 1].
+    [h + 1, s]; NaN, which exceeds nothing, fills up bands that have fewer than s. start, count: first pixel of each and
+    how many they are, [h + 1]. per_cell: pixels from one cell to the next.
     """
 
     low: Tensor
     high: Tensor
     weight: Tensor
     start: Tensor
+    count: Tensor
+    per_cell: float
+
+    def to(self, device: torch.device) -> _Bands:
+        """On another device."""
+        low, high, weight, start, count = (tensor.to(device) for tensor in self[:5])
+        return _Bands(low, high, weight, start, count, self.per_cell)
 
 
 def _bands(cells: int, pixels: int) -> _Bands:
@@ -159,25 +167,26 @@ def _bands(cells: int, pixels: int) -> _Bands:
     weight = torch.full((cells + 1, int(counts.max())), torch.nan, dtype=torch.float64)
     weight[band, torch.arange(pixels) - start[band]] = centre - centre.floor()
     edges = torch.arange(-1, cells)
-    return _Bands(edges.clamp(min=0), (edges + 1).clamp(max=cells - 1), weight, start)
+    return _Bands(edges.clamp(min=0), (edges + 1).clamp(max=cells - 1), weight, start, counts, pixels / cells)
 
 
 @lru_cache(maxsize=64)
 def _axes(cells: tuple[int, int], pixels: tuple[int, int], device: torch.device) -> tuple[_Bands, _Bands]:
     """Bands of rows and of columns."""
-    rows, columns = (_Bands(*(part.to(device) for part in _bands(*pair))) for pair in zip(cells, pixels, strict=True))
-    return rows, columns
+    rows, columns = (_bands(*pair) for pair in zip(cells, pixels, strict=True))
+    return rows.to(device), columns.to(device)
 
 
 class Active(NamedTuple):
     """The active pixels of b images.
 
-    image, unit: of each pair of them that has a patch to look at, [pairs]. pair: index of each pixel into these,
-    ascending; pixel: image * sh * sw + its place in the mask; both [m].
+    image, unit: of each pair of them that has a patch to look at, [pairs]. area: active pixels of each pair, [pairs].
+    pair: index of each pixel into these, ascending; pixel: image * sh * sw + its place in the mask; both [m].
     """
 
     image: Tensor
     unit: Tensor
+    area: Tensor
     pair: Tensor
     pixel: Tensor
 
@@ -200,26 +209,58 @@ def active_pixels(activations: Tensor, thresholds: Tensor, size: tuple[int, int]
     unit = pairs - image * units
     limit = thresholds.index_select(0, unit).index_select(0, pair)
 
-    # The left and right end of each row of pixels of each patch, [n, s].
+    # The left and right end of each row of pixels of each patch, [n, s]; rows of which one end is active are strips.
     origin, cells = source * (height * width), activations.reshape(-1)
     left, right = (
         _between(cells, origin + x.index_select(0, column), width, rows, row) for x in (columns.low, columns.high)
     )
-    deep, wide = left.shape[1], columns.weight.shape[1]
-    strip = _where(torch.maximum(left, right) > limit[:, None])
+    deep, kind = left.shape[1], _numbers(activations.shape, size)
+    strip = _where(torch.maximum(left, right) > limit[:, None]).to(kind)
     patch = _over(strip, deep)
     left, right = left.view(-1).index_select(0, strip), right.view(-1).index_select(0, strip)
-    weight = columns.weight.index_select(0, column.index_select(0, patch))
-    values = torch.addcmul(left[:, None], weight, (right - left)[:, None])
-    hit = _where(values > limit.index_select(0, patch)[:, None])
+    # The number of each patch's first pixel.
+    first = image.index_select(0, pair) * (size[0] * size[1])
+    first += rows.start.index_select(0, row) * size[1] + columns.start.index_select(0, column)
+    first, column, pair = (part.to(kind).index_select(0, patch) for part in (first, column, pair))
+    start, length = _above(left, right, limit.index_select(0, patch), columns, column)
 
-    # A pixel's number is that of its strip's first one, and how far it is from there.
-    first = (image * (size[0] * size[1])).index_select(0, pair) + columns.start.index_select(0, column)
-    first += rows.start.index_select(0, row) * size[1]
-    first = first.index_select(0, patch) + (strip - patch * deep) * size[1]
-    first -= torch.arange(len(strip), device=strip.device) * wide
-    of = _over(hit, wide)
-    return Active(image, unit, pair.index_select(0, patch).index_select(0, of), first.index_select(0, of).add_(hit))
+    # A pixel's number is that of its strip's first active one, and how many of the strip come before it.
+    first += (strip - patch * deep) * size[1] + start + length - length.cumsum(0, dtype=kind)
+    of = torch.repeat_interleave(length)
+    pixel = first.index_select(0, of).add_(torch.arange(len(of), dtype=kind, device=of.device))
+    area = torch.zeros_like(image).index_add_(0, pair, length.long())
+    return Active(image, unit, area, pair.index_select(0, of), pixel)
+
+
+def _above(left: Tensor, right: Tensor, limit: Tensor, columns: _Bands, column: Tensor) -> tuple[Tensor, Tensor]:
+    """The pixels of strips that exceed the limit: the first one in its strip, and how many they are; [n] each.
+
+    From one end of a strip to the other the values rise or fall, after rounding too (both the product and the sum are
+    monotonic), so the active pixels are all those on one side of an `edge`. Where the edge is follows from a division,
+    but for rounding: the values at both sides of it decide, and strips where they say otherwise are looked at whole.
+
+    Args:
+        left, right: float64 [n]. One of them exceeds the limit.
+        limit: float64 [n].
+        columns, column: the bands, and that of each strip, [n]. Its type is that of the results.
+    """
+    pixels, rise, falls = columns.count.to(column.dtype).index_select(0, column), right - left, left > right
+    table = columns.weight.nan_to_num(torch.inf)
+    # Pixels that are not there, before and behind the strip, are infinitely far.
+    fence = torch.nn.functional.pad(torch.nn.functional.pad(table, (0, 1), value=torch.inf), (1, 0), value=-torch.inf)
+    edge = (limit - left).div_(rise).sub_(table[:, 0].index_select(0, column)).mul_(columns.per_cell)
+    edge = edge.ceil_().clamp_(min=0).minimum(pixels).to(column.dtype)
+
+    place = column * fence.shape[1] + edge
+    before, behind = (
+        torch.addcmul(left, fence.view(-1).index_select(0, at), rise) > limit for at in (place, place + 1)
+    )
+    odd = _where((before != falls) | (behind == falls))
+    rest = columns.weight.index_select(0, column.index_select(0, odd))
+    values = torch.addcmul(left.index_select(0, odd)[:, None], rest, rise.index_select(0, odd)[:, None])
+    above = (values > limit.index_select(0, odd)[:, None]).sum(1, dtype=edge.dtype)
+    edge[odd] = torch.where(falls.index_select(0, odd), above, pixels.index_select(0, odd) - above)
+    return torch.where(falls, 0, edge), torch.where(falls, edge, pixels - edge)
 
 
 def _active_patches(activations: Tensor, thresholds: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -268,6 +309,13 @@ def _over(numbers: Tensor, divisor: int) -> Tensor:
     return numbers.div(divisor, rounding_mode="floor")
 
 
+def _numbers(maps: Sequence[int], size: tuple[int, int]) -> torch.dtype:
+    """Of the smaller of two types that suffices for the numbers of all patches, strips and pixels."""
+    images, units, height, width = maps
+    most = images * units * (size[0] + height + 1) * (size[1] + width + 1)
+    return torch.int32 if most < 2**31 else torch.int64
+
+
 def _below(thresholds: Tensor, dtype: torch.dtype) -> Tensor:
     """The thresholds in the activations' precision, rounded down: `x > t` is the same for every such x."""
     rounded = thresholds.to(dtype)
@@ -290,7 +338,7 @@ def add(
     """
     labels, categories = counts.intersections.shape[1], counts.category_areas.shape[1]
     active = active_pixels(activations, thresholds, masks.size)
-    area = torch.bincount(active.pair, minlength=len(active.image))
+    area = active.area
     pair, numbers, amount = _overlaps(active, masks)
     _count(counts.intersections.view(-1), active.unit.index_select(0, pair)[:, None] * labels + numbers, amount)
     _count(counts.label_pixels, masks.labels, masks.counts)
@@ -326,13 +374,15 @@ def _count(table: Tensor, places: Tensor, amounts: Tensor) -> None:
 def _overlaps(active: Active, masks: Masks) -> tuple[Tensor, Tensor, Tensor]:
     """What lies under the active pixels: pair of image and unit [n], labels [n, c], how many pixels have them [n]."""
     most = masks.labels.shape[1]
-    keys = active.pair * most + masks.pixels.index_select(0, active.pixel)
-    if len(active.image) * most <= max(_TABLE, 4 * len(keys)):
-        table = torch.bincount(keys, minlength=len(active.image) * most)
-        keys = _where(table > 0)
+    places = len(active.image) * most
+    pair = active.pair if places < 2**31 else active.pair.long()
+    keys = torch.add(masks.pixels.index_select(0, active.pixel), pair, alpha=most)
+    if places <= max(_TABLE, 4 * len(keys)):
+        table = torch.bincount(keys, minlength=places)
+        keys = _where(table.bool())
         amount = table.index_select(0, keys)
     else:  # so many combinations that sorting takes less than a table of all of them
-        keys, amount = keys.unique(return_counts=True)
+        keys, amount = keys.long().unique(return_counts=True)
     pair = _over(keys, most)
     place = active.image.index_select(0, pair) * most + (keys - pair * most)
     return pair, masks.labels.flatten(0, 1).index_select(0, place), amount
