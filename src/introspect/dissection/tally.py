@@ -142,7 +142,7 @@ class _Bands(NamedTuple):
     """How one axis of a map becomes that of a mask: bands of pixels between neighbouring cells.
 
     low, high: the two cells of each band, [h + 1]. weight: of the high one at each pixel of the band, float64
-    [h + 1, s]; NaN, which exceeds nothing, fills up bands that have fewer than s. start, count: first pixel of each and
+    [h + 1, s]; NaN, which exceeds nothing, fills up bands that have fewer than s. start, pixels: first pixel of each and
     how many they are, [h + 1]. per_cell: pixels from one cell to the next.
     """
 
@@ -150,13 +150,13 @@ class _Bands(NamedTuple):
     high: Tensor
     weight: Tensor
     start: Tensor
-    count: Tensor
+    pixels: Tensor
     per_cell: float
 
     def to(self, device: torch.device) -> _Bands:
         """On another device."""
-        low, high, weight, start, count = (tensor.to(device) for tensor in self[:5])
-        return _Bands(low, high, weight, start, count, self.per_cell)
+        low, high, weight, start, pixels = (tensor.to(device) for tensor in self[:5])
+        return _Bands(low, high, weight, start, pixels, self.per_cell)
 
 
 def _bands(cells: int, pixels: int) -> _Bands:
@@ -244,7 +244,7 @@ def _above(left: Tensor, right: Tensor, limit: Tensor, columns: _Bands, column: 
         limit: float64 [n].
         columns, column: the bands, and that of each strip, [n]. Its type is that of the results.
     """
-    pixels, rise, falls = columns.count.to(column.dtype).index_select(0, column), right - left, left > right
+    pixels, rise, falls = columns.pixels.to(column.dtype).index_select(0, column), right - left, left > right
     table = columns.weight.nan_to_num(torch.inf)
     # Pixels that are not there, before and behind the strip, are infinitely far.
     fence = torch.nn.functional.pad(torch.nn.functional.pad(table, (0, 1), value=torch.inf), (1, 0), value=-torch.inf)
