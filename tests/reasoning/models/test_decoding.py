@@ -224,6 +224,18 @@ def test_guesses_near_the_end_of_the_context_stay_inside_it(attention: str) -> N
     assert [len(ahead[tag]) for tag in range(3)] == [37, 34, 31]
 
 
+@pytest.mark.parametrize("context", [35, 36, 37, 38])
+def test_the_last_row_guesses_far_and_stays_inside_the_context(context: int) -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(3)
+    config = GPT2Config(vocab_size=12, n_positions=context, n_embd=16, n_layer=1, n_head=2, initializer_range=0.02)
+    asked = [Prompt(0, (5, 6, 7), context - 3, 0.0, 1.0, 0, 0)]
+    for batch_size in (2, 4, 16):
+        [whole] = Decoder(GPT2LMHeadModel(config).eval(), stop_ids=(), pad_id=0, batch_size=batch_size).decode(asked)
+        assert len(whole.ids) == context - 3
+
+
 @settings(deadline=None, max_examples=40)
 @given(st.data())
 def test_rows_that_come_and_go_keep_their_keys(data: st.DataObject) -> None:

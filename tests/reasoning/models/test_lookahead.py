@@ -49,6 +49,10 @@ def test_nothing_is_guessed_after_a_token_that_is_new() -> None:
     assert guess([5], 2) == [-1, -1]
 
 
+def test_a_history_may_be_shorter_than_what_is_compared() -> None:
+    assert look_up(torch.tensor([[5]]), torch.tensor([1]), 2).tolist() == [[-1, -1]]
+
+
 def test_rows_of_different_length_are_looked_up_by_themselves() -> None:
     history = torch.tensor([[5, 6, 5, 0, 0], [7, 8, 9, 7, 8]])
     assert look_up(history, torch.tensor([3, 5]), 2).tolist() == [[6, 5], [9, 7]]

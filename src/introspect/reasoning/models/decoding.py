@@ -135,7 +135,7 @@ class Decoder:
         guesses = self._guess(batch)
         ahead = torch.arange(guesses.shape[1] + 1, device=guesses.device)
         ids = torch.cat([rows.last[:, None], guesses.clamp(min=0)], 1)
-        positions = (rows.length[:, None] + ahead).clamp(max=(rows.start + rows.limit)[:, None])
+        positions = (rows.length[:, None] + ahead).clamp(max=(rows.start + rows.limit - 1)[:, None])
         with batch.room(ahead, self._model.dtype) as mask:
             logits = self._forward(batch, ids, mask, positions, len(ahead))
         batch.append(logits, self._stop_ids, guesses)

@@ -35,7 +35,7 @@ def look_up(history: Tensor, length: Tensor, count: int) -> Tensor:
     # matched[i, c]: how many tokens up to column c, which is not the last one, are those up to the row's end.
     alike = (history == history.gather(1, last)) & (columns < last)
     matched = alike.long()
-    for back in range(1, _CONTEXT):
+    for back in range(1, min(_CONTEXT, history.shape[1])):
         token = history.gather(1, (last - back).clamp(min=0))
         # The tokens `back` columns earlier; before the beginning there is none.
         earlier = torch.nn.functional.pad(history[:, :-back] == token, (back, 0))
