@@ -142,6 +142,19 @@ def test_an_attention_that_takes_no_mask_is_refused():
         attention_mask(pack([group([1], [2], [3])], 0), "flash_attention_2", torch.float32)
 
 
+def test_a_model_that_would_not_obey_the_mask_is_refused():
+    from transformers import BloomConfig, BloomForCausalLM, GPTNeoConfig, GPTNeoForCausalLM
+
+    layers = [[["global", "local"], 1]]
+    neo = GPTNeoConfig(vocab_size=9, hidden_size=8, num_layers=2, num_heads=2, attention_types=layers)
+    student = ReasoningStudent(model="somebody/model")
+    for network in (BloomForCausalLM(BloomConfig(vocab_size=9, hidden_size=8, n_layer=1, n_head=2)),
+                    GPTNeoForCausalLM(neo)):  # fmt: skip
+        student.network = network
+        with pytest.raises(InputError, match=r"packing: somebody/model .* set datamodule.packing=none"):
+            student._losses(pack([group([1], [2], [3])], 0))
+
+
 def test_sequences_of_one_prompt_make_a_group():
     items = [*group([1, 2], [3]), *group([4], [5, 6]), *group([1, 2], [7, 8])]
     dataset = GroupedDataset(SupervisedDataset(items), by_prompt=True)

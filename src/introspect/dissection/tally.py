@@ -142,8 +142,8 @@ class _Bands(NamedTuple):
     """How one axis of a map becomes that of a mask: bands of pixels between neighbouring cells.
 
     low, high: the two cells of each band, [h + 1]. weight: of the high one at each pixel of the band, float64
-    [h + 1, s]; NaN, which exceeds nothing, fills up bands that have fewer than s. start, pixels: first pixel of each and
-    how many they are, [h + 1]. per_cell: pixels from one cell to the next.
+    [h + 1, s]; NaN, which exceeds nothing, fills up bands that have fewer than s. start, pixels: first pixel of each
+    and how many they are, [h + 1]. per_cell: pixels from one cell to the next.
     """
 
     low: Tensor

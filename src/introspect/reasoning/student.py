@@ -178,15 +178,14 @@ class ReasoningStudent(LightningModule):
 
     def _packed_mask(self, batch: Batch) -> Any:
         """The attention mask of a packed batch; an InputError for a model that would not obey it."""
-        from introspect.reasoning.models.cache import is_ragged, row_cache
+        from introspect.reasoning.models.cache import takes_rows
 
-        config = self.network.config
-        if not is_ragged(row_cache(config)):
+        if not takes_rows(self.network):
             raise InputError(
-                f"datamodule.packing: {self.hparams['model']} has layers other than full attention, which take no mask"
-                " of packed rows; set datamodule.packing=none"
+                f"datamodule.packing: {self.hparams['model']} has layers other than full attention, or takes no"
+                " positions, and would not obey the mask of packed rows; set datamodule.packing=none"
             )
-        return attention_mask(batch, config._attn_implementation, self._score_dtype())
+        return attention_mask(batch, self.network.config._attn_implementation, self._score_dtype())
 
     def _score_dtype(self) -> torch.dtype:
         """What the attention computes in: under mixed precision not what the weights are in."""

@@ -10,6 +10,7 @@ Legend: `n` rows, `h` key-value heads, `q` new columns, `t` columns of the cache
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
@@ -98,6 +99,19 @@ def row_cache(config: Any) -> DynamicCache:
 def is_ragged(cache: DynamicCache) -> bool:
     """Whether the rows may differ in length, and others may join: only where every layer is a `RowLayer`."""
     return bool(cache.layers) and all(isinstance(layer, RowLayer) for layer in cache.layers)
+
+
+def takes_rows(model: Any) -> bool:
+    """Whether a causal language model obeys positions and a mask that are given token by token.
+
+    Not so: models whose forward takes no positions, that bias scores by the distance of columns (ALiBi), or with
+    layers of another kind than full attention.
+    """
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    config = base.config.get_text_config()
+    by_column = getattr(config, "alibi", False) or "local" in (getattr(config, "attention_layers", None) or ())
+    positions = "position_ids" in inspect.signature(base.forward).parameters
+    return positions and not by_column and is_ragged(row_cache(base.config))
 
 
 def write_at(cache: DynamicCache, places: Tensor | None, end: int = 0) -> None:

@@ -15,6 +15,7 @@ import inspect
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from typing import Any
 
@@ -85,6 +86,12 @@ class Decoder:
             raise InputError(f"{type(base).__name__}: expected a causal language model with a key-value cache")
         self._takes = {name for name in ("position_ids", "logits_to_keep") if name in accepted}
 
+    @cached_property
+    def _ragged(self) -> bool:
+        from introspect.reasoning.models.cache import takes_rows
+
+        return takes_rows(self._model)
+
     def decode(self, prompts: Iterable[Prompt]) -> Iterator[Completion]:
         """Yield one completion per prompt, as each is finished; for a prompt with a limit below 1 an empty one.
 
@@ -115,7 +122,7 @@ class Decoder:
         places: dict[tuple[int, ...], int] = {}
         copies = [places.setdefault(prompt.ids, len(places)) for prompt in prompts]
         width = max(map(len, places))
-        batch = _Batch(prompts, self._model, width, ragged="position_ids" in self._takes)
+        batch = _Batch(prompts, self._model, width, ragged=self._ragged)
         padded = [[self._pad_id] * (width - len(ids)) + list(ids) for ids in places]
         lengths = torch.tensor([len(ids) for ids in places])[:, None]
         mask = torch.arange(width) >= width - lengths
@@ -247,12 +254,12 @@ class _Batch:
     """
 
     def __init__(self, prompts: Sequence[Prompt], model: Any, width: int, *, ragged: bool) -> None:
-        from introspect.reasoning.models.cache import is_ragged, row_cache
+        from introspect.reasoning.models.cache import row_cache
 
         self.prompts = list(prompts)
         self.rows = _Rows.begin(prompts, width, model.device)
         self.cache = row_cache(model.config)
-        self.ragged = ragged and is_ragged(self.cache)
+        self.ragged = ragged
 
     @property
     def size(self) -> int:
