@@ -101,17 +101,21 @@ def is_ragged(cache: DynamicCache) -> bool:
     return bool(cache.layers) and all(isinstance(layer, RowLayer) for layer in cache.layers)
 
 
-def takes_rows(model: Any) -> bool:
-    """Whether a causal language model obeys positions and a mask that are given token by token.
+def goes_by_position(model: Any) -> bool:
+    """Whether a causal language model obeys positions that are given token by token.
 
-    Not so: models whose forward takes no positions, that bias scores by the distance of columns (ALiBi), or with
-    layers of another kind than full attention.
+    Not so: models whose forward takes none, or that count columns (ALiBi; windows that their configuration does not
+    call by the usual name).
     """
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     config = base.config.get_text_config()
     by_column = getattr(config, "alibi", False) or "local" in (getattr(config, "attention_layers", None) or ())
-    positions = "position_ids" in inspect.signature(base.forward).parameters
-    return positions and not by_column and is_ragged(row_cache(base.config))
+    return "position_ids" in inspect.signature(base.forward).parameters and not by_column
+
+
+def takes_rows(model: Any) -> bool:
+    """Whether a causal language model obeys positions and a mask that are given token by token."""
+    return goes_by_position(model) and is_ragged(row_cache(model.config))
 
 
 def write_at(cache: DynamicCache, places: Tensor | None, end: int = 0) -> None:

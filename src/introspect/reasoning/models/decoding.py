@@ -15,7 +15,6 @@ import inspect
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import islice
 from typing import Any
 
@@ -75,6 +74,8 @@ class Decoder:
     def __init__(
         self, model: Any, *, stop_ids: Iterable[int], pad_id: int, batch_size: int, lookahead: int = 16
     ) -> None:
+        from introspect.reasoning.models.cache import goes_by_position
+
         self._model = model
         self._stop_ids = torch.tensor(sorted(set(stop_ids)), dtype=torch.long, device=model.device)
         self._pad_id = pad_id
@@ -84,13 +85,8 @@ class Decoder:
         accepted = inspect.signature(base.forward).parameters
         if "past_key_values" not in accepted:
             raise InputError(f"{type(base).__name__}: expected a causal language model with a key-value cache")
+        self._ragged = goes_by_position(model)
         self._takes = {name for name in ("position_ids", "logits_to_keep") if name in accepted}
-
-    @cached_property
-    def _ragged(self) -> bool:
-        from introspect.reasoning.models.cache import takes_rows
-
-        return takes_rows(self._model)
 
     def decode(self, prompts: Iterable[Prompt]) -> Iterator[Completion]:
         """Yield one completion per prompt, as each is finished; for a prompt with a limit below 1 an empty one.
@@ -254,12 +250,12 @@ class _Batch:
     """
 
     def __init__(self, prompts: Sequence[Prompt], model: Any, width: int, *, ragged: bool) -> None:
-        from introspect.reasoning.models.cache import row_cache
+        from introspect.reasoning.models.cache import is_ragged, row_cache
 
         self.prompts = list(prompts)
         self.rows = _Rows.begin(prompts, width, model.device)
         self.cache = row_cache(model.config)
-        self.ragged = ragged
+        self.ragged = ragged and is_ragged(self.cache)
 
     @property
     def size(self) -> int:
