@@ -13,6 +13,7 @@ from introspect.distillation.datasets.files import ImageFolders
 from introspect.distillation.module import Distillation
 from introspect.distillation.objectives import CrossEntropy
 from introspect.errors import InputError
+from introspect.resuming import Place
 from tests.distillation.made import Colours
 
 
@@ -106,7 +107,7 @@ def test_processes_share_the_images_of_an_epoch(images, batch, replicas, trained
                 batch,
                 replicas=replicas,
                 rank=rank,
-                place=lambda: (epoch, start),
+                place=lambda: Place(epoch, start),
             )
         )
 

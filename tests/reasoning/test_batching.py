@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from functools import partial
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,6 +17,7 @@ from introspect.reasoning.batching import (
     hold_out,
 )
 from introspect.reasoning.supervision import Supervised
+from introspect.resuming import Place
 
 SHORT = Supervised((5, 6, 7), 2)
 LONG = Supervised((1, 2, 3, 4, 5), 1)
@@ -115,7 +117,7 @@ def test_loader_goes_on_from_its_place():
     whole = loader()
     whole.sampler.set_epoch(3)
 
-    rest = loader(place=lambda: (3, 2))
+    rest = loader(place=lambda: Place(3, 2))
 
     assert len(firsts(whole)) == len(rest) == 5
     assert firsts(rest) == firsts(whole)[2:]
@@ -123,9 +125,9 @@ def test_loader_goes_on_from_its_place():
 
 
 def test_place_is_asked_for_with_the_first_batch():
-    place = [(0, 0)]
+    place = [Place(0, 0)]
     iterator = iter(loader(place=lambda: place[0]))
-    place[0] = (3, 4)
+    place[0] = Place(3, 4)
 
     assert len(list(iterator)) == 1
 
@@ -161,7 +163,10 @@ def test_shares_make_the_loss_of_a_step_the_mean_over_its_tokens(completions, ba
     ranks = [
         list(
             loader(
-                items=items, batch_size=batch_size, accumulate=accumulate, sampling={"replicas": replicas, "rank": rank}
+                items=items,
+                batch_size=batch_size,
+                place=lambda: Place(0, 0, accumulate=accumulate),
+                sampling={"replicas": replicas, "rank": rank},
             )
         )
         for rank in range(replicas)
@@ -172,3 +177,34 @@ def test_shares_make_the_loss_of_a_step_the_mean_over_its_tokens(completions, ba
         # Lightning divides by `accumulate`, and averages over processes.
         weights = [float(batch["share"]) / accumulate / replicas for batch in step]
         assert all(abs(weight * sum(tokens) - 1) < 1e-5 for weight in weights)
+
+
+@given(
+    completions=st.lists(st.integers(1, 9), min_size=1, max_size=20),
+    accumulate=st.integers(1, 4),
+    batches=st.integers(1, 8),
+    trained=st.integers(0, 3),
+)
+def test_shares_count_only_the_batches_that_are_trained_on(completions, accumulate, batches, trained):
+    """With `limit_train_batches` the last step of an epoch may have fewer batches than the data would give."""
+    items = [Supervised((1, 2, *range(count)), 2) for count in completions]
+    given_place = Place(0, trained, batches, accumulate)
+
+    whole = list(loader(items=items, place=lambda: Place(0, 0, batches, accumulate)))
+    rest = list(loader(items=items, place=lambda: given_place))
+
+    assert len(whole) == min(batches, -(-len(items) // 2))
+    assert [b["share"] for b in rest] == [b["share"] for b in whole[trained:]]
+    for start in range(0, len(whole), accumulate):
+        step = whole[start : start + accumulate]
+        tokens = sum(int((batch["labels"] != -100).sum()) for batch in step)
+        assert all(batch["share"] / accumulate * tokens == pytest.approx(1) for batch in step)
+
+
+def test_prompts_are_one_group_by_their_tokens_alone():
+    items = [Supervised((1, 2, 3), 2), Supervised((1, 2, 3), 1), Supervised((1, 2, 9, 9), 2), Supervised((1, 9), 1)]
+
+    groups = GroupedDataset(SupervisedDataset(items), by_prompt=True)
+
+    assert groups.members == [[0, 2], [1, 3]]
+    assert groups.lengths.tolist() == [5, 4]

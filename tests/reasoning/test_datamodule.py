@@ -384,14 +384,17 @@ def test_step_that_was_interrupted_is_made_again(base, uninterrupted, tmp_path):
     [
         ({"seed": 1}, "trained on other traces than .*; resume with the same data"),
         ({"batch_size": 3}, "trained on 2 sequences a step, not 3; resume with the same datamodule.batch_size"),
+        ({"packing": "none"}, "trained with datamodule.packing=shared_prompt, not none"),
+        ({"seed": 1, "validation_share": 0.0}, "trained with datamodule.seed=0, not 1"),
     ],
 )
 def test_resuming_something_else_is_refused(tmp_path, change, complaint):
-    data, changed = ready(tmp_path), ready(tmp_path, **change)
+    kept = {key: value for key, value in change.items() if key == "validation_share"}
+    data, changed = ready(tmp_path, **kept), ready(tmp_path, **change)
     with pytest.raises(InputError, match=f"^ckpt_path: the checkpoint was {complaint}"):
         changed.load_state_dict(data.state_dict())
 
-    ready(tmp_path).load_state_dict(data.state_dict())
+    ready(tmp_path, **kept).load_state_dict(data.state_dict())
     build(tmp_path).load_state_dict(data.state_dict())  # nothing to train on: a test of the checkpoint
 
 

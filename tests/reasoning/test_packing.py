@@ -24,6 +24,7 @@ from introspect.reasoning.batching import (
 from introspect.reasoning.packing import attention_mask, best_fit, group_tokens, pack, visible
 from introspect.reasoning.student import ReasoningStudent, predict_at
 from introspect.reasoning.supervision import Supervised
+from introspect.resuming import place
 from tests.reasoning.tiny import tiny_folder, tiny_model
 
 VOCABULARY = 40
@@ -200,7 +201,7 @@ class Plan(LightningDataModule):
             groups,
             sampler,
             collate=partial(collate_groups, pad_id=0, packing=self.packing),
-            accumulate=self.trainer.accumulate_grad_batches,
+            place=lambda: place(self.trainer),
         )
 
 
@@ -241,6 +242,16 @@ def test_a_step_is_the_same_step_however_it_is_packed(tmp_path, lora):
         for way, weights in steps.items():
             assert (weights[name] - expected).norm() <= 1e-5 * change + 1e-7, (way, name)
     assert moved > 0.01
+
+
+def test_a_step_that_the_end_of_a_short_epoch_cuts_off_is_a_whole_step(tmp_path):
+    """One of six micro-batches, two to a step: the step has one batch, and is the mean over its tokens."""
+    folder = tiny_folder(tmp_path)
+    ways = [{"accumulate_grad_batches": 2, "limit_train_batches": 1}, {"limit_train_batches": 1}]
+
+    cut, whole = (weights_after_a_step(folder, "none", 2, **way) for way in ways)
+
+    assert all(torch.allclose(cut[name], whole[name], rtol=1e-6) for name in whole)
 
 
 @pytest.mark.slow

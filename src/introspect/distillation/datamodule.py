@@ -6,6 +6,7 @@ Shapes: b images of h x w pixels.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset, Subset, default_collate
 
 from introspect.distillation.datasets.base import ImageSet, Sample, Split
 from introspect.errors import InputError
-from introspect.resuming import mixed, place
+from introspect.resuming import Place, mixed, place
 
 
 class ImageDataModule(LightningDataModule):
@@ -74,7 +75,7 @@ class ImageDataModule(LightningDataModule):
             seed=self.seed,
             replicas=trainer.world_size if trainer else 1,
             rank=trainer.global_rank if trainer else 0,
-            place=(lambda: (0 if same else place(trainer)[0], place(trainer)[1])) if trainer else None,
+            place=(lambda: replace(place(trainer), epoch=0) if same else place(trainer)) if trainer else None,
         )
 
     def val_dataloader(self) -> DataLoader[Any]:
@@ -95,7 +96,8 @@ class ImageDataModule(LightningDataModule):
             return batch
         images, *others = batch
         numbers = torch.Generator(images.device)
-        numbers.manual_seed(mixed(self.seed, self.trainer.global_rank, *place(self.trainer)))
+        now = place(self.trainer)
+        numbers.manual_seed(mixed(self.seed, self.trainer.global_rank, now.epoch, now.trained))
         return augment(images, self.shift, self.mirror, numbers), *others
 
     def _images(self, split: Split) -> Dataset[Sample]:
@@ -158,8 +160,8 @@ class EpochLoader:
         batch_size: of them per step and process.
         seed: of the order, together with the epoch.
         replicas, rank: how many processes share the images, and which one this is.
-        place: the epoch to go on with and how many of its batches were already trained on; asked when the first batch
-            is wanted. By default the beginning of the first epoch.
+        place: where the training stands; asked when the first batch is wanted. By default at the beginning of the first
+            epoch.
     """
 
     def __init__(
@@ -171,11 +173,11 @@ class EpochLoader:
         seed: int = 0,
         replicas: int = 1,
         rank: int = 0,
-        place: Callable[[], tuple[int, int]] | None = None,
+        place: Callable[[], Place] | None = None,
     ) -> None:
         self.load, self.images, self.batch_size, self.seed = load, images, batch_size, seed
         self.replicas, self.rank = replicas, rank
-        self._place = place or (lambda: (0, 0))
+        self._place = place or (lambda: Place(0, 0))
 
     def __len__(self) -> int:
         """Steps per epoch, the same on every process; images that do not fill a step wait for another epoch."""
@@ -184,16 +186,16 @@ class EpochLoader:
     def __iter__(self) -> Iterator[Any]:
         # A generator, so that the place is asked for with the first batch: Lightning makes the iterator of a resumed
         # epoch before it knows where that epoch goes on.
-        epoch, trained = self._place()
-        numbers = torch.Generator().manual_seed(mixed(self.seed, epoch))
+        place = self._place()
+        numbers = torch.Generator().manual_seed(mixed(self.seed, place.epoch))
         order = torch.randperm(self.images, generator=numbers)[: len(self) * self.batch_size * self.replicas]
-        batches = order.view(len(self), self.replicas, self.batch_size)[trained:, self.rank]
+        batches = order.view(len(self), self.replicas, self.batch_size)[place.trained :, self.rank]
         yield from self.load(batch_sampler=batches.tolist(), generator=numbers)
 
     def state_dict(self) -> dict[str, int]:
         """The place, for a checkpoint. By having this method the loader says that it can resume within an epoch."""
-        epoch, trained = self._place()
-        return {"epoch": epoch, "trained": trained}
+        place = self._place()
+        return {"epoch": place.epoch, "trained": place.trained}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Do nothing: the place is asked for where it is known."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from introspect.reasoning.packing import Batch, Group, pack
 from introspect.reasoning.supervision import Supervised
+from introspect.resuming import Place
 
 Packing = Literal["shared_prompt", "sequence", "none"]
 
@@ -68,6 +69,12 @@ class SupervisedDataset(Dataset[Supervised]):
         tokens = self._tokens[end - int(self.lengths[index]) : end]
         return Supervised(tuple(tokens.tolist()), int(self.prompts[index]))
 
+    def prompt_digest(self, index: int) -> bytes:
+        """A hash of the tokens of a sequence's prompt: equal for equal prompts."""
+        begin = int(self._ends[index]) - int(self.lengths[index])
+        prompt = self._tokens[begin : begin + int(self.prompts[index])]
+        return hashlib.blake2b(prompt.numpy().tobytes(), digest_size=16).digest()
+
     @property
     def fingerprint(self) -> str:
         """A hash of every token and every mask: equal for equal data in equal order."""
@@ -90,8 +97,7 @@ class GroupedDataset(Dataset[Group]):
         self.sequences = sequences
         members: dict[object, list[int]] = {}
         for index in range(len(sequences)):
-            item = sequences[index] if by_prompt else None
-            members.setdefault(item.input_ids[: item.prompt_length] if item else index, []).append(index)
+            members.setdefault(sequences.prompt_digest(index) if by_prompt else index, []).append(index)
         self.members = list(members.values())
         sizes = torch.tensor([len(group) for group in self.members])
         order = torch.tensor([index for group in self.members for index in group], dtype=torch.int64)
@@ -198,11 +204,10 @@ class ResumableLoader:
         dataset: what the sampler's indices point into.
         sampler: decides the batches of an epoch.
         collate: makes a batch of what they point to.
-        accumulate: batches per optimizer step of a process; their gradients are averaged, as are those of processes.
         num_workers: processes that prepare batches; 0 prepares them in this one.
         pin_memory: whether batches are put where a GPU fetches them faster.
-        place: the epoch to go on with and how many of its batches were already trained on; asked when the first batch
-            of an iteration is wanted. By default, the beginning of the epoch that the sampler was set to.
+        place: where the training stands; asked when the first batch of an iteration is wanted. By default, at the
+            beginning of the epoch that the sampler was set to, with a step for each batch.
     """
 
     def __init__(
@@ -211,42 +216,44 @@ class ResumableLoader:
         sampler: LengthBucketSampler,
         *,
         collate: Callable[[list[Group]], Batch],
-        accumulate: int = 1,
         num_workers: int = 0,
         pin_memory: bool = False,
-        place: Callable[[], tuple[int, int]] | None = None,
+        place: Callable[[], Place] | None = None,
     ) -> None:
         self._groups = dataset
         self.sampler = sampler
-        self.accumulate = accumulate
-        self._place = place or (lambda: (sampler.epoch, 0))
+        self._place = place or (lambda: Place(sampler.epoch, 0))
         self._load = partial(DataLoader, dataset, collate_fn=collate, num_workers=num_workers, pin_memory=pin_memory)
 
     def __len__(self) -> int:
         """Batches of a whole epoch, also while one is being resumed."""
         return len(self.sampler)
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[dict[str, Any]]:
         # A generator, so that the place is asked for with the first batch: Lightning makes the iterator of a resumed
         # epoch before it knows where that epoch goes on.
-        epoch, trained = self._place()
-        self.sampler.set_epoch(epoch)
-        batches = self._load(batch_sampler=self.sampler.batches()[trained:])
-        for batch, share in zip(batches, self._shares()[trained:], strict=True):
+        place = self._place()
+        self.sampler.set_epoch(place.epoch)
+        batches = self._load(batch_sampler=self.sampler.batches()[place.trained : place.batches])
+        for batch, share in zip(batches, self._shares(place)[place.trained :], strict=True):
             yield {**batch, "share": share}
 
-    def _shares(self) -> list[Tensor]:
-        """The share of each batch of the epoch, scalars."""
-        tokens = [int(self._groups.supervised[step].sum()) for step in self.sampler.steps()]
-        starts = range(0, len(tokens), self.accumulate)
-        steps = [sum(tokens[start : start + self.accumulate]) for start in starts]
-        scale = self.accumulate * self.sampler.replicas
-        return [torch.tensor(scale / max(steps[number // self.accumulate], 1)) for number in range(len(tokens))]
+    def _shares(self, place: Place) -> list[float]:
+        """The share of each batch that the epoch trains on: no tensor, which low precision would round.
+
+        Lightning averages the gradients of the batches of a step, by the full number of them also in a last step that
+        has fewer, and those of the processes.
+        """
+        tokens = [int(self._groups.supervised[step].sum()) for step in self.sampler.steps()[: place.batches]]
+        starts = range(0, len(tokens), place.accumulate)
+        steps = [sum(tokens[start : start + place.accumulate]) for start in starts]
+        scale = place.accumulate * self.sampler.replicas
+        return [scale / max(steps[number // place.accumulate], 1) for number in range(len(tokens))]
 
     def state_dict(self) -> dict[str, int]:
         """The place, for a checkpoint. By having this method the loader says that it can resume within an epoch."""
-        epoch, trained = self._place()
-        return {"epoch": epoch, "trained": trained}
+        place = self._place()
+        return {"epoch": place.epoch, "trained": place.trained}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Do nothing: the place is asked for where it is known.

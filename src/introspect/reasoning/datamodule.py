@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
 from introspect.errors import InputError
@@ -39,6 +39,7 @@ from introspect.reasoning.supervision import (
     supervise_all,
 )
 from introspect.reasoning.traces import Trace, TraceSet, load_traces, save_traces
+from introspect.resuming import place
 
 log = logging.getLogger(__name__)
 
@@ -287,7 +288,6 @@ class TraceDataModule(QuestionsDataModule):
             groups,
             sampler,
             collate=self._collate,
-            accumulate=int(trainer.accumulate_grad_batches) if trainer else 1,
             num_workers=self.num_workers,
             pin_memory=self._pin_memory,
             place=(lambda: place(trainer)) if trainer else None,
@@ -320,13 +320,19 @@ class TraceDataModule(QuestionsDataModule):
         """What a resumed run must have in common with this one."""
         if self._train is None:
             return {}
-        return {"fingerprint": self._train.fingerprint, "step": self.batch_size * self._world_size}
+        return {
+            "fingerprint": self._train.fingerprint,
+            "step": self.batch_size * self._world_size,
+            "packing": self.packing,
+            "seed": self.seed,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Check that a resumed run trains on the same tokens.
 
         Raises:
-            InputError: the traces, their tokens, what is held out, or the number of sequences in a step differ.
+            InputError: the traces, their tokens, what is held out, the number of sequences in a step, how they are
+                packed, or the seed of their order differ.
         """
         if self._train is None or "fingerprint" not in state:
             return
@@ -340,6 +346,12 @@ class TraceDataModule(QuestionsDataModule):
                 f"ckpt_path: the checkpoint was trained on {state['step']} sequences a step, not {step}; resume with"
                 " the same datamodule.batch_size and number of devices"
             )
+        for name in ("packing", "seed"):
+            if state.get(name, now := getattr(self, name)) != now:
+                raise InputError(
+                    f"ckpt_path: the checkpoint was trained with datamodule.{name}={state[name]}, not {now}, and its"
+                    " batches were others; resume with the same, or start from the exported student"
+                )
 
     @property
     def _world_size(self) -> int:
@@ -388,17 +400,6 @@ class TraceDataModule(QuestionsDataModule):
     def _write_manifest(self, content: Mapping[str, Any]) -> None:
         self.manifest.parent.mkdir(parents=True, exist_ok=True)
         self.manifest.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def place(trainer: Trainer) -> tuple[int, int]:
-    """The epoch of the next batch, and its place in it, by what was trained on in all of the training.
-
-    Not by what a loader handed out: a batch whose step was interrupted is trained on again. Not by the trainer's epoch
-    either: that counts one too many where a run of `max_steps` is resumed from the end of an epoch.
-    """
-    trained = int(trainer.fit_loop.epoch_loop.batch_progress.total.completed)
-    epoch, place = divmod(trained, int(trainer.num_training_batches))
-    return epoch, place
 
 
 def _check_settings(

@@ -22,7 +22,7 @@ from introspect.errors import InputError
 from introspect.reasoning.batching import collate
 from introspect.reasoning.benchmarks.base import Benchmark
 from introspect.reasoning.chat import ChatRequest
-from introspect.reasoning.datamodule import QuestionsDataModule, place
+from introspect.reasoning.datamodule import QuestionsDataModule
 from introspect.reasoning.examples import MultiHopExample
 from introspect.reasoning.exploration import Experience, Plan, explore
 from introspect.reasoning.grpo import GRPO, token_weights
@@ -30,6 +30,7 @@ from introspect.reasoning.grpo_student import GRPOStudent
 from introspect.reasoning.models.turns import Turns
 from introspect.reasoning.packing import Batch
 from introspect.reasoning.prompts import question_messages
+from introspect.resuming import Place, place
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ class RoundLoader:
         pad_id: the token that fills up short sequences.
         options: of the student's chat model.
         reduce: sums a tensor over all processes.
-        place: the epoch to go on with and how many of its batches were already trained on.
+        place: where the training stands.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class RoundLoader:
         pad_id: int,
         options: Mapping[str, Any],
         reduce: Callable[[Tensor], Tensor],
-        place: Callable[[], tuple[int, int]],
+        place: Callable[[], Place],
     ) -> None:
         self.examples = examples
         self.plan = plan
@@ -80,11 +81,11 @@ class RoundLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         # A generator, so that the place is asked for with the first batch: see `batching.ResumableLoader`.
-        epoch, trained = self._place()
-        first, done = divmod(trained, self.plan.batches)
-        for index, questions in enumerate(self.plan.order(epoch)[first:], start=first):
+        place = self._place()
+        first, done = divmod(place.trained, self.plan.batches)
+        for index, questions in enumerate(self.plan.order(place.epoch)[first:], start=first):
             examples = [self.examples[question] for question in questions]
-            batches = self.round(examples, epoch * self.plan.rounds + index)
+            batches = self.round(examples, place.epoch * self.plan.rounds + index)
             for position, batch in enumerate(batches):
                 if index > first or position >= done:
                     yield batch
@@ -141,8 +142,8 @@ class RoundLoader:
 
     def state_dict(self) -> dict[str, int]:
         """The place, for a checkpoint. By having this method the loader says that it can resume within an epoch."""
-        epoch, trained = self._place()
-        return {"epoch": epoch, "trained": trained}
+        place = self._place()
+        return {"epoch": place.epoch, "trained": place.trained}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Do nothing: the place is asked for where it is known."""

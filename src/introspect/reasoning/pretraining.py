@@ -25,10 +25,11 @@ from introspect.errors import InputError
 from introspect.reasoning.batching import IGNORED
 from introspect.reasoning.benchmarks.base import Benchmark
 from introspect.reasoning.benchmarks.hopworld import HOPS, NAMES, Fact, World, draw_world
-from introspect.reasoning.datamodule import QuestionsDataModule, place
+from introspect.reasoning.datamodule import QuestionsDataModule
 from introspect.reasoning.packing import Batch
 from introspect.reasoning.prompts import question_messages
 from introspect.reasoning.supervision import load_tokenizer
+from introspect.resuming import place
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,7 +252,7 @@ class PretrainingDataModule(QuestionsDataModule):
         texts = PretrainingText(tokenizer, self.size, self.seed, self.curriculum, self.disease)
         pools = Pools(texts, self.batch_size, Collate(tokenizer.pad_token_id))
         trainer = self.trainer
-        return ResumablePools(pools, self.num_workers, (lambda: place(trainer)[1]) if trainer else lambda: 0)
+        return ResumablePools(pools, self.num_workers, (lambda: place(trainer).trained) if trainer else lambda: 0)
 
 
 class Pools(IterableDataset[Batch]):

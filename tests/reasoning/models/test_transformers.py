@@ -266,6 +266,19 @@ def test_training_goes_on_where_it_was() -> None:
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
+def test_answers_that_are_drawn_at_the_same_time_do_not_disturb_each_other() -> None:
+    chat_ = chat(batch_size=2)
+    chat_._model.train()
+    one, two = chat_.generate(many(4)), chat_.generate(many())
+    next(one)
+    first = next(two)
+    list(one)
+
+    assert not chat_._model.training
+    assert by_id([first, *two]) == by_id(chat().generate(many()))
+    assert chat_._model.training
+
+
 def test_a_model_with_adapters() -> None:
     from peft import LoraConfig, get_peft_model
 

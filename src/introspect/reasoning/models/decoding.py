@@ -187,7 +187,7 @@ class _Rows:
     top_p: Tensor  # [n] float
     temperature: Tensor  # [n] float
     chance: Tensor  # [n] float, that a guess is right
-    history: Tensor  # [n, tokens of the longest row that may be]
+    history: Tensor  # [n, at least the tokens of the longest row]
 
     @classmethod
     def begin(cls, prompts: Sequence[Prompt], width: int, device: torch.device) -> _Rows:
@@ -196,7 +196,7 @@ class _Rows:
         def column(values: Iterable[float], dtype: torch.dtype = torch.long) -> Tensor:
             return torch.tensor(list(values), dtype=dtype, device=device)
 
-        history = torch.zeros(len(prompts), max(len(p.ids) + p.limit for p in prompts), dtype=torch.long)
+        history = torch.zeros(len(prompts), max(len(p.ids) for p in prompts), dtype=torch.long)
         for row, prompt in zip(history, prompts, strict=True):
             row[: len(prompt.ids)] = torch.tensor(prompt.ids)
         start = column(len(p.ids) for p in prompts)
@@ -213,6 +213,17 @@ class _Rows:
             chance=column((_FIRST_CHANCE for _ in prompts), torch.float),
             history=history.to(device),
         )
+
+    def record(self, tokens: Tensor, taken: Tensor) -> None:
+        """Go on by the first `taken` `[n]`, one at least, of the `[n, q]` tokens that follow the newest ones."""
+        room, needed = self.history.shape[1], int((self.length + taken).max()) + 1
+        if needed > room:
+            self.history = torch.nn.functional.pad(self.history, (0, max(needed, room + room // 4) - room))
+        inside = torch.arange(tokens.shape[1], device=tokens.device) < taken[:, None]
+        row, place = inside.nonzero(as_tuple=True)
+        self.history[row, (self.length + 1)[row] + place] = tokens[inside]
+        self.last = tokens.gather(1, taken[:, None] - 1)[:, 0]
+        self.length = self.length + taken
 
     @property
     def produced(self) -> Tensor:
@@ -307,12 +318,7 @@ class _Batch:
             right = tokens[:, :-1] == guesses
             rows.learn(right, guesses >= 0)
             follows = follows[:, :-1] & right
-        taken = 1 + follows[:, : width - 1].long().cumprod(1).sum(1)
-        inside = ahead < taken[:, None]
-        row = torch.arange(n, device=logits.device)[:, None].expand_as(inside)
-        rows.history[row[inside], (rows.length[:, None] + 1 + ahead)[inside]] = tokens[inside]
-        rows.last = tokens.gather(1, taken[:, None] - 1)[:, 0]
-        rows.length = rows.length + taken
+        rows.record(tokens, 1 + follows[:, : width - 1].long().cumprod(1).sum(1))
 
     @torch.inference_mode()
     def join(self, other: _Batch) -> _Batch:

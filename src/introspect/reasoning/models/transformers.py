@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 from introspect.errors import InputError
 from introspect.reasoning.chat import ChatRequest, ChatResponse
@@ -179,17 +180,38 @@ def _stop_ids(model: Any, tokenizer: Any) -> set[int]:
     return {end for end in (*ends, tokenizer.eos_token_id, turn_end(tokenizer)) if end is not None}
 
 
+# The models that are decoded with now: by how many iterators, and what puts each back as it was.
+_decoding: WeakKeyDictionary[Any, tuple[int, ExitStack]] = WeakKeyDictionary()
+
+
 @contextmanager
 def _evaluating(model: Any) -> Iterator[None]:
+    """Keep a model in evaluation; where several iterators overlap, until the last of them ends."""
+    users, undo = _decoding.get(model) or (0, ExitStack())
+    if not users:
+        undo.enter_context(_in_evaluation(model))
+    _decoding[model] = users + 1, undo
+    try:
+        yield
+    finally:
+        users = _decoding.pop(model)[0] - 1
+        if users:
+            _decoding[model] = users, undo
+        else:
+            undo.close()
+
+
+@contextmanager
+def _in_evaluation(model: Any) -> Iterator[None]:
     """Evaluation mode with an attention that takes any mask, and afterwards everything as it was."""
     training = [module for module in model.modules() if module.training]
     attention = getattr(model.config, "_attn_implementation", None)
     other = attention not in ("sdpa", "eager", None)
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    model.eval()
-    if other:
-        base.set_attn_implementation("sdpa")
     try:
+        model.eval()
+        if other:
+            base.set_attn_implementation("sdpa")
         yield
     finally:
         for module in training:
