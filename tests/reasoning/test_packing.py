@@ -21,8 +21,9 @@ from introspect.reasoning.batching import (
     collate,
     collate_groups,
 )
+from introspect.reasoning.likelihood import predict_at
 from introspect.reasoning.packing import attention_mask, best_fit, group_tokens, pack, visible
-from introspect.reasoning.student import ReasoningStudent, predict_at
+from introspect.reasoning.student import ReasoningStudent
 from introspect.reasoning.supervision import Supervised
 from introspect.resuming import place
 from tests.reasoning.tiny import tiny_folder, tiny_model

@@ -18,7 +18,8 @@ from torch.utils.data import DataLoader
 from introspect.errors import InputError
 from introspect.reasoning.batching import collate
 from introspect.reasoning.chat import Message
-from introspect.reasoning.student import ReasoningStudent, load_student, lr_factor, predict_at
+from introspect.reasoning.likelihood import predict_at
+from introspect.reasoning.student import ReasoningStudent, load_student, lr_factor
 from introspect.reasoning.supervision import supervise
 from tests.reasoning.tiny import tiny_folder, tiny_tokenizer
 

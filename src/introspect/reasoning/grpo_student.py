@@ -18,8 +18,9 @@ from introspect.reasoning.batching import IGNORED
 from introspect.reasoning.exploration import STATISTICS
 from introspect.reasoning.export import ModelCard
 from introspect.reasoning.grpo import GRPO, clipped_surrogate, kl_estimate
+from introspect.reasoning.likelihood import likelihood
 from introspect.reasoning.packing import Batch
-from introspect.reasoning.student import ReasoningStudent, predict_at
+from introspect.reasoning.student import ReasoningStudent
 
 log = logging.getLogger(__name__)
 
@@ -130,9 +131,8 @@ class GRPOStudent(ReasoningStudent):
         """Of the drawn tokens at the temperature at which they were drawn, [n], float32, row by row."""
         following = functional.pad(batch["labels"][:, 1:], (0, 1), value=IGNORED)  # [b, s]: what each token predicts
         keep = following != IGNORED
-        logits = predict_at(network, {"input_ids": batch["input_ids"]}, keep)  # [n, v]
-        logits = logits.float() / self.grpo.sampling.temperature
-        return -functional.cross_entropy(logits, following[keep], reduction="none")
+        temperature = self.grpo.sampling.temperature
+        return likelihood(network, {"input_ids": batch["input_ids"]}, keep, following[keep], temperature=temperature)[0]
 
 
 def _mean(values: Tensor) -> Tensor:

@@ -8,14 +8,13 @@ from __future__ import annotations
 import math
 import pickle
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from lightning.pytorch import LightningModule
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from introspect.errors import InputError
@@ -24,6 +23,7 @@ from introspect.reasoning.evaluation import Failures, Testing
 from introspect.reasoning.examples import MultiHopExample
 from introspect.reasoning.export import ModelCard, save_folder
 from introspect.reasoning.initialization import induction_ready
+from introspect.reasoning.likelihood import likelihood
 from introspect.reasoning.models.loading import load_pretrained
 from introspect.reasoning.packing import Batch, attention_mask
 from introspect.reasoning.rollouts import Rollout
@@ -172,9 +172,8 @@ class ReasoningStudent(LightningModule):
             following = functional.pad(batch["labels"][:, 1:], (0, 1), value=IGNORED)  # [b, s]: what each predicts
             keep = following != IGNORED
             targets = following[keep]  # [n]
-        logits = predict_at(self.network, inputs, keep)  # [n, v]
-        accuracy = (logits.detach().argmax(-1) == targets).float().mean()
-        return functional.cross_entropy(logits.float(), targets), accuracy, len(targets)
+        log_probabilities, hits = likelihood(self.network, inputs, keep, targets)
+        return -log_probabilities.mean(), hits.float().mean(), len(targets)
 
     def _packed_mask(self, batch: Batch) -> Any:
         """The attention mask of a packed batch; an InputError for a model that would not obey it."""
@@ -297,40 +296,6 @@ class ReasoningStudent(LightningModule):
         trained = self._trained_names()
         copy.load_state_dict({name: value.cpu() for name, value in self.state_dict().items() if name in trained})
         return copy.network.merge_and_unload()
-
-
-def predict_at(network: Any, inputs: Mapping[str, Tensor], keep: Tensor) -> Tensor:
-    """Logits at some positions only: no others are ever computed, which is most of the memory of a large vocabulary.
-
-    The output embedding is given only the hidden states that are kept, so whatever the model does to its logits (a
-    scale, a soft cap) is done as ever. A model without output embedding computes all logits.
-
-    Args:
-        network: a causal language model of transformers, or one wrapped by peft.
-        inputs: of its forward, tensors [b, s].
-        keep: [b, s] bool, which positions are wanted; or [n], their places in the flattened rows, which may repeat.
-
-    Returns:
-        [n, v], row by row of the batch.
-    """
-    head = network.get_output_embeddings()
-    if keep.ndim == 2 and keep.shape != inputs["input_ids"].shape:
-        raise IndexError(f"the mask {[*keep.shape]} does not fit the tokens {[*inputs['input_ids'].shape]}")
-    keep = keep if keep.ndim == 1 else keep.flatten().nonzero()[:, 0]
-    if head is None:
-        return network(**inputs, use_cache=False).logits.flatten(0, 1)[keep]
-    with _head_sees(head, keep):
-        return network(**inputs, use_cache=False).logits.squeeze(0)
-
-
-@contextmanager
-def _head_sees(head: nn.Module, keep: Tensor) -> Iterator[None]:
-    """Replace the hidden states [b, s, h] that reach the module by those kept, [1, n, h]."""
-    handle = head.register_forward_pre_hook(lambda _, inputs: (inputs[0].flatten(0, 1)[keep][None], *inputs[1:]))
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 def lr_factor(step: int, total: int, warmup_ratio: float, schedule: Schedule, min_lr_ratio: float) -> float:
