@@ -47,7 +47,7 @@ MODEL = "model.model=folder"
 METHODS = tuple(name + base for name in ("at", "ft", "crd", "sskd") for base in ("", "_logit"))
 IMAGES = ("kd", "kd_shuffled", "label_smoothing", "ls_teacher_kd", "scratch", "self_kd", "teacher", *METHODS)
 IMAGE_OPTIONS = {
-    "data": {"shapeworld", "cifar10", "cifar100", "imagenet", "places365", "image_folders"},
+    "data": {"shapeworld", "cells", "cifar10", "cifar100", "imagenet", "places365", "image_folders"},
     "datamodule": {"images"},
     "model": {"distillation"},
     "callbacks": {"distillation", "teaching", "class_similarity", "concept_detectors", "metrics_file"},
