@@ -91,7 +91,8 @@ class FiveBand:
 
     def metrics(self) -> dict[str, float]:
         """`dissect/five_band/<method>/<score>`, `…/soft/<score>` (mean over the sweep), and the network's accuracy."""
-        place, found = f"dissect/{self.name}", {}
+        place = f"dissect/{self.name}"
+        found: dict[str, float] = {}
         for method, hard, soft in zip(self.methods, self.total, self.soft.mean(1), strict=True):
             found |= {f"{place}/{method}/{score}": float(hard[i]) for i, score in enumerate(SCORES)}
             found |= {f"{place}/{method}/soft/{score}": float(soft[i]) for i, score in enumerate(SCORES)}
