@@ -180,6 +180,22 @@ def test_evaluations_compose_and_fit_their_targets(data: str, tmp_path: Path) ->
         check_target(key, node)
 
 
+@pytest.mark.parametrize("measure", sorted(path.stem for path in (CONFIGS / "measure").glob("*.yaml")))
+def test_measures_compose_and_fit_their_targets(measure: str, tmp_path: Path) -> None:
+    cfg = compose_config("dissect", [f"measure={measure}", "ckpt_path=x", "layer=layer3"], tmp_path)
+    cli.check(cfg)
+    for key, node in targets(OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))):
+        check_target(key, node)
+
+
+def test_without_a_measure_it_is_the_dissection(tmp_path: Path) -> None:
+    cfg = compose_config("dissect", ["ckpt_path=x", "layer=layer3", "dissection.quantile=0.01"], tmp_path)
+    assert cfg.measure == cfg.dissection
+    assert cfg.measure.quantile == 0.01
+    with pytest.raises(cli.InputError, match="layer is required"):
+        cli.check(compose_config("dissect", ["ckpt_path=x"], tmp_path))
+
+
 @pytest.mark.parametrize("judge", sorted(path.stem for path in (CONFIGS / "judge").glob("*.yaml")))
 def test_every_judge_judges_saved_rollouts(judge: str, tmp_path: Path) -> None:
     cfg = compose_config("evaluate", ["rollouts=run", f"judge={judge}"], tmp_path)

@@ -64,7 +64,7 @@ def test_a_random_map() -> None:
     truth[:, :, :100], truth[:, :, 100:200] = 0.9, 0.4
     found = scores(rgb(values), truth, hard())
     assert float(found.accuracy) == pytest.approx(0.25 * 0.15 + 0.25 * 0.2 + 0.5 * 0.3, abs=0.01)
-    assert float(found.fpr) == pytest.approx(0.6125 / 0.7625, abs=0.01)
+    assert float(found.false_positive_rate) == pytest.approx(0.6125 / 0.7625, abs=0.01)
     assert float(found.recall) == pytest.approx(0.0875 / (0.0875 + 0.15), abs=0.01)
 
 

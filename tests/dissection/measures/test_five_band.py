@@ -30,7 +30,7 @@ def test_of_a_network_that_looks_where_it_should(tmp_path: Path, capsys: pytest.
     options = {"limit": None, "batch_size": 7, "examples": 3, "checkpoint": "hand.ckpt"}
     found = five_band(network=Sides(), data=Squares(), folder=tmp_path, methods="saliency", **options)
     place = "dissect/five_band"
-    expected = {"accuracy": 1, "precision": 1, "recall": 1, "fpr": 0}
+    expected = {"accuracy": 1, "precision": 1, "recall": 1, "false_positive_rate": 0}
     for score, value in expected.items():
         assert found[f"{place}/saliency/{score}"] == pytest.approx(value, abs=1e-6)
         assert found[f"{place}/saliency/soft/{score}"] == pytest.approx(value, abs=1e-6)
@@ -97,7 +97,7 @@ def test_the_command(name: str, classes: int, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "run/metrics.json").read_text()) == metrics
     assert (tmp_path / "run/five_band_examples.png").is_file()
     [logged] = tmp_path.glob("run/**/metrics.csv")
-    assert "dissect/five_band/deep_lift/fpr" in logged.read_text().splitlines()[0]
+    assert "dissect/five_band/deep_lift/false_positive_rate" in logged.read_text().splitlines()[0]
 
 
 @pytest.mark.parametrize(
