@@ -29,8 +29,8 @@ class Scores(NamedTuple):
 
     accuracy: of the pixels, those in the band of the truth. Of the pixels outside band 0 in attribution or truth: a hit
     is in the truth's band; a false alarm is not, though outside band 0; a miss is in band 0, and the truth is not.
-    precision: hits / (hits + false alarms). recall: hits / (hits + misses). false_positive_rate: false alarms / (false alarms +
-    pixels in band 0 of both). The divisors have 1e-6 added, as in the reference: what has no pixels is 0.
+    precision: hits / (hits + false alarms). recall: hits / (hits + misses). false_positive_rate: false alarms / (false
+    alarms + pixels in band 0 of both). The divisors have 1e-6 added, as in the reference: what has no pixels is 0.
     """
 
     accuracy: Tensor

@@ -44,7 +44,7 @@ class Examples:
 
 @dataclass(frozen=True)
 class FiveBand:
-    """Scores of attributions, each the mean over images: accuracy, precision, recall and false_positive_rate, see `bands.Scores`.
+    """Scores of attributions, each the mean over images: see `bands.Scores`.
 
     network, checkpoint, data, split: what was measured, on what. methods: of attribution. images: of each class, int64
     [c]. right: of them, those whose class the network finds. hard: at the thresholds of the truth, by class, float64
