@@ -9,7 +9,7 @@ from introspect import cli
 @hydra.main(version_base="1.3", config_path="configs", config_name="dissect")
 @cli.task
 def main(cfg: DictConfig) -> dict[str, float]:
-    """Dissect the network; returns every count."""
+    """Measure the network; returns every number."""
     from introspect.app import dissect
 
     return dissect(cfg)

@@ -51,7 +51,7 @@ def call(
         ("train", ["+teacher.api_key=abcdef"], "environment variable"),
         ("train", ["-m", "trainer=ddp", "seed=1,2"], "-m does not go with trainer.strategy=ddp"),
         ("evaluate", [], "ckpt_path is required"),
-        ("evaluate", ["data=hotpot"], "there is no data=hotpot: data can be cifar10, "),
+        ("evaluate", ["data=hotpot"], "there is no data=hotpot: data can be cells, cifar10, "),
     ],
 )
 def test_a_mistake_is_answered_in_one_line(tmp_path: Path, command: str, arguments: list[str], expected: str) -> None:

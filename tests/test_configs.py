@@ -47,7 +47,7 @@ MODEL = "model.model=folder"
 METHODS = tuple(name + base for name in ("at", "ft", "crd", "sskd") for base in ("", "_logit"))
 IMAGES = ("kd", "kd_shuffled", "label_smoothing", "ls_teacher_kd", "scratch", "self_kd", "teacher", *METHODS)
 IMAGE_OPTIONS = {
-    "data": {"shapeworld", "cifar10", "cifar100", "imagenet", "places365", "image_folders"},
+    "data": {"shapeworld", "cells", "cifar10", "cifar100", "imagenet", "places365", "image_folders"},
     "datamodule": {"images"},
     "model": {"distillation"},
     "callbacks": {"distillation", "teaching", "class_similarity", "concept_detectors", "metrics_file"},
@@ -178,6 +178,22 @@ def test_evaluations_compose_and_fit_their_targets(data: str, tmp_path: Path) ->
     cli.check(cfg)
     for key, node in targets(OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))):
         check_target(key, node)
+
+
+@pytest.mark.parametrize("measure", sorted(path.stem for path in (CONFIGS / "measure").glob("*.yaml")))
+def test_measures_compose_and_fit_their_targets(measure: str, tmp_path: Path) -> None:
+    cfg = compose_config("dissect", [f"measure={measure}", "ckpt_path=x", "layer=layer3"], tmp_path)
+    cli.check(cfg)
+    for key, node in targets(OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))):
+        check_target(key, node)
+
+
+def test_without_a_measure_it_is_the_dissection(tmp_path: Path) -> None:
+    cfg = compose_config("dissect", ["ckpt_path=x", "layer=layer3", "dissection.quantile=0.01"], tmp_path)
+    assert cfg.measure == cfg.dissection
+    assert cfg.measure.quantile == 0.01
+    with pytest.raises(cli.InputError, match="layer is required"):
+        cli.check(compose_config("dissect", ["ckpt_path=x"], tmp_path))
 
 
 @pytest.mark.parametrize("judge", sorted(path.stem for path in (CONFIGS / "judge").glob("*.yaml")))

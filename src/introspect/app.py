@@ -89,13 +89,13 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
 
 
 def dissect(cfg: DictConfig) -> dict[str, float]:
-    """Count the concept detectors of a network.
+    """Count the concept detectors of a network, or measure otherwise how interpretable it is.
 
     Args:
         cfg: configs/dissect.yaml, composed and checked.
 
     Returns:
-        Every count.
+        Every number of the measure.
 
     Raises:
         InputError: for a mistake in what the user gave.
@@ -103,7 +103,7 @@ def dissect(cfg: DictConfig) -> dict[str, float]:
     introduce(cfg)
     seed_everything(cfg.seed, workers=True, verbose=False)
     with closing_trackers():
-        measure = instantiate(cfg.dissection)
+        measure = instantiate(cfg.measure)
         loggers = build_loggers(cfg)
         metrics: dict[str, float] = measure(loggers=loggers)
         for logger in loggers:

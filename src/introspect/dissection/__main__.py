@@ -1,4 +1,4 @@
-"""Beside dissect.py: `python -m introspect.dissection compare FOLDER FOLDER …` and `… export FOLDER`."""
+"""Beside dissect.py: `python -m introspect.dissection compare FOLDER FOLDER …`, `… stability …`, `… export FOLDER`."""
 
 from __future__ import annotations
 
@@ -25,6 +25,11 @@ def _parser() -> ArgumentParser:
     compare.add_argument("--threshold", type=float, help="of the IoU, for all; each dissection's own by default")
     compare.add_argument("--seed", type=int, default=0, help="of the intervals (0)")
     compare.set_defaults(run=_compare)
+    stability = commands.add_parser("stability", help="how far saved dissections, say of several seeds, agree")
+    stability.add_argument("folders", nargs="+", metavar="FOLDER", type=Path, help="holds a dissection.json")
+    stability.add_argument("--threshold", type=float, help="of the IoU, for all; each dissection's own by default")
+    stability.add_argument("--output", type=Path, required=True, help="folder for numbers, tables and the figure")
+    stability.set_defaults(run=_stability)
     export = commands.add_parser("export", help="shapeworld as a folder in Broden's layout")
     export.add_argument("folder", metavar="FOLDER", type=Path, help="to be made, or empty")
     export.add_argument("--images", type=int, default=1000, help="how many (1000)")
@@ -52,6 +57,20 @@ def _compare(chosen: Namespace) -> None:
     )
     rich.print(found.table())
     sys.stdout.write(found.markdown())
+
+
+def _stability(chosen: Namespace) -> None:
+    from introspect.dissection.files import load
+    from introspect.dissection.measures.output import check_figure, publish
+    from introspect.dissection.measures.stability import Stability
+    from introspect.dissection.rules import Rules
+
+    check_figure(True)
+    if chosen.threshold is not None:
+        Rules(iou_threshold=chosen.threshold)
+    _short_names(chosen.folders)  # refuses one that is named twice
+    found = tuple(load(folder) for folder in chosen.folders)
+    publish(Stability({"dissections": found}, chosen.threshold), chosen.output)
 
 
 def _short_names(folders: Sequence[Path]) -> list[str]:

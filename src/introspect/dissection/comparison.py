@@ -110,7 +110,7 @@ def compare(
     if resamples < 1:
         raise InputError(f"bootstrap resamples: got {resamples}, expected 1 or more")
     groups = {name: [d] if isinstance(d, Dissection) else list(d) for name, d in dissections.items()}
-    _check_comparable(groups, threshold)
+    check_comparable(groups, threshold)
     order = ["total", "unique", *next(iter(groups.values()))[0].categories]
     values, replicates = {}, {}
     for number, (name, group) in enumerate(groups.items()):
@@ -130,8 +130,12 @@ def compare(
     )
 
 
-def _check_comparable(groups: Mapping[str, Sequence[Dissection]], threshold: float | None) -> None:
-    """Refuse dissections that were made in different ways, naming the first difference."""
+def check_comparable(groups: Mapping[str, Sequence[Dissection]], threshold: float | None) -> None:
+    """Refuse dissections that were made in different ways.
+
+    Raises:
+        InputError: naming the first difference.
+    """
     named = [(name, dissection) for name, group in groups.items() for dissection in group]
     first = _made(named[0][1], threshold)
     for name, dissection in named[1:]:

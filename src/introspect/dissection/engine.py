@@ -88,12 +88,12 @@ def dissect(
     _check_images(concepts, work)
     layers = as_names(layers)
     find_layers(model, layers)
-    target = torch.device(device) if device is not None else _device_of(model)
+    target = torch.device(device) if device is not None else device_of(model)
     views = {layer: views_of(layer, rules, work) for layer in layers}
     show = track if progress else _pass_on
     with Spool(cache_dir) as spool:
         reading = _Reading(concepts, prepare, spool, target, views)
-        with _moved(model, target):
+        with moved(model, target):
             reading.run(model, work, show)
         flat = [view for found in views.values() for view in found]
         for view in show(flat, description="counting", total=len(flat)):
@@ -228,9 +228,9 @@ def _readable(batch: Sequence[_Item | InputError]) -> list[_Item]:
 
 
 @contextmanager
-def _moved(model: nn.Module, device: torch.device) -> Iterator[None]:
+def moved(model: nn.Module, device: torch.device) -> Iterator[None]:
     """The network on a device for a while, then where it was."""
-    home = _device_of(model)
+    home = device_of(model)
     try:
         model.to(device)
         yield
@@ -243,7 +243,8 @@ def _counting_device(device: torch.device) -> torch.device:
     return torch.device("cpu") if device.type == "mps" else device
 
 
-def _device_of(model: nn.Module) -> torch.device:
+def device_of(model: nn.Module) -> torch.device:
+    """Where the weights of a network are; the CPU if it has none."""
     tensors = [*model.parameters(), *model.buffers()]
     return tensors[0].device if tensors else torch.device("cpu")
 

@@ -93,13 +93,13 @@ def measure(
         quantile=quantile,
         iou_threshold=iou_threshold,
         presence=presence,
-        preprocessing=_own(network) if preprocessing == MODEL else preprocessing,
+        preprocessing=own_preprocessing(network) if preprocessing == MODEL else preprocessing,
         controls=controls or (),
         rotations=rotations,
         examples=examples if report or table_rows else 0,
         batch_size=batch_size,
         num_workers=num_workers,
-        device=_device(device),
+        device=chosen_device(device),
         cache_dir=cache_dir,
         seed=seed,
     )
@@ -129,7 +129,7 @@ def check(network: nn.Module, layer: str | Sequence[str], **options: Any) -> Non
         options["controls"] = as_controls(options["controls"])
     Work(**_known(Work, options))
     whole_number("table_rows", options.get("table_rows", 0), 0)
-    _device(options.get("device", AUTO))
+    chosen_device(options.get("device", AUTO))
 
 
 def _known(kind: type[Rules] | type[Work], options: Mapping[str, Any]) -> dict[str, Any]:
@@ -182,7 +182,12 @@ def numbers(dissections: Dissection | Sequence[Dissection], prefix: str = "") ->
     return metrics
 
 
-def _own(network: nn.Module) -> Callable[[Tensor], Tensor]:
+def own_preprocessing(network: nn.Module) -> Callable[[Tensor], Tensor]:
+    """How a network prepares its images: its attribute `preprocess`.
+
+    Raises:
+        InputError: it has none.
+    """
     prepare: Any = getattr(network, "preprocess", None)
     if not callable(prepare):
         raise InputError(
@@ -192,7 +197,12 @@ def _own(network: nn.Module) -> Callable[[Tensor], Tensor]:
     return prepare
 
 
-def _device(name: str) -> str:
+def chosen_device(name: str) -> str:
+    """The device that an option names; `auto` takes a CUDA GPU where there is one.
+
+    Raises:
+        InputError: this machine has no such device.
+    """
     if name == AUTO:
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:

@@ -1,13 +1,20 @@
-"""shapeworld as images with classes; what else there is to see in them is `dissection.concepts.shapeworld`."""
+"""shapeworld as images with classes, and with the pixels that show the class; all else is `dissection.concepts`."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
 
 from introspect.distillation.datasets.base import Split, TensorImages
 from introspect.errors import InputError
-from introspect.shapeworld import CLASS_NAMES, FAMILY_OF, Shapeworld, draw
+from introspect.shapeworld import CLASS_NAMES, FAMILY_OF, LAYERS, Shapeworld, draw
+
+_CLASS_LAYER = len(LAYERS) - 1 - LAYERS[::-1].index("object")  # the first layer of objects holds the families
+_TELLING = 0.9
 
 
 class ShapeworldImages:
@@ -47,3 +54,33 @@ class ShapeworldImages:
         """The images of a split, in memory."""
         world = Shapeworld(split=split, size=self.sizes[split], seed=self.seed, side=self.side)
         return TensorImages(world.images, world.classes)
+
+    def explained(self, split: Split) -> ExplainedShapeworld:
+        """The images of a split with their classes and the truth of what matters."""
+        return ExplainedShapeworld(Shapeworld(split=split, size=self.sizes[split], seed=self.seed, side=self.side))
+
+
+class ExplainedShapeworld(Dataset[tuple[Tensor, ...]]):
+    """Images uint8 [3, s, s], classes, and truths float32 [s, s]; read in batches.
+
+    The truth is ours, in the values of the five-band score: 0.9 on the object of the image's class, 0 elsewhere.
+    Nothing has 0.4: which parts of an object tell its class from another of its family is not annotated.
+    """
+
+    def __init__(self, world: Shapeworld) -> None:
+        self.world = world
+
+    def __len__(self) -> int:
+        return len(self.world)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        image, number, truth = self.__getitems__([index % len(self)])
+        return image[0], number[0], truth[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, ...]:
+        """A batch, collated."""
+        chosen, drawn = torch.as_tensor(indices), self.world.drawn
+        truth = (drawn.pixels[chosen, _CLASS_LAYER] > 0).float() * _TELLING
+        return drawn.images[chosen], drawn.classes[chosen], truth

@@ -1,0 +1,229 @@
+"""Attributions: how much each pixel says for a class, by the methods of Captum; and plain gradients.
+
+Every method looks at pixels from 0 to 1, so that the baseline of those that have one is a black image, as in the
+reference of the five-band score. Guided backpropagation, deconvolution and DeepLift take the network's ReLUs as modules
+of their own, and would silently give plain gradients where it calls a function, or one module twice: so they are given
+a traced copy of the network in which each call of a ReLU is a module.
+
+Shapes: n images, h x w pixels.
+"""
+
+from __future__ import annotations
+
+import difflib
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from lightning.pytorch.utilities.seed import isolate_rng
+from torch import Tensor, fx, nn
+from torch.nn import functional
+
+from introspect.dissection.measures.images import PixelNetwork
+from introspect.dissection.measures.output import library
+from introspect.dissection.rules import as_names, whole_number
+from introspect.errors import InputError
+
+Gradient = Literal["loss", "logit"]
+
+_BASELINES, _SPREAD = 4, 1e-3  # of the methods with several baselines: as published
+_RELUS = (torch.relu, torch.relu_, functional.relu, functional.relu_)
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """One call of a method: what it looks at, and its settings."""
+
+    captum: Any
+    model: nn.Module
+    layer: nn.Module | None
+    pixels: Tensor
+    targets: Tensor
+    steps: int
+    baselines: Tensor
+
+
+def _plain(name: str) -> Callable[[_Call], Tensor]:
+    def run(call: _Call) -> Tensor:
+        found: Tensor = getattr(call.captum, name)(call.model).attribute(call.pixels, target=call.targets)
+        return found
+
+    return run
+
+
+def _from_baselines(name: str) -> Callable[[_Call], Tensor]:
+    def run(call: _Call) -> Tensor:
+        method = getattr(call.captum, name)(call.model)
+        found: Tensor = method.attribute(call.pixels, baselines=call.baselines, target=call.targets)
+        return found
+
+    return run
+
+
+def _integrated(call: _Call) -> Tensor:
+    found: Tensor = call.captum.IntegratedGradients(call.model).attribute(
+        call.pixels, target=call.targets, n_steps=call.steps, internal_batch_size=4 * len(call.pixels)
+    )
+    return found
+
+
+def _guided_cam(call: _Call) -> Tensor:
+    found: Tensor = call.captum.GuidedGradCam(call.model, call.layer).attribute(call.pixels, target=call.targets)
+    return found
+
+
+METHODS: dict[str, Callable[[_Call], Tensor]] = {
+    "saliency": _plain("Saliency"),
+    "input_x_gradient": _plain("InputXGradient"),
+    "integrated_gradients": _integrated,
+    "deep_lift": _plain("DeepLift"),
+    "deep_lift_shap": _from_baselines("DeepLiftShap"),
+    "gradient_shap": _from_baselines("GradientShap"),
+    "guided_backprop": _plain("GuidedBackprop"),
+    "deconvolution": _plain("Deconvolution"),
+    "guided_grad_cam": _guided_cam,
+}
+_NEED_MODULES = {"deep_lift", "deep_lift_shap", "guided_backprop", "deconvolution", "guided_grad_cam"}
+
+
+class Attribution:
+    """Attributes classes to pixels by several methods of Captum.
+
+    Args:
+        model: takes in pixels from 0 to 1; in evaluation mode.
+        methods: of `METHODS`.
+        layer: the convolution that guided Grad-CAM looks at; None takes the last one.
+        steps: of integrated gradients.
+        seed: of the baselines of the methods that have several.
+
+    Raises:
+        InputError: Captum is not installed, there is no such method or layer, or a method needs a network that torch.fx
+            can trace, and it can not.
+    """
+
+    def __init__(
+        self,
+        model: PixelNetwork,
+        methods: str | Sequence[str],
+        *,
+        layer: str | None = None,
+        steps: int = 50,
+        seed: int = 0,
+    ) -> None:
+        self.methods = check_methods(methods)
+        self._captum = library("captum.attr", "attributions are made by Captum")
+        self._model = self._traced = model
+        self._steps, self._seed = whole_number("steps", steps, 1), seed
+        if needy := [method for method in self.methods if method in _NEED_MODULES]:
+            self._traced = PixelNetwork(with_relu_modules(model.network, needy), model.prepare)
+        self._layer = _convolution(self._traced.network, layer) if "guided_grad_cam" in self.methods else None
+
+    def __call__(self, method: str, pixels: Tensor, targets: Tensor) -> Tensor:
+        """How much each value says for its image's target.
+
+        Args:
+            method: one of those that were named.
+            pixels: from 0 to 1, float [n, 3, h, w].
+            targets: class of each image, int64 [n].
+
+        Returns:
+            Float [n, 3, h, w].
+        """
+        model = self._traced if method in _NEED_MODULES else self._model
+        numbers = torch.Generator().manual_seed(self._seed)
+        baselines = torch.randn(_BASELINES, *pixels.shape[1:], generator=numbers).to(pixels.device) * _SPREAD
+        inputs = pixels.clone().requires_grad_()
+        call = _Call(self._captum, model, self._layer, inputs, targets, self._steps, baselines)
+        with warnings.catch_warnings(), isolate_rng(), torch.enable_grad():
+            warnings.simplefilter("ignore")  # Captum says that it sets hooks, at each call
+            torch.manual_seed(self._seed)
+            np.random.seed(self._seed)  # noqa: NPY002 - Captum draws from both
+            return METHODS[method](call).detach()
+
+
+def check_methods(methods: str | Sequence[str]) -> tuple[str, ...]:
+    """The methods, if all of them are known.
+
+    Raises:
+        InputError: one is not, or there are none.
+    """
+    named = as_names(methods)
+    for method in named:
+        if method not in METHODS:
+            close = difflib.get_close_matches(method, METHODS, n=2)
+            hint = f"; did you mean {', '.join(close)}?" if close else ""
+            raise InputError(f"methods={method}: expected some of {', '.join(METHODS)}{hint}")
+    if not named:
+        raise InputError(f"methods: name at least one of {', '.join(METHODS)}")
+    return named
+
+
+def with_relu_modules(network: nn.Module, methods: Sequence[str] = ()) -> fx.GraphModule:
+    """A traced copy that shares the weights of a network, in which every call of a ReLU is a module of its own.
+
+    Raises:
+        InputError: torch.fx can not trace the network, or there is no ReLU in it.
+    """
+    why = f"methods={','.join(methods)}" if methods else "this method"
+    try:
+        traced = fx.symbolic_trace(network)
+    except (fx.proxy.TraceError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{why}: needs a network that torch.fx can trace: {reason}") from error
+    modules, count = dict(traced.named_modules()), 0
+    for node in list(traced.graph.nodes):
+        if not _is_relu(node, modules):
+            continue
+        name, count = f"relu_{count}_of_call", count + 1
+        traced.add_submodule(name, nn.ReLU())
+        with traced.graph.inserting_after(node):
+            called = traced.graph.call_module(name, (node.args[0] if node.args else node.kwargs["input"],))
+        node.replace_all_uses_with(called)
+        traced.graph.erase_node(node)
+    if not count:
+        raise InputError(f"{why}: follows the ReLUs of a network, and this one has none")
+    traced.recompile()
+    return traced.train(network.training)
+
+
+def _is_relu(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
+    if node.op == "call_module":
+        return isinstance(modules[str(node.target)], nn.ReLU)
+    if node.op == "call_method":
+        return node.target in ("relu", "relu_")
+    return node.op == "call_function" and node.target in _RELUS
+
+
+def _convolution(network: nn.Module, layer: str | None) -> nn.Module:
+    found = {name: module for name, module in network.named_modules() if isinstance(module, nn.Conv2d)}
+    if not found or (layer is not None and layer not in found):
+        close = difflib.get_close_matches(layer or "", found, n=3, cutoff=0.3) or list(found)[-3:]
+        what = f"; convolutions are {', '.join(close)}" if found else ", and this network has none"
+        raise InputError(f"layer={layer}: methods=guided_grad_cam looks at a convolution{what}")
+    return found[layer] if layer is not None else list(found.values())[-1]
+
+
+def gradients(model: nn.Module, pixels: Tensor, classes: Tensor, of: Gradient = "loss") -> tuple[Tensor, Tensor]:
+    """Derivative of each image's own loss or logit by its pixels.
+
+    Args:
+        model: takes in pixels from 0 to 1; in evaluation mode, so that no image touches another.
+        pixels: float [n, 3, h, w].
+        classes: the true ones, int64 [n].
+        of: `loss` (cross-entropy) or `logit` (of the true class).
+
+    Returns:
+        The derivatives, float [n, 3, h, w], and the logits [n, classes].
+    """
+    with torch.enable_grad():
+        inputs = pixels.detach().clone().requires_grad_()
+        logits = model(inputs)
+        if of == "loss":
+            value = functional.cross_entropy(logits, classes, reduction="sum")
+        else:
+            value = logits.gather(1, classes[:, None]).sum()
+        (found,) = torch.autograd.grad(value, inputs)
+    return found, logits.detach()
