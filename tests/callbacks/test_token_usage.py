@@ -11,7 +11,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from introspect.callbacks.token_usage import TokenUsage
+from introspect.callbacks.token_usage import TokenUsage, training_flops
 from introspect.errors import InputError
 
 # Two batches: 4 + 2 tokens of which 2 + 1 are supervised, and 3 + 3 of which 2 + 0 are: -100 is not supervised, and the
@@ -100,3 +100,32 @@ def test_batches_of_another_kind_are_refused(tmp_path: Path) -> None:
     usage = TokenUsage()
     with pytest.raises(InputError, match="attention_mask"):
         usage.on_train_batch_end(None, Nothing(), None, [torch.ones(1)], 0)  # type: ignore[arg-type]
+
+
+def test_flops_are_those_of_the_products_with_weights() -> None:
+    """4 weights trained, 6 frozen, and an output embedding of 8 trained ones at supervised tokens."""
+
+    class Network(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding, self.norm = nn.Embedding(4, 2), nn.LayerNorm(2)
+            self.body, self.frozen, self.head = nn.Linear(2, 2), nn.Linear(2, 3).requires_grad_(False), nn.Linear(2, 4)
+
+        def get_output_embeddings(self) -> nn.Module:
+            return self.head
+
+    assert training_flops(Network()) == (4 * 6 + 6 * 4, 8 * 6)
+
+
+def test_utilisation_is_what_is_needed_of_the_peak(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from introspect.callbacks import token_usage
+
+    monkeypatch.setattr(token_usage, "_peak_flops", lambda trainer: 1e6)
+    monkeypatch.setattr(token_usage, "training_flops", lambda network: (100.0, 0.0))
+    monkeypatch.setattr(Nothing, "network", nn.Identity(), raising=False)
+    _, module = fit(tmp_path, TokenUsage(), epochs=1)
+    last = module.logged[-1]
+    assert last["perf/mfu"] == pytest.approx(last["perf/tokens_per_second"] * 100 / 1e6)
+    monkeypatch.undo()
+    _, plain = fit(tmp_path, TokenUsage(), epochs=1)
+    assert "perf/mfu" not in plain.logged[-1]

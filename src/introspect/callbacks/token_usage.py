@@ -6,8 +6,9 @@ import time
 from typing import Any
 
 import torch
+from lightning.fabric.utilities.throughput import get_available_flops
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import Tensor
+from torch import Tensor, nn
 
 from introspect.errors import InputError
 from introspect.reasoning.batching import IGNORED
@@ -18,7 +19,7 @@ class TokenUsage(Callback):
 
     `train/tokens_seen`: tokens read since the training began, without padding. `train/supervised_tokens`: those among
     them that the loss was computed on. `perf/tokens_per_second`: tokens read per second of training; validation does
-    not count. A resumed run goes on counting where it stopped.
+    not count. `perf/mfu`, on GPUs whose peak is known to Lightning: the share of that peak that `training_flops` need. A resumed run goes on counting where it stopped.
 
     Batches are mappings with `attention_mask` [b, s], 1 on tokens, and `labels` [b, s], -100 where not supervised; or
     packed ones, with `group` [b, s], -1 on padding, and `target` [m]. A prompt that traces share is read once.
@@ -27,6 +28,15 @@ class TokenUsage(Callback):
     def __init__(self) -> None:
         self._counts = torch.zeros(2, dtype=torch.int64)  # seen, supervised
         self._clock: float | None = None
+        self._flops: tuple[float, float] | None = None  # FLOPs per token, per supervised token; shares of the peak
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look up what the devices could do at most."""
+        peak = _peak_flops(trainer)
+        network = getattr(pl_module, "network", None)
+        if peak and network is not None:
+            body, head = training_flops(network)
+            self._flops = body / peak, head / peak
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
@@ -54,6 +64,9 @@ class TokenUsage(Callback):
         now = time.monotonic()
         if self._clock is not None and now > self._clock:
             pl_module.log("perf/tokens_per_second", counts[0] / (now - self._clock))
+            if self._flops is not None:
+                needed = self._flops[0] * counts[0] + self._flops[1] * counts[1]
+                pl_module.log("perf/mfu", needed / (now - self._clock))
         self._clock = now
 
     def state_dict(self) -> dict[str, Any]:
@@ -64,6 +77,34 @@ class TokenUsage(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a checkpoint."""
         self._counts = torch.tensor([state_dict["tokens_seen"], state_dict["supervised_tokens"]])
+
+
+def training_flops(network: Any) -> tuple[float, float]:
+    """FLOPs of the products with weights in a training step: per token read, and beside it per supervised token.
+
+    A weight that is trained costs 6 per token (2 forward, 4 backward), one that is frozen 4; the output embedding is
+    applied to supervised tokens only. That is model FLOPs utilisation after Chowdhery et al., PaLM, arXiv 2204.02311,
+    appendix B, but without the attention's own products: a lower bound. Activations that are computed twice count once.
+    Experts that are no `nn.Linear` are not counted.
+    """
+    head = network.get_output_embeddings()
+    cost = {
+        module: module.weight.numel() * (6.0 if module.weight.requires_grad else 4.0)
+        for module in network.modules()
+        if isinstance(module, nn.Linear)
+    }
+    last = cost.pop(head, 0.0)
+    return sum(cost.values()), last
+
+
+def _peak_flops(trainer: Trainer) -> float:
+    """What all devices together can do in a second in the training's number format; 0 where that is not known."""
+    device = trainer.strategy.root_device
+    if device.type != "cuda":
+        return 0.0
+    precision = str(trainer.precision)
+    dtype = torch.bfloat16 if "bf16" in precision else torch.float16 if "16" in precision else torch.float32
+    return float(get_available_flops(device, dtype) or 0) * trainer.world_size
 
 
 def _counts(batch: Any) -> Tensor:
