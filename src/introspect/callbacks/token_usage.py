@@ -19,7 +19,8 @@ class TokenUsage(Callback):
 
     `train/tokens_seen`: tokens read since the training began, without padding. `train/supervised_tokens`: those among
     them that the loss was computed on. `perf/tokens_per_second`: tokens read per second of training; validation does
-    not count. `perf/mfu`, on GPUs whose peak is known to Lightning: the share of that peak that `training_flops` need. A resumed run goes on counting where it stopped.
+    not count. `perf/mfu`, on GPUs whose peak is known to Lightning: the share of it that `training_flops` need.
+    A resumed run goes on counting where it stopped.
 
     Batches are mappings with `attention_mask` [b, s], 1 on tokens, and `labels` [b, s], -100 where not supervised; or
     packed ones, with `group` [b, s], -1 on padding, and `target` [m]. A prompt that traces share is read once.
