@@ -17,7 +17,7 @@ from introspect.distillation.similarity import ClassSimilarity as Similarity
 class ClassSimilarity(Callback):
     """Logs `test/class_entropy`, and beside a teacher `test/logit_cka` and `test/similarity_rank_correlation`.
 
-    The matrices of similarities go to `class_similarity.json`: [i][j] is that of class j to class i. Definitions and
+    The matrices of similarities go to `class_similarity.json`: `[i][j]` is that of class j to class i. Definitions and
     units: `distillation.similarity.ClassSimilarity`. A student that is only tested has no teacher beside it.
 
     Args:
