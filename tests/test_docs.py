@@ -13,6 +13,10 @@ from typing import Any
 
 import pytest
 import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+
+from tests.composing import compose_config
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
@@ -103,3 +107,36 @@ def test_pages_are_made_of_configs_and_docstrings(site: Path) -> None:
     assert "best-fit decreasing" in packing
     assert (site / "search" / "search_index.json").stat().st_size > 100_000
     assert "<h1" in (site / "index.html").read_text(encoding="utf-8")
+
+
+def commands() -> Iterator[tuple[str, str, tuple[str, ...]]]:
+    """Every command of the README and the docs: where it stands, its script, its overrides; of sweeps the first job."""
+    shown = re.compile(r"python (train|evaluate|dissect)\.py((?:[ \t]+(?:\\\n[ \t]*)?[^\s`#|]+)*)")
+    for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        for script, line in shown.findall(path.read_text(encoding="utf-8")):
+            words = [word.strip("\"'") for word in line.replace("\\\n", " ").split()]
+            # Left out: what the reader fills in, and what makes many jobs of one.
+            overrides = [w for w in words if "=" in w and "…" not in w and not w.startswith(("hydra", "-"))]
+            yield path.name, script, tuple(first_job(word) for word in overrides)
+
+
+def first_job(override: str) -> str:
+    """`a=1,2` -> `a=1`, as Hydra reads it."""
+    parsed = OverridesParser.create().parse_override(override)
+    if not parsed.is_sweep_override():
+        return override
+    first = parsed.value().start if parsed.is_interval_sweep() else next(parsed.sweep_string_iterator())
+    return f"{override.split('=')[0]}={first}"
+
+
+@pytest.mark.slow
+def test_every_command_composes(tmp_path: Path) -> None:
+    found = sorted(set(commands()))
+    assert len(found) > 60
+    faults = []
+    for page, script, overrides in found:
+        try:
+            compose_config(script, list(overrides), tmp_path)
+        except HydraException as error:
+            faults.append(f"{page}: python {script}.py {' '.join(overrides)}: {str(error).splitlines()[0]}")
+    assert not faults, "\n".join(faults)
