@@ -231,3 +231,18 @@ def test_a_setting_of_swept_experiments_only(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(sys, "argv", ["train.py", "-m"])
     expected = "Could not override 'a.b'. If the swept experiments have it and the default one has not, write ++a.b=…"
     assert cli.explain(error) == expected
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "introspect.tracking.board",
+        "introspect.tracking.dashboard",
+        "introspect.dissection",
+        "introspect.reasoning.store",
+    ],
+)
+def test_tools_of_the_package_have_help_of_their_own(module: str) -> None:
+    done = subprocess.run([sys.executable, "-m", module, "--help"], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert f"python -m {module}" in done.stdout

@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 
 from introspect.app import evaluate, train
 from introspect.reasoning.measure import saved_runs
+from introspect.tracking.dashboard import SECTIONS
 from tests.composing import compose_config
 from tests.reasoning.tiny import tiny_folder
 
@@ -76,6 +77,13 @@ def test_training_leaves_everything_behind(trained: tuple[Path, dict[str, float]
     runs = saved_runs(run)
     assert runs.baseline is not None
     assert len(runs.baseline) == len(runs.model) == 4
+
+
+def test_dashboards_show_what_is_logged(trained: tuple[Path, dict[str, float]]) -> None:
+    shown = {name for panel in SECTIONS["Reasoning"] if panel.kind != "media" for name in panel.metrics}
+    assert len(shown) > 15
+    assert shown <= trained[1].keys()
+    assert {"perf/tokens_per_second", "train/tokens_seen", "train/lr"} <= trained[1].keys()
 
 
 def test_checkpoint_and_exported_folder_are_measured_alike(

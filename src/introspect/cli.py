@@ -38,13 +38,15 @@ _said: set[str] = set()
 
 
 def run(main: Callable[[], object]) -> None:
-    """Run a `@hydra.main` function as a command.
+    """Run a function as a command: one of `@hydra.main`, or one with options of its own.
 
     Raises:
         SystemExit: with status 2 for a mistake of the user's, 130 when interrupted.
     """
-    if sys.argv[1:] in (["--help"], ["-h"]):
-        print(help_text(Path(sys.argv[0])))  # noqa: T201
+    script = Path(sys.argv[0]).resolve()
+    # Tools that are run by `python -m` have no configs beside them, and help of their own.
+    if sys.argv[1:] in (["--help"], ["-h"]) and (script.parent / "configs").is_dir():
+        print(help_text(script))  # noqa: T201
         return
     with _one_line_errors():
         refuse_secrets(sys.argv[1:])
