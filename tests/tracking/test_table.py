@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from introspect.tracking.table import Run, best, compare, labels_of, latex, markdown, spread
+from introspect.tracking.table import Run, best, compare, labels_of, latex, markdown, published, spread
 
 NAMES = {"test/accuracy": "accuracy ↑", "dissect/detectors/total": "detectors", "model/aes": "AES"}
 
@@ -117,3 +117,13 @@ def test_spreads():
 
 def test_a_bar_in_a_name_does_not_break_the_table():
     assert r"| a=x\|y |" in markdown(compare([Run("a=x|y", "1", {"test/accuracy": 1.0})], NAMES))
+
+
+def test_published_numbers_stand_below_as_they_were_printed_for_the_arms_that_are_there():
+    others = {"a paper": {"accuracy, %": {"kd": 70.8, "at": 69.0}, "detectors": {"scratch": 275, "at": 287}}}
+    (block,) = published(("scratch", "kd", "new"), others)
+    assert block.heading == "a paper"
+    assert block.arms == ("scratch", "kd")
+    assert [row.cells for row in block.rows] == [("–", "70.8"), ("275", "–")]
+    assert published(("new",), others) == []
+    assert "| detectors | 275 | – |" in markdown([block])

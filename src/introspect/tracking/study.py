@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from hydra.core.utils import JobReturn
@@ -16,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from introspect.cli import explain
 from introspect.errors import Pruned
 from introspect.sweeps.jobs import DONE, Record, folders, portable, read_record, write, write_record
-from introspect.tracking.table import OBJECTIVE, Block, Run, compare, latex, markdown
+from introspect.tracking.table import OBJECTIVE, Block, Run, compare, latex, markdown, published
 from introspect.tracking.wandb import finish, wandb_logger
 
 log = logging.getLogger(__name__)
@@ -35,10 +36,15 @@ class StudyTable(Callback):
     Args:
         metrics: names of the rows, as they stand in each run's `metrics.json` (`outer/inner` where it is nested), with
             the heading of each; rows that no run has are left out. Where it ends with ↑ or ↓, the best is marked.
+        published: numbers of others to stand below, by heading, row and arm; of the arms that the sweep has.
     """
 
-    def __init__(self, metrics: Mapping[str, str]) -> None:
-        self.metrics = dict(metrics)
+    def __init__(
+        self,
+        metrics: Mapping[str, str],
+        published: Mapping[str, Mapping[str, Mapping[str, float]]] = MappingProxyType({}),
+    ) -> None:
+        self.metrics, self.others = dict(metrics), published
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
         """Record what became of the job, and write the table as far as there is one."""
@@ -78,6 +84,7 @@ class StudyTable(Callback):
         folder = Path(config.hydra.sweep.dir)
         table = compare(read_runs(folder), self._names(config))
         if table:
+            table += published(table[0].arms, self.others)
             write(folder / "study.md", markdown(table))
             write(folder / "study.tex", latex(table))
         return table

@@ -88,6 +88,25 @@ def compare(runs: Sequence[Run], names: Mapping[str, str]) -> list[Block]:
     return blocks
 
 
+def published(arms: Sequence[str], others: Mapping[str, Mapping[str, Mapping[str, float]]]) -> list[Block]:
+    """Numbers of others beside those of a study, as they were printed; nothing is computed from them.
+
+    Args:
+        arms: of the study.
+        others: by heading, row and arm.
+
+    Returns:
+        A block per heading with the arms that it has numbers of; none where it has no number of any arm.
+    """
+    blocks = []
+    for heading, rows in others.items():
+        known = tuple(arm for arm in arms if any(arm in cells for cells in rows.values()))
+        found = {row: tuple(f"{cells[arm]:g}" if arm in cells else "–" for arm in known) for row, cells in rows.items()}
+        if known:
+            blocks.append(Block(heading, known, tuple(Row(row, cells) for row, cells in found.items())))
+    return blocks
+
+
 def paired(one: Mapping[str, Mapping[str, float]], other: Mapping[str, Mapping[str, float]], name: str) -> list[float]:
     """Differences of a metric between two arms, for each seed that both have."""
     return [

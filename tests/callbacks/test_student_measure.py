@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import json
+from functools import partial
+
+import pytest
+import torch
+
+from introspect.callbacks.metrics_file import MetricsFile
+from introspect.callbacks.student_measure import StudentMeasure
+from introspect.dissection.measures.diffroar import diffroar
+from introspect.dissection.measures.gradients import gradient_maps
+from introspect.dissection.measures.probes import ProbeTraining
+from introspect.distillation.backbones import Backbone
+from introspect.errors import InputError
+from tests.callbacks.test_concept_detectors import fit
+
+PLACE = "dissect/gradients/"
+
+
+def gradients(folder, **options):
+    measure = partial(gradient_maps, limit=8, figure=False)
+    return StudentMeasure(**{"name": "gradients", "measure": measure, "folder": folder / "measures", **options})
+
+
+def test_what_needs_gradients_is_measured_after_a_test_that_has_none(tmp_path):
+    trainer = fit(tmp_path, [gradients(tmp_path), MetricsFile(folder=tmp_path)], test=True)
+    found = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith(PLACE)}
+    assert {PLACE + "hoyer", PLACE + "gini", PLACE + "edge_alignment"} <= set(found)
+    assert 0 < found[PLACE + "gini"] < 1
+    written = json.loads((tmp_path / "metrics.json").read_text())
+    assert written[PLACE + "gini"] == pytest.approx(found[PLACE + "gini"])
+    assert json.loads((tmp_path / "measures" / "gradients.json").read_text())["settings"]["images"] == 8
+
+
+def test_the_numbers_are_those_of_the_measure_itself(tmp_path):
+    trainer = fit(tmp_path, [gradients(tmp_path)], test=True)
+    module, data = trainer.lightning_module, trainer.datamodule.images
+    module.student.eval()
+    own = gradient_maps(
+        network=module.student, data=data, folder=tmp_path, limit=8, figure=False, preprocessing=module.preprocess
+    )
+    for name, value in own.items():
+        assert float(trainer.callback_metrics[name]) == pytest.approx(value, rel=1e-5)
+
+
+def test_probes_are_trained_in_a_test_and_the_student_stays_as_it_was(tmp_path):
+    measure = partial(
+        diffroar,
+        probe=Backbone("cifar_resnet8", 3, width=2),
+        kept=[0.5],
+        runs=1,
+        training=ProbeTraining(epochs=1, batch_size=8),
+        train_limit=16,
+        test_limit=8,
+        figure=False,
+    )
+    callback = StudentMeasure(name="diffroar", measure=measure, folder=tmp_path / "measures")
+    trainer = fit(tmp_path, [])
+    before = {name: value.clone() for name, value in trainer.lightning_module.student.state_dict().items()}
+    trainer.callbacks.append(callback)
+    trainer.test(trainer.lightning_module, trainer.datamodule, verbose=False)
+    assert -1 <= float(trainer.callback_metrics["dissect/diffroar/difference"]) <= 1
+    after = trainer.lightning_module.student.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"truths": True}, "nothing says which pixels of data=colours matter; ~callbacks.gradients"),
+        ({"libraries": ["no_such_library"]}, "no_such_library is not installed"),
+    ],
+)
+def test_what_can_not_be_measured_is_refused_before_the_training(tmp_path, options, message):
+    with pytest.raises(InputError, match=message):
+        fit(tmp_path, [gradients(tmp_path, **options)], test=True)
