@@ -50,7 +50,16 @@ IMAGE_OPTIONS = {
     "data": {"shapeworld", "cells", "cifar10", "cifar100", "imagenet", "places365", "image_folders"},
     "datamodule": {"images"},
     "model": {"distillation"},
-    "callbacks": {"distillation", "teaching", "class_similarity", "concept_detectors", "metrics_file"},
+    "callbacks": {
+        "distillation",
+        "teaching",
+        "class_similarity",
+        "concept_detectors",
+        "metrics_file",
+        "five_band",
+        "diffroar",
+        "gradients",
+    },
 }
 # What image_folders can not know.
 FOLDERS = ["data.root=folder", "data.side=32", "data.classes=10"]
