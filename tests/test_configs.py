@@ -45,7 +45,8 @@ OPTIONAL = ("optuna", *(f"hydra_plugins.hydra_{name}_launcher" for name in ("job
 MODEL = "model.model=folder"
 # Experiments on images, and the options that only they take.
 METHODS = tuple(name + base for name in ("at", "ft", "crd", "sskd") for base in ("", "_logit"))
-IMAGES = ("kd", "kd_shuffled", "label_smoothing", "ls_teacher_kd", "scratch", "self_kd", "teacher", *METHODS)
+CLASSIFIERS = ("kd", "label_smoothing", "ls_teacher_kd", "scratch", "self_kd", *METHODS)
+IMAGES = (*CLASSIFIERS, *(f"paper/{name}" for name in CLASSIFIERS), "kd_shuffled", "teacher")
 IMAGE_OPTIONS = {
     "data": {"shapeworld", "cells", "cifar10", "cifar100", "imagenet", "places365", "image_folders"},
     "datamodule": {"images"},
@@ -131,6 +132,18 @@ def test_experiments_compose_and_fit_their_targets(experiment: str, tmp_path: Pa
     nodes = list(targets(OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))))
     assert len(nodes) > 5
     for key, node in nodes:
+        check_target(key, node)
+
+
+@pytest.mark.parametrize("scale", ["places365", "cifar100"])
+@pytest.mark.parametrize("experiment", CLASSIFIERS)
+def test_published_methods_compose_at_other_scales(experiment: str, scale: str, tmp_path: Path) -> None:
+    cfg = compose_config("train", [f"experiment=paper/{experiment}", f"scale={scale}"], tmp_path)
+    cli.check(cfg)
+    assert cfg.data.get("name", f"cifar{cfg.data.classes}") == scale
+    layers = cfg.model.objective.get("layers", [cfg.model.objective.get("layer", cfg.stages[1])])
+    assert cfg.callbacks.concept_detectors.layer == layers[-1] == ("layer4" if scale == "places365" else "layer3")
+    for key, node in targets(OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))):
         check_target(key, node)
 
 

@@ -99,6 +99,60 @@ def groups_of(members: Mapping[str, str]) -> tuple[int, ...]:
     return tuple(of[name] for name in sorted(of))
 
 
+def groups_below(
+    classes: Sequence[str], hierarchy: str | Path, ancestors: Sequence[str] | None = None
+) -> tuple[int, ...]:
+    """The group of each class, by what it descends from.
+
+    Args:
+        classes: their names.
+        hierarchy: file of lines `parent child`; one child may have several parents, the first line counts first.
+        ancestors: see `ImageFolders`.
+
+    Raises:
+        InputError: the file can not be read, a line is no pair, or a class or an ancestor is not in it.
+    """
+    parents = _parents(Path(hierarchy))
+    if absent := [name for name in classes if name not in parents]:
+        raise InputError(f"data.hierarchy={hierarchy}: names no parent of class {absent[0]} ({len(absent)} in all)")
+    if ancestors is None:
+        chosen = [parents[name][0] for name in classes]
+    else:
+        known = {parent for found in parents.values() for parent in found}
+        if unknown := [name for name in ancestors if name not in known]:
+            raise InputError(f"data.ancestors={unknown[0]}: {hierarchy} has no child of it")
+        above = {name: _above(name, parents) for name in classes}
+        chosen = [next((each for each in ancestors if each in above[name]), f"{name} alone") for name in classes]
+    numbers = {group: number for number, group in enumerate(dict.fromkeys(chosen))}
+    return tuple(numbers[group] for group in chosen)
+
+
+def _parents(path: Path) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"data.hierarchy={path}: can not be read as text: {error}") from error
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        words = line.split()
+        if len(words) != 2:
+            raise InputError(f"{path}, line {number}: expected parent and child, two names: {line.strip()[:60]!r}")
+        found.setdefault(words[1], []).append(words[0])
+    return found
+
+
+def _above(name: str, parents: Mapping[str, Sequence[str]]) -> set[str]:
+    """Everything that a name descends from, and the name itself; a circle ends."""
+    found, waiting = {name}, [name]
+    while waiting:
+        new = [parent for parent in parents.get(waiting.pop(), ()) if parent not in found]
+        found.update(new)
+        waiting += new
+    return found
+
+
 class ImageFolders:
     """Folders `root/<split>/<class>/<image>`; classes are numbered in the order of their names.
 
@@ -111,9 +165,13 @@ class ImageFolders:
         resize: `crop` scales the shorter side to 256/224 of `side` and takes the middle, as is usual for ImageNet;
             `exact` expects images of that size already.
         held_out: that share.
+        hierarchy: file that says which classes are alike: lines `parent child`, such as the is-a relation of WordNet
+            that ImageNet publishes (wordnet.is_a.txt); None where there are no groups.
+        ancestors: the groups, by their names in that file: a class belongs to the first of them that it descends from,
+            and one that descends from none is alone. None groups the classes that have the same parent.
 
     Raises:
-        InputError: a folder is missing, or has another number of classes.
+        InputError: a folder is missing, or has another number of classes; the hierarchy lacks a class or an ancestor.
     """
 
     def __init__(
@@ -128,6 +186,8 @@ class ImageFolders:
         test: str = "val",
         resize: Literal["crop", "exact"] = "crop",
         held_out: float = 0.1,
+        hierarchy: str | Path | None = None,
+        ancestors: Sequence[str] | None = None,
     ) -> None:
         self.name, self.root, self.side, self.classes = name, Path(root), side, classes
         self.folders = {"train": train, "validation": validation or train, "test": test}
@@ -138,6 +198,9 @@ class ImageFolders:
         self.shared = validation is None
         self.resize, self.held_out = resize, held_out
         self.crops = resize == "crop"  # at random, what is trained on: it is not shifted besides
+        self.hierarchy, self.ancestors = hierarchy, None if ancestors is None else tuple(map(str, ancestors))
+        if ancestors is not None and hierarchy is None:
+            raise InputError("data.ancestors: groups are found with data.hierarchy=FILE")
 
     @property
     def identity(self) -> str:
@@ -145,6 +208,19 @@ class ImageFolders:
         held_out = f", {self.held_out} held out" if self.shared else ""
         size = f"{self.classes} classes, {self.resize} {self.side} pixels{held_out}"
         return f"{self.name} at {self.root}, {self.folders}, {size}"
+
+    @property
+    def groups(self) -> tuple[int, ...]:
+        """The group of each class, by the hierarchy; empty where there is none."""
+        if self.hierarchy is None:
+            return ()
+        names = sorted(self._class_names(()))
+        if len(names) != self.classes:
+            raise InputError(
+                f"data.root={self.root}: {self.folders['train']} holds {len(names)} classes, data.classes says "
+                f"{self.classes}"
+            )
+        return groups_below(names, self.hierarchy, self.ancestors)
 
     def load(self, split: Split) -> Dataset[Sample]:
         """The images of a split, read when they are wanted."""
