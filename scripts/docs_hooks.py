@@ -141,8 +141,9 @@ def on_files(files: Any, config: Any) -> Any:
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Links between files of the repository become links between pages; those to code become plain text."""
+    up = "../" * page.file.src_uri.count("/")  # from the page's folder to docs/
     for source, target in PAGES.items():
-        markdown = markdown.replace(f"](../{source})", f"]({target})").replace(f"]({source})", f"]({target})")
+        markdown = markdown.replace(f"]({up}../{source})", f"]({up}{target})").replace(f"]({source})", f"]({target})")
     if page.file.src_uri in PAGES.values():
         markdown = markdown.replace("](docs/", "](")
-    return re.sub(r"\[([^\]]+)\]\((?:\.\./)+[^)]*\)", r"\1", markdown)
+    return re.sub(rf"\[([^\]]+)\]\({re.escape(up)}\.\./[^)]*\)", r"\1", markdown)

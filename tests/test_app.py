@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +137,34 @@ def test_an_interrupt_says_how_to_go_on(tmp_path: Path, caplog: pytest.LogCaptur
     cfg.ckpt_path = str(checkpoint)
     whole = train(config(tmp_path / "whole", "trainer.max_epochs=4"))
     assert train(cfg) == whole
+
+
+class Stopping(Callback):
+    """The machine is taken away within the second epoch, between the two batches of a step."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        if trainer.current_epoch == 1 and trainer.fit_loop.batch_idx == 0:
+            os.kill(os.getpid(), getattr(signal, self.name))
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
+def test_a_signal_saves_between_two_steps_and_says_how_to_go_on(
+    tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = ["trainer.max_epochs=4", "trainer.accumulate_grad_batches=2"]
+    before = signal.getsignal(getattr(signal, name))
+    cfg = config(tmp_path, *options)
+    cfg.callbacks.stopping = {"_target_": "tests.test_app.Stopping", "name": name}
+    with caplog.at_level("INFO"), pytest.raises(SystemExit) as stopped:
+        train(cfg)
+    checkpoint = tmp_path / "run/checkpoints/resume.ckpt"
+    assert stopped.value.code == 143
+    assert f"the training goes on with ckpt_path={checkpoint}" in caplog.text
+    assert torch.load(checkpoint, weights_only=True)["global_step"] == 3
+    assert signal.getsignal(getattr(signal, name)) == before
 
 
 def test_without_training_it_stops_when_the_data_are_made(tmp_path: Path) -> None:

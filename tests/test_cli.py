@@ -50,6 +50,7 @@ def call(
         ("train", ["seed=abc", "train=maybe"], "seed=abc is not a whole number from 0 to 4294967295; train=maybe is"),
         ("train", ["+teacher.api_key=abcdef"], "environment variable"),
         ("train", ["-m", "trainer=ddp", "seed=1,2"], "-m does not go with trainer.strategy=ddp"),
+        ("train", ["-m", "trainer=fsdp", "seed=1,2"], "-m does not go with trainer.strategy=fsdpstrategy"),
         ("evaluate", [], "ckpt_path is required"),
         ("evaluate", ["data=hotpot"], "there is no data=hotpot: data can be cells, cifar10, "),
     ],

@@ -5,18 +5,23 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import socket
 import subprocess
 import sys
+import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from tests.composing import compose_config
+from tests.documented import documented, first_job
+from tests.trying import has
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
@@ -76,6 +81,22 @@ def test_every_setting_is_in_the_reference(hooks: Any, path: Path) -> None:
     assert found == expected
 
 
+@pytest.mark.parametrize(
+    ("page", "text", "expected"),
+    [
+        ("scale.md", "[a](../CONTRIBUTING.md) [b](../src/x.py) [c](board.md)", "[a](contributing.md) b [c](board.md)"),
+        (
+            "tutorials/x.md",
+            "[a](../../README.md) [b](../../src/x.py) ![c](../p.png)",
+            "[a](../index.md) b ![c](../p.png)",
+        ),
+        ("index.md", "[a](docs/board.md#b) [b](CHANGELOG.md)", "[a](board.md#b) [b](changelog.md)"),
+    ],
+)
+def test_links_lead_from_page_to_page(hooks: Any, page: str, text: str, expected: str) -> None:
+    assert hooks.on_page_markdown(text, SimpleNamespace(file=SimpleNamespace(src_uri=page))) == expected
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("material", reason="the site is built with mkdocs-material, of the dev group")
@@ -109,36 +130,72 @@ def test_pages_are_made_of_configs_and_docstrings(site: Path) -> None:
     assert "<h1" in (site / "index.html").read_text(encoding="utf-8")
 
 
-def commands() -> Iterator[tuple[str, str, tuple[str, ...]]]:
-    """Every command of the README and the docs: where it stands, its script, its overrides; of sweeps the first job."""
-    shown = re.compile(r"python (train|evaluate|dissect)\.py((?:[ \t]+(?:\\\n[ \t]*)?[^\s`#|]+)*)")
-    for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
-        if path.name == "extending.md":  # run as a whole by tests/test_extending.py
-            continue
-        for script, line in shown.findall(path.read_text(encoding="utf-8")):
-            words = [word.strip("\"'") for word in line.replace("\\\n", " ").split()]
-            # Left out: what the reader fills in, and what makes many jobs of one.
-            overrides = [w for w in words if "=" in w and "…" not in w and not w.startswith(("hydra", "-"))]
-            yield path.name, script, tuple(first_job(word) for word in overrides)
+@pytest.mark.slow
+def test_the_site_is_served(tmp_path: Path) -> None:
+    pytest.importorskip("material", reason="the site is built with mkdocs-material, of the dev group")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    command = [sys.executable, "-m", "mkdocs", "serve", "--no-livereload", "--dev-addr", address]
+    with (tmp_path / "log").open("w") as log:
+        server = subprocess.Popen(
+            command, cwd=ROOT, stdout=log, stderr=log, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+        )
+    try:
+        page = fetched(f"http://{address}/index.html", server)
+    finally:
+        server.terminate()
+        server.wait(30)
+    assert "<h1" in page, (tmp_path / "log").read_text()
 
 
-def first_job(override: str) -> str:
-    """`a=1,2` -> `a=1`, as Hydra reads it."""
-    parsed = OverridesParser.create().parse_override(override)
-    if not parsed.is_sweep_override():
-        return override
-    first = parsed.value().start if parsed.is_interval_sweep() else next(parsed.sweep_string_iterator())
-    return f"{override.split('=')[0]}={first}"
+def fetched(address: str, server: subprocess.Popen[bytes]) -> str:
+    """A page of a server that is about to start."""
+    end = time.monotonic() + 600
+    while server.poll() is None and time.monotonic() < end:
+        try:
+            with urllib.request.urlopen(address, timeout=60) as answer:
+                return str(answer.read().decode())
+        except OSError:
+            time.sleep(0.5)
+    return ""
 
 
 @pytest.mark.slow
 def test_every_command_composes(tmp_path: Path) -> None:
-    found = sorted(set(commands()))
-    assert len(found) > 60
-    faults = []
-    for page, script, overrides in found:
+    """Those that need what a test does not have, too; of sweeps the first job."""
+    found = {(command.page, command.words) for command in documented() if command.page != "docs/extending.md"}
+    faults, composed = [], 0
+    for page, (program, script, *rest) in sorted((page, words) for page, words in found if len(words) > 1):
+        if program != "python" or script not in ("train.py", "evaluate.py", "dissect.py"):
+            continue
+        # Left out: what the reader fills in, and what makes many jobs of one.
+        given = [word for word in rest if "=" in word and "…" not in word and not word.startswith(("hydra", "-"))]
         try:
-            compose_config(script, list(overrides), tmp_path)
+            compose_config(script.removesuffix(".py"), [first_job(word) for word in given], tmp_path)
+            composed += 1
         except HydraException as error:
-            faults.append(f"{page}: python {script}.py {' '.join(overrides)}: {str(error).splitlines()[0]}")
+            faults.append(f"{page}: {program} {script} {' '.join(rest)}: {str(error).splitlines()[0]}")
     assert not faults, "\n".join(faults)
+    assert composed > 60
+
+
+# Together they have every setting that the FAQ may name.
+COMMANDS = [
+    ("train", ["data=hotpotqa", "teacher=openai_api", "judge=openai_api", "logger=many"]),
+    ("train", ["engine=vllm", "hydra/launcher=basic"]),
+    ("train", ["experiment=crd_logit", "data=cifar10"]),
+    ("evaluate", ["ckpt_path=x"]),
+    ("dissect", ["ckpt_path=x", "layer=x"]),
+    ("dissect", ["ckpt_path=x", "layer=x", "network=backbone", "concepts=broden"]),
+]
+
+
+@pytest.mark.slow
+def test_settings_that_the_faq_names_are_there(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "faq.md").read_text(encoding="utf-8")
+    spans = " ".join(re.findall(r"`([^`]+)`", text))
+    named = set(re.findall(r"(?<![\w.+/-])([a-z_]+(?:\.[a-z_]+)+)=", spans))
+    assert len(named) > 30
+    composed = [compose_config(verb, overrides, tmp_path) for verb, overrides in COMMANDS]
+    assert sorted(key for key in named if not any(has(cfg, key) for cfg in composed)) == []

@@ -110,6 +110,6 @@ def test_rescoring_gives_the_same_numbers(trained: tuple[Path, dict[str, float]]
 
 
 def test_two_processes_give_one_report(tmp_path: Path, student: Path) -> None:
-    metrics = train(training(tmp_path, student, "trainer=ddp_sim", "trainer.max_epochs=1", "logger=csv"))
+    metrics = train(training(tmp_path, student, "trainer=ddp_cpu", "trainer.max_epochs=1", "logger=csv"))
     assert metrics["test/n"] == 4
     assert json.loads((tmp_path / "run/metrics.json").read_text())["model"]["n"] == 4

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 
 from introspect.checkpoints import check_checkpoint
@@ -23,6 +25,8 @@ from introspect.tracking.artifacts import log_artifacts
 from introspect.tracking.hyperparameters import code, plain
 
 log = logging.getLogger(__name__)
+
+STOPPED = 143  # the exit status of a process that SIGTERM ended, by the convention of shells
 
 
 def train(cfg: DictConfig) -> dict[str, float]:
@@ -39,8 +43,9 @@ def train(cfg: DictConfig) -> dict[str, float]:
     """
     introduce(cfg)
     seed_everything(cfg.seed, workers=True, verbose=False)
-    if cfg.ckpt_path is not None:
-        check_checkpoint(cfg.ckpt_path)
+    ckpt_path = left_by_requeued(cfg.paths.output_dir) or cfg.ckpt_path
+    if ckpt_path is not None:
+        check_checkpoint(ckpt_path)
     metrics: dict[str, float] = {}
     with closing_trackers():
         datamodule: LightningDataModule = instantiate(cfg.datamodule)
@@ -50,17 +55,17 @@ def train(cfg: DictConfig) -> dict[str, float]:
         # What has nothing to train on measures a model as it is.
         has_training = getattr(datamodule, "trains", True)
         is_trained = cfg.train and has_training
-        is_tested = cfg.test and (is_trained or cfg.ckpt_path is not None or not has_training)
+        is_tested = cfg.test and (is_trained or ckpt_path is not None or not has_training)
         if is_trained or not is_tested:
             prepare(datamodule, module, trainer)
         if is_trained:
-            fit(trainer, module, datamodule, cfg.ckpt_path)
+            fit(trainer, module, datamodule, ckpt_path)
             metrics |= logged(trainer)
         if is_tested:
-            weights = best_checkpoint(trainer) if is_trained else cfg.ckpt_path
+            weights = best_checkpoint(trainer) if is_trained else ckpt_path
             trainer.test(module, datamodule, ckpt_path=weights, weights_only=True, verbose=False)
             metrics |= logged(trainer)
-        publish(cfg, loggers, OmegaConf.select(cfg, "datamodule.traces"), cfg.ckpt_path)
+        publish(cfg, loggers, OmegaConf.select(cfg, "datamodule.traces"), ckpt_path)
     log.info("everything about this run is in %s", cfg.paths.output_dir)
     return metrics
 
@@ -193,19 +198,41 @@ def prepare(datamodule: LightningDataModule, module: LightningModule, trainer: T
 
 
 def fit(trainer: Trainer, module: LightningModule, datamodule: LightningDataModule, ckpt_path: str | None) -> None:
-    """Train; say how to go on if the user interrupts it.
+    """Train; say how to go on if the user or a signal interrupts it.
 
     Raises:
         KeyboardInterrupt: the user did. Lightning would exit as if something had failed.
+        SystemExit: a signal did, with status 143. Lightning would exit as if all were well.
     """
     try:
         trainer.fit(module, datamodule, ckpt_path=ckpt_path, weights_only=True)
+    except SIGTERMException:
+        if newest := newest_checkpoint(trainer):
+            log.warning("stopped by a signal: the training goes on with ckpt_path=%s", newest)
+        # Lightning kills the first of several processes where another ends with a status, before it has said all.
+        raise SystemExit(STOPPED if trainer.is_global_zero else 0) from None
     except SystemExit:
         if not trainer.interrupted:
             raise
         if newest := newest_checkpoint(trainer):
             log.info("interrupted: the training goes on with ckpt_path=%s", newest)
         raise KeyboardInterrupt from None
+
+
+def left_by_requeued(folder: str) -> str | None:
+    """The checkpoint that a job of SLURM left in its folder when it was queued again."""
+    if not int(os.environ.get("SLURM_RESTART_COUNT", "0")):
+        return None
+    point = Path(folder) / "checkpoints" / "resume.ckpt"
+    if point.is_file():
+        log.info("the job was queued again: the training goes on with ckpt_path=%s", point)
+        return str(point)
+    log.warning(
+        "the job was queued again, and there is no %s: the training begins anew. Its folder must be the same each "
+        "time: hydra.run.dir=logs/train/runs/$SLURM_JOB_ID",
+        point,
+    )
+    return None
 
 
 def newest_checkpoint(trainer: Trainer) -> Path | None:

@@ -239,7 +239,8 @@ def _launch_conflicts(cfg: DictConfig) -> Iterator[str]:
 
     if not _is_swept():
         return
-    strategy = str(OmegaConf.select(cfg, "trainer.strategy"))
+    given = OmegaConf.select(cfg, "trainer.strategy")
+    strategy = given.get("_target_", "").rpartition(".")[2].lower() if OmegaConf.is_dict(given) else str(given)
     restarts = strategy.startswith(("ddp", "fsdp", "deepspeed")) and not strategy.endswith(("_spawn", "_fork"))
     if restarts and not HydraConfig.get().launcher._target_.endswith("SlurmLauncher"):
         yield (

@@ -35,6 +35,15 @@ def place(trainer: Trainer) -> Place:
     return Place(*divmod(trained, batches), batches, int(trainer.accumulate_grad_batches))
 
 
+def settle(trainer: Trainer) -> None:
+    """Make the chance of a batch (dropout) a matter of seed, process and place: a resumed training has the same."""
+    import torch
+
+    seed = getattr(getattr(trainer, "datamodule", None), "seed", 0)
+    now = place(trainer)
+    torch.manual_seed(mixed(seed, trainer.global_rank, now.epoch, now.trained))
+
+
 def mixed(*numbers: int) -> int:
     """A generator's seed for which (0, 1) and (1, 0) are unrelated."""
     return int.from_bytes(hashlib.blake2b(repr(numbers).encode(), digest_size=7).digest(), "big")

@@ -13,7 +13,7 @@ from introspect.dissection.measures.gradients import gradient_maps
 from introspect.dissection.measures.probes import ProbeTraining
 from introspect.distillation.backbones import Backbone
 from introspect.errors import InputError
-from tests.callbacks.test_concept_detectors import fit
+from tests.callbacks.test_concept_detectors import detectors, fit
 
 PLACE = "dissect/gradients/"
 
@@ -42,6 +42,14 @@ def test_the_numbers_are_those_of_the_measure_itself(tmp_path):
     )
     for name, value in own.items():
         assert float(trainer.callback_metrics[name]) == pytest.approx(value, rel=1e-5)
+
+
+def test_a_student_of_16_bits_is_measured_in_32(tmp_path):
+    callbacks = [gradients(tmp_path), detectors(tmp_path, every_n_epochs=1)]
+    trainer = fit(tmp_path, callbacks, test=True, precision="bf16-true")
+    assert float(trainer.callback_metrics[PLACE + "gini"]) > 0
+    assert "dissect/detectors/total" in trainer.callback_metrics
+    assert next(trainer.lightning_module.student.parameters()).dtype == torch.bfloat16
 
 
 def test_probes_are_trained_in_a_test_and_the_student_stays_as_it_was(tmp_path):

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
+from introspect.dissection import engine
 from introspect.dissection.concepts.broden import Broden
 from introspect.dissection.engine import dissect, dissect_activations
 from introspect.dissection.preprocessing import preprocessing
@@ -163,6 +165,45 @@ def test_batches_workers_and_several_layers_change_nothing() -> None:
     assert torch.equal(once["2"].counts.intersections, parts["2"].counts.intersections)
     assert (once["0"].units, once["2"].units) == (6, 5)
     assert not torch.equal(once["0"].thresholds[:5], once["2"].thresholds)
+
+
+def test_a_batch_travels_as_one_tensor_per_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    concepts = Made(
+        [torch.ones(1, side, side) for side in (4, 4, 6, 4)],
+        images=[torch.full((3, side, side), side, dtype=torch.uint8) for side in (4, 4, 6, 4)],
+    )
+    reader = engine._Reader(concepts)
+    batch = engine._collated([reader[index] for index in range(4)])
+    assert isinstance(batch, engine._Batch)
+    assert [(images.dtype, [*images.shape]) for images in batch.images] == [
+        (torch.uint8, [2, 3, 4, 4]),
+        (torch.uint8, [1, 3, 6, 6]),
+        (torch.uint8, [1, 3, 4, 4]),
+    ]
+    assert batch.names == [f"image {index}" for index in range(4)]
+    pinned: list[Tensor] = []
+    monkeypatch.setattr(Tensor, "pin_memory", lambda images: pinned.append(images) or images)
+    assert [*map(id, batch.pin_memory().images)] == [*map(id, batch.images)] == [*map(id, pinned)]
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_batches_are_pinned_for_a_gpu(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    class Watched(DataLoader):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            seen.append(options["pin_memory"])
+
+        def __iter__(self) -> Any:
+            for batch in super().__iter__():
+                seen.extend(images.is_pinned() for images in batch.images)
+                yield batch
+
+    monkeypatch.setattr(engine, "DataLoader", Watched)
+    network = nn.Conv2d(3, 2, 3).to(device)
+    dissect(nn.Sequential(network), ["0"], world(3), batch_size=2, num_workers=1, progress=False)
+    assert seen == [device == "cuda"] * 3
 
 
 @pytest.mark.parametrize("workers", [0, 1])

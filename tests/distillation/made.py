@@ -12,8 +12,9 @@ class Colours:
 
     name, side, classes = "colours", 16, 3
 
-    def __init__(self, seed=0, sizes=(96, 24, 24)):
+    def __init__(self, seed=0, sizes=(96, 24, 24), contrast=120):
         self.seed, self.sizes = seed, dict(zip(("train", "validation", "test"), sizes, strict=True))
+        self.contrast = contrast
 
     @property
     def identity(self):
@@ -23,5 +24,5 @@ class Colours:
         numbers = torch.Generator().manual_seed(self.seed + len(split))
         classes = torch.arange(self.sizes[split]) % 3
         images = torch.randint(90, (len(classes), 3, 16, 16), generator=numbers)
-        images[torch.arange(len(classes)), classes] += 120
+        images[torch.arange(len(classes)), classes] += self.contrast
         return TensorImages(images.to(torch.uint8), classes)

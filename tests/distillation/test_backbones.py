@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 
-from introspect.distillation.backbones import Backbone, features
+from introspect.distillation.backbones import Backbone, CompiledFeatures, features
 from introspect.errors import InputError
 
 
@@ -48,3 +50,28 @@ def test_what_can_not_be_built(backbone, complaint):
 def test_an_unknown_layer_lists_those_that_are_close():
     with pytest.raises(InputError, match="did you mean layer"):
         features(Backbone("cifar_resnet8", 3).build(), torch.zeros(1, 3, 16, 16), ["layer4"])
+
+
+def test_what_is_compiled_reads_the_same_layers_and_leaves_the_network(monkeypatch):
+    torch._dynamo.reset()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    network = Backbone("cifar_resnet8", 3, width=4).build().eval()
+    names = list(network.state_dict())
+    read = CompiledFeatures(network, ["layer1", "layer3"])
+    for count in (2, 2, 3):
+        images = torch.randn(count, 3, 16, 16)
+        found, expected = read(images), features(network, images, ["layer1", "layer3"])
+        torch.testing.assert_close(found.logits, expected.logits)
+        torch.testing.assert_close(dict(found.maps), dict(expected.maps))
+        network(images)  # which leaves its maps too
+    assert list(network.state_dict()) == names
+    read.close()
+    assert not network.layer3._forward_hooks
+    torch._dynamo.reset()
+
+
+def test_logits_are_float32_at_least():
+    network = Backbone("cifar_resnet8", 3, width=4).build()
+    images = torch.randn(2, 3, 16, 16)
+    assert features(network.bfloat16(), images.bfloat16()).logits.dtype == torch.float32
+    assert features(network.double(), images.double()).logits.dtype == torch.float64

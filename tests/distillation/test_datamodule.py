@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from lightning.pytorch import Callback, Trainer
 from PIL import Image
 
+from introspect.dissection.measures.images import Reader
 from introspect.distillation.backbones import Backbone
 from introspect.distillation.datamodule import EpochLoader, ImageDataModule, augment
 from introspect.distillation.datasets.files import ImageFolders
@@ -49,7 +50,7 @@ def test_augmented_images_are_moved_and_mirrored_ones(shift, mirror, seed):
         assert any(torch.equal(result, candidate) for candidate in candidates)
 
 
-def seen(folder, epochs, ckpt_path=None, stop=None):
+def seen(folder, epochs, ckpt_path=None, stop=None, batch_size=16):
     """The training batches up to a step, as they reach the student, and a checkpoint of that moment."""
     batches = []
 
@@ -73,7 +74,7 @@ def seen(folder, epochs, ckpt_path=None, stop=None):
         limit_val_batches=0,
     )
     module = Distillation(student=Backbone("cifar_resnet8", 3, width=4), objective=CrossEntropy())
-    data = ImageDataModule(images=Colours(), batch_size=16)
+    data = ImageDataModule(images=Colours(), batch_size=batch_size)
     trainer.fit(module, data, ckpt_path=ckpt_path, weights_only=True)
     return batches[:stop]
 
@@ -124,6 +125,18 @@ def test_images_that_are_cropped_at_random_are_not_shifted_too(tmp_path):
     assert ImageDataModule(images=Colours()).shift == 4
 
 
+def test_what_is_measured_is_cropped_the_same_way_each_time(tmp_path):
+    for name in ("train/a", "train/b"):
+        (tmp_path / name).mkdir(parents=True)
+        numbers = torch.randint(256, (40, 40, 3), dtype=torch.uint8).numpy()
+        Image.fromarray(numbers).save(tmp_path / name / "x.png")
+    data = ImageFolders(name="x", root=tmp_path, side=16, classes=2, train="train", validation="train")
+    cropped = data.load("train")
+    assert not all(torch.equal(cropped[0][0], cropped[0][0]) for _ in range(5))
+    found = [batch.images for _ in range(2) for batch in Reader(data, split="train")]
+    assert torch.equal(*found)
+
+
 def test_fewer_images_than_a_batch():
     with pytest.raises(InputError, match="colours: 96 train images, fewer than a batch"):
         ImageDataModule(images=Colours(), batch_size=100).train_dataloader()
@@ -157,3 +170,9 @@ def test_images_in_folders_have_numbers_too(tmp_path):
         seen |= dict(zip(numbers.tolist(), targets.tolist(), strict=True))
     assert all(classes[number] == target for number, target in seen.items())
     assert len(seen) == len(classes) // 2 * 2
+
+
+def test_a_training_goes_on_with_as_many_images_a_step(tmp_path):
+    seen(tmp_path, 2, stop=9)
+    with pytest.raises(InputError, match="trained on 16 images a step, not 24; resume with the same product"):
+        seen(tmp_path, 2, ckpt_path=tmp_path / "x.ckpt", batch_size=24)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 import re
+from functools import partial
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import nn
 from introspect.distillation.backbones import Backbone, features
 from introspect.distillation.datamodule import ImageDataModule
 from introspect.distillation.module import Distillation, load_student
-from introspect.distillation.objectives import CrossEntropy, LogitDistillation
+from introspect.distillation.objectives import AttentionTransfer, CrossEntropy, LogitDistillation
 from introspect.distillation.teacher import Teacher, Training
 from introspect.errors import InputError
 from tests.distillation.made import Colours
@@ -35,6 +36,7 @@ def distillation(folder, **options):
 
 
 def test_a_classifier_learns(tmp_path):
+    torch.manual_seed(0)  # some beginnings take more than 6 epochs
     module = Distillation(student=STUDENT, objective=CrossEntropy())
     run = trainer(tmp_path, epochs=6)
     run.fit(module, data())
@@ -166,6 +168,72 @@ def test_the_students_luck_does_not_depend_on_the_teacher(tmp_path):
         run.fit(module, data())
         drawn.append(torch.rand(3))
     assert torch.equal(*drawn)
+
+
+def learnt(folder, precision="32-true", **options):
+    torch.manual_seed(3)
+    module = distillation(folder, lr=0.02, **options)
+    run = trainer(folder, precision=precision)
+    run.fit(module, data())
+    run.save_checkpoint(folder / "x.ckpt")
+    return torch.load(folder / "x.ckpt", weights_only=True), run.callback_metrics
+
+
+@pytest.fixture
+def compiled(monkeypatch):
+    """What is compiled is traced and differentiated as ever, but run by torch itself: no compiler is waited for."""
+    torch._dynamo.reset()
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    yield graphs
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize(
+    "objective", [LogitDistillation, lambda: AttentionTransfer(layers=["layer2", "layer3"], weight=10.0)]
+)
+def test_a_compiled_student_learns_the_same_and_is_saved_as_ever(tmp_path, compiled, objective):
+    plain, fast = (learnt(tmp_path, objective=objective(), compile=compile)[0] for compile in (False, True))
+    assert len(compiled) == 2  # student and teacher, each once
+    assert plain["hyper_parameters"] == fast["hyper_parameters"]
+    assert plain["state_dict"].keys() == fast["state_dict"].keys()
+    for name, value in plain["state_dict"].items():
+        torch.testing.assert_close(fast["state_dict"][name], value, msg=name)
+
+
+def test_the_layout_of_pixels_changes_nothing(tmp_path):
+    found = [learnt(tmp_path, channels_last=layout)[0] for layout in (True, False)]
+    assert found[0]["hyper_parameters"] == found[1]["hyper_parameters"]
+    for name, value in found[0]["state_dict"].items():
+        torch.testing.assert_close(found[1]["state_dict"][name], value, rtol=1e-3, atol=1e-4, msg=name)
+    for layout in (True, False):
+        student = distillation(tmp_path, channels_last=layout).student
+        assert student.layer1[0].conv1.weight.is_contiguous(memory_format=torch.channels_last) == layout
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
+@pytest.mark.parametrize("objective", [LogitDistillation, lambda: AttentionTransfer(layers=["layer3"], weight=10.0)])
+def test_losses_have_all_digits_where_networks_have_few(tmp_path, monkeypatch, precision, objective):
+    kinds = set()
+    made = objective()
+    forward = type(made).forward
+
+    def watching(self, student, teacher, *others):
+        kinds.update({student.logits.dtype, teacher.logits.dtype})
+        losses = forward(self, student, teacher, *others)
+        kinds.update(loss.dtype for loss in losses.values())
+        return losses
+
+    exact = learnt(tmp_path, objective=objective())[1]
+    monkeypatch.setattr(type(made), "forward", watching)
+    few = learnt(tmp_path, precision, objective=made)[1]
+    assert kinds == {torch.float32}
+    assert float(few["train/loss"]) == pytest.approx(float(exact["train/loss"]), rel=0.1)
 
 
 def test_a_layer_whose_output_is_changed_in_place(tmp_path):

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from introspect.callbacks.resume_point import ResumePoint
 from introspect.errors import InputError
 from introspect.reasoning.chat import Message, join_reasoning, tag_answer
 from introspect.reasoning.datamodule import TraceDataModule
@@ -365,6 +369,34 @@ def test_resumes_from_what_model_checkpoint_saves(base, uninterrupted, tmp_path,
 
     assert start == (8 if "every_n_train_steps" in when else 5)
     assert after.values == pytest.approx(expected[start:], abs=1e-6)
+
+
+class Signal(Callback):
+    """The machine is taken away after some batches."""
+
+    def __init__(self, after):
+        self.left = after
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        self.left -= 1
+        if not self.left:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize(("after", "trained"), [(6, 7), (9, 9), (10, 10)])
+def test_killed_training_comes_to_the_same_end(base, tmp_path, after, trained):
+    # 5 batches an epoch, 2 a step: killed within a step, before the last one of an epoch, at the end of an epoch.
+    steps, whole = {"accumulate_grad_batches": 2}, Losses()
+    expected = fit(base, tmp_path, whole, **steps).state_dict()
+    before, rest = Losses(), Losses()
+    point = ResumePoint(tmp_path, "resume", enable_version_counter=False)
+    with pytest.raises(SIGTERMException):
+        fit(base, tmp_path, before, callbacks=[point, Signal(after)], **steps)
+    resumed = fit(base, tmp_path, rest, ckpt_path=tmp_path / "resume.ckpt", **steps)
+    assert len(before.values) == trained
+    assert before.values + rest.values == pytest.approx(whole.values, abs=1e-6)
+    for name, value in resumed.state_dict().items():
+        torch.testing.assert_close(value, expected[name], rtol=0, atol=1e-6)
 
 
 def test_step_that_was_interrupted_is_made_again(base, uninterrupted, tmp_path):

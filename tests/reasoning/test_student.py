@@ -1,13 +1,10 @@
 from __future__ import annotations
 
 import json
-import math
 import shutil
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import OmegaConf
@@ -19,7 +16,7 @@ from introspect.errors import InputError
 from introspect.reasoning.batching import collate
 from introspect.reasoning.chat import Message
 from introspect.reasoning.likelihood import predict_at
-from introspect.reasoning.student import ReasoningStudent, load_student, lr_factor
+from introspect.reasoning.student import ReasoningStudent, load_student
 from introspect.reasoning.supervision import supervise
 from tests.reasoning.tiny import tiny_folder, tiny_tokenizer
 
@@ -319,13 +316,18 @@ def test_rollouts_stop_at_the_end_of_turn_that_is_learnt(folder, tmp_path):
     assert tokenizer.eos_token_id in model._stop_ids
 
 
-def test_mixed_precision_and_clipping_go_together(folder, items):
-    # Lightning refuses to clip the gradients of a fused optimizer under mixed precision.
-    trainer = fit(build(folder), batches(items), precision="bf16-mixed", gradient_clip_val=0.3)
-    assert not trainer.optimizers[0].defaults["fused"]
-
-    trainer = fit(build(folder), batches(items), gradient_clip_val=0.3)
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_a_fused_optimizer_and_clipping_go_together(folder, items, precision):
+    # Lightning refuses to clip the gradients of a fused optimizer under mixed precision, where a loss scale needs it.
+    student = build(folder)
+    trainer = fit(student, batches(items), precision=precision, gradient_clip_val=0.3)
     assert trainer.optimizers[0].defaults["fused"]
+    norm = nn.utils.get_total_norm([p.grad for p in student.parameters()])
+    assert float(norm) == pytest.approx(0.3, rel=1e-3)
+
+    student = build(folder)
+    fit(student, batches(items), precision=precision, gradient_clip_val=0.01, gradient_clip_algorithm="value")
+    assert max(float(p.grad.abs().max()) for p in student.parameters()) == pytest.approx(0.01)
 
 
 def test_vectors_do_not_decay(folder, items):
@@ -383,31 +385,3 @@ def test_folder_without_weights_gives_one_line(folder, tmp_path):
 def test_endless_training_needs_an_end(folder, items):
     with pytest.raises(InputError, match=r"needs an end: set trainer\.max_steps or max_epochs"):
         fit(build(folder), batches(items), max_epochs=-1)
-
-
-def test_learning_rate_rises_and_falls():
-    def curve(schedule, floor=0.0):
-        return [lr_factor(step, 10, 0.2, schedule, floor) for step in range(11)]
-
-    assert curve("linear") == pytest.approx([0.5, 1, 1, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8, 0])
-    assert curve("linear", 0.5)[-1] == pytest.approx(0.5)
-    assert curve("constant") == [0.5] + [1] * 10
-    assert curve("cosine")[6] == pytest.approx(0.5)
-    assert curve("cosine")[4] == pytest.approx((1 + math.cos(math.pi / 4)) / 2)
-
-
-@given(
-    total=st.integers(1, 500),
-    warmup=st.floats(0, 1),
-    floor=st.floats(0, 1),
-    schedule=st.sampled_from(["cosine", "linear", "constant"]),
-)
-def test_learning_rate_is_a_hill(total, warmup, floor, schedule):
-    curve = [lr_factor(step, total, warmup, schedule, floor) for step in range(total)]
-    top = max(math.ceil(warmup * total) - 1, 0)
-
-    assert curve[top] == pytest.approx(1)
-    assert curve[: top + 1] == sorted(curve[: top + 1])
-    assert curve[top:] == sorted(curve[top:], reverse=True)
-    assert curve[-1] >= floor - 1e-9
-    assert curve[0] > 0

@@ -14,6 +14,7 @@ from introspect.errors import InputError
 from introspect.reasoning.chat import Sampling
 from introspect.reasoning.evaluation import Testing
 from introspect.reasoning.metrics.summary import summarize
+from introspect.sharing import check_whole, processes, share
 
 LOGGED = ("accuracy", "f1", "completion_tokens", "degeneration_rate", "answer_inclusive_error_rate")
 
@@ -50,6 +51,10 @@ class AnswerAccuracy(Callback):
         self.options = {} if batch_size is None else {"batch_size": batch_size}
         self.testing = Testing(sampling=sampling or Sampling(), store=store)
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse before the training what could not be answered in it."""
+        check_whole(trainer)
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Let the student answer and log."""
         if (trainer.current_epoch + 1) % self.every_n_epochs:
@@ -58,7 +63,7 @@ class AnswerAccuracy(Callback):
         if not examples:
             rank_zero_warn("there are no validation questions: val/accuracy is not measured")
             return
-        mine = examples[trainer.global_rank :: trainer.world_size]
+        mine = share(examples, *processes(trainer))
         was_training = pl_module.training
         pl_module.eval()
         with torch.no_grad():

@@ -55,8 +55,9 @@ class ClassSimilarity(Callback):
         if "cka" in values and "entropy" in values:
             metrics["test/teacher_class_entropy"] = self.taught.compute()["entropy"]
         pl_module.log_dict({name: torch.tensor(value) for name, value in metrics.items()})
-        if trainer.is_global_zero:
+        with self.found.sync_context():  # the sums of all devices
             student, teacher = self.found.matrices().tolist()
+        if trainer.is_global_zero:
             matrices = {"student": student, **({"teacher": teacher} if "cka" in values else {})}
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / "class_similarity.json").write_text(json.dumps({"groups": self.groups, **matrices}))

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from introspect.callbacks.gathering import by_first
 from introspect.dissection.concepts.base import ConceptDataset
 from introspect.dissection.engine import dissect
 from introspect.dissection.measure import check, measure, numbers
+from introspect.distillation.backbones import full_precision
+
+if TYPE_CHECKING:
+    from lightning.pytorch.loggers import Logger
 
 RULES = ("quantile", "iou_threshold", "presence")
 
@@ -18,7 +25,8 @@ class ConceptDetectors(Callback):
     """Dissects `module.student`: a part of the concept data every few epochs, all of it after the test.
 
     Logs `dissect/detectors/total`, `unique`, and one per category, beside the accuracy; after the test also those of
-    the controls, with the files and the report of `dissect.py` in `folder`. The first of several devices does it.
+    the controls, with the files and the report of `dissect.py` in `folder`. The first of several devices does it, while
+    the others wait, as long as it takes; all log the numbers.
 
     Args:
         layer: name of the student's module that is dissected.
@@ -53,35 +61,35 @@ class ConceptDetectors(Callback):
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take a look, if it is time."""
         is_time = self.every_n_epochs and (trainer.current_epoch + 1) % self.every_n_epochs == 0
-        if not is_time or trainer.sanity_checking or self.watched is None or not trainer.is_global_zero:
-            return
-        module = cast(Any, pl_module)
+        if is_time and not trainer.sanity_checking and self.watched is not None:
+            pl_module.log_dict(by_first(partial(self._look, pl_module, self.watched)))
+
+    def _look(self, module: Any, watched: ConceptDataset) -> dict[str, float]:
         rules = {name: self.options[name] for name in RULES if name in self.options}
         found = dissect(
-            module.student,
+            full_precision(module.student),
             [self.layer],
-            self.watched,
+            watched,
             preprocessing=module.preprocess,
             batch_size=self.options.get("batch_size", 32),
             progress=False,
             **rules,
         )
-        pl_module.log_dict(numbers(found[self.layer]), rank_zero_only=True)
+        return numbers(found[self.layer])
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Dissect, and write the report."""
-        if not trainer.is_global_zero:
-            return
-        module = cast(Any, pl_module)
+        pl_module.log_dict(by_first(partial(self._measured, pl_module, trainer.loggers)))
+
+    def _measured(self, module: Any, loggers: Iterable[Logger]) -> dict[str, float]:
         self.folder.mkdir(parents=True, exist_ok=True)
-        metrics = measure(
-            network=module.student,
+        return measure(
+            network=full_precision(module.student),
             layer=self.layer,
             concepts=self.concepts,
             folder=self.folder,
             preprocessing=module.preprocess,
-            loggers=trainer.loggers,
-            device=str(pl_module.device),
+            loggers=loggers,
+            device=str(module.device),
             **self.options,
         )
-        pl_module.log_dict(metrics, rank_zero_only=True)

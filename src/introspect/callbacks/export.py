@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from introspect.errors import InputError
 from introspect.reasoning.export import ModelCard
 from introspect.reasoning.student import ReasoningStudent, load_student
+from introspect.sharing import check_whole
 
 log = logging.getLogger(__name__)
 
@@ -49,8 +50,10 @@ class ExportStudent(Callback):
         """Refuse at the start what could not be exported at the end.
 
         Raises:
-            InputError: the best weights are wanted and no checkpoint callback says which they are.
+            InputError: the best weights are wanted and no checkpoint callback says which they are; or weights are
+                spread over devices.
         """
+        check_whole(trainer)
         if stage == "fit" and self.weights == "best" and _monitored(trainer) is None:
             raise InputError("export: weights is best, but no checkpoint callback monitors a metric")
 

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from introspect.callbacks.gathering import gather
+from introspect.callbacks.gathering import by_first, gather
 from introspect.errors import InputError
 from introspect.reasoning.evaluation import Failures, flat, report, save_runs
-from introspect.reasoning.judging import Judging
+from introspect.reasoning.judging import Judging, Verdicts
 from introspect.reasoning.judgments import Judged
 from introspect.reasoning.models.ledger import spent
 from introspect.reasoning.rollouts import Rollout
+
+if TYPE_CHECKING:
+    from lightning.pytorch.loggers import Logger
 
 T = TypeVar("T", Rollout, Judged)
 
@@ -57,7 +60,7 @@ class RolloutReport(Callback):
             )
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Gather from all ranks and save, judge, report; the first one writes.
+        """Gather from all ranks and save, judge, report; the first one writes, and all log its numbers.
 
         What was answered is saved before the judge is asked, so that `evaluate.py rollouts=…` can judge it again.
         """
@@ -74,21 +77,25 @@ class RolloutReport(Callback):
                 baseline = self._judged(trainer, module.baseline_rollouts, "judge reads the baseline")
         finally:
             self.judging.close()
-        if not trainer.is_global_zero:
-            return
+        verdicts = self.judging.verdicts(baseline, model)
+        numbers = by_first(lambda: self._reported(trainer.loggers, before, after, verdicts, failures))
+        for name, value in numbers.items():
+            pl_module.log(f"test/{name}", value)
+        for name, amount in total(gather([spent(self.judging.judge)])).items():
+            pl_module.log(f"test/judge/{name}", amount)
+
+    def _reported(
+        self,
+        loggers: Sequence[Logger],
+        before: Sequence[Rollout] | None,
+        after: Sequence[Rollout],
+        verdicts: Verdicts | None,
+        failures: Failures,
+    ) -> dict[str, float]:
         comparison = report(
-            before,
-            after,
-            self.folder,
-            trainer.loggers,
-            verdicts=self.judging.verdicts(baseline, model),
-            failures=failures,
-            table_rows=self.table_rows,
+            before, after, self.folder, loggers, verdicts=verdicts, failures=failures, table_rows=self.table_rows
         )
-        for name, value in flat(comparison).items():
-            pl_module.log(f"test/{name}", float(value), rank_zero_only=True)
-        for name, number in spent(self.judging.judge).items():
-            pl_module.log(f"test/judge/{name}", number, rank_zero_only=True)
+        return {name: float(value) for name, value in flat(comparison).items()}
 
     def _judged(self, trainer: Trainer, rollouts: Sequence[Rollout], description: str) -> list[Judged]:
         """What is said about those of all ranks, each once."""
@@ -96,6 +103,12 @@ class RolloutReport(Callback):
         return _once(gather(self.judging.judged(rollouts, examples, description)))
 
 
+def total(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """What all ranks have spent, by name."""
+    names = dict.fromkeys(name for part in parts for name in part)
+    return {name: sum(part.get(name, 0) for part in parts) for name in names}
+
+
 def _once(items: Sequence[T]) -> list[T]:
-    """To give every rank as many batches, some questions are asked twice."""
+    """A loader that Lightning shares out, of a data module of your own, asks some twice, to give every rank as many."""
     return list({(item.example_id, item.rollout_id): item for item in items}.values())

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from introspect.callbacks.gathering import by_first
 from introspect.dissection.measures.images import has_truths
 from introspect.dissection.measures.output import library
+from introspect.distillation.backbones import full_precision
 from introspect.errors import InputError
 
 
 class StudentMeasure(Callback):
     """Measures `module.student` on the images of the data module, as `dissect.py measure=…` does, and logs the numbers.
 
-    The first of several devices does it.
+    The first of several devices does it, while the others wait, in float32 whatever the student was trained in.
 
     Args:
         name: of the measure, as in `dissect.py measure=…`.
@@ -56,19 +59,18 @@ class StudentMeasure(Callback):
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure, and write the files."""
-        if not trainer.is_global_zero:
-            return
-        module = cast(Any, pl_module)
+        pl_module.log_dict(by_first(partial(self._measured, trainer, pl_module)))
+
+    def _measured(self, trainer: Trainer, module: Any) -> dict[str, float]:
         with torch.inference_mode(False):  # what is tested has no gradients, what is measured may need them
-            metrics = self.measure(
-                network=module.student,
+            return self.measure(
+                network=full_precision(module.student),
                 data=_images(trainer),
                 folder=self.folder,
                 preprocessing=module.preprocess,
                 loggers=trainer.loggers,
-                device=str(pl_module.device),
+                device=str(module.device),
             )
-        pl_module.log_dict(metrics, rank_zero_only=True)
 
 
 def _images(trainer: Trainer) -> Any:

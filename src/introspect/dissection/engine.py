@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -68,7 +69,8 @@ def dissect(
         rotations: how many random rotations, of the seeds `seed`, `seed + 1`, …
         examples: how many of its top-activating images are kept of each unit.
         batch_size: images that go through the network at once.
-        num_workers: processes that read images beside the network; 0 reads in this one.
+        num_workers: processes that read, decode and stack images beside the network, two batches ahead each; 0 does so
+            in this one. For a CUDA device batches are put into pinned memory, and copied while the network runs.
         device: where the network runs; None leaves it where it is. On MPS only the network does: the counting needs
             float64.
         cache_dir: folder of the temporary files; None takes the system's.
@@ -147,11 +149,26 @@ def _check_images(concepts: ConceptDataset, work: Work) -> None:
 
 
 class _Item(NamedTuple):
-    """An image as it travels from where it is read."""
+    """An image as it is read."""
 
     image: Tensor
     annotation: Annotation
     name: str
+
+
+class _Batch(NamedTuple):
+    """Images as they travel from where they are read: stacked there, uint8, those of one size after another.
+
+    One tensor per size instead of one per image: each tensor that comes from another process costs an open file.
+    """
+
+    images: list[Tensor]
+    annotations: list[Annotation]
+    names: list[str]
+
+    def pin_memory(self) -> _Batch:
+        """Where a GPU fetches images while it computes; the annotations stay."""
+        return self._replace(images=[images.pin_memory() for images in self.images])
 
 
 class _Reader(Dataset[_Item | InputError]):
@@ -174,8 +191,16 @@ class _Reader(Dataset[_Item | InputError]):
         return _Item(image, Annotation.of(pixels, scalars), name)
 
 
-def _as_list(items: list[_Item | InputError]) -> list[_Item | InputError]:
-    return items
+def _collated(found: list[_Item | InputError]) -> _Batch | InputError:
+    """A batch, or the first thing that is wrong with it."""
+    items: list[_Item] = []
+    for item in found:
+        if isinstance(item, InputError):
+            return item
+        items.append(item)
+    images = [item.image for item in items]
+    stacks = [torch.stack(images[first:last]) for first, last in runs([image.shape for image in images])]
+    return _Batch(stacks, [item.annotation for item in items], [item.name for item in items])
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,29 +213,31 @@ class _Reading:
     device: torch.device
     views: dict[str, list[View]]
 
-    def run(self, model: nn.Module, work: Work, show: Callable[..., Iterator[list[_Item | InputError]]]) -> None:
+    def run(self, model: nn.Module, work: Work, show: Callable[..., Iterator[_Batch | InputError]]) -> None:
         loader = DataLoader(
             _Reader(self.concepts),
             batch_size=work.batch_size,
             num_workers=work.num_workers,
-            collate_fn=_as_list,
+            collate_fn=_collated,
             shuffle=False,
+            pin_memory=self.device.type == "cuda",
         )
         batches = show(loader, description="activations", total=len(loader))
         with tapped(model, list(self.views)) as found:
             for number, batch in enumerate(batches):
-                items = _readable(batch)
-                for item in items:
-                    self.spool.add_annotation(item.annotation)
-                for first, last in runs([item.image.shape for item in items]):
-                    self._forward(model, items[first:last], found)
+                if isinstance(batch, InputError):
+                    raise batch
+                for annotation in batch.annotations:
+                    self.spool.add_annotation(annotation)
+                names = iter(batch.names)
+                for images in batch.images:
+                    self._forward(model, images, [*islice(names, len(images))], found)
                 if number == 0:
-                    self.spool.check_space(len(items), len(self.concepts))
+                    self.spool.check_space(len(batch.names), len(self.concepts))
 
-    def _forward(self, model: nn.Module, items: Sequence[_Item], found: dict[str, Tensor]) -> None:
+    def _forward(self, model: nn.Module, images: Tensor, names: Sequence[str], found: dict[str, Tensor]) -> None:
         """Run the network on images of one size; each layer's maps go to its views and into the spool."""
-        model(self.prepare(torch.stack([item.image for item in items]).to(self.device)))
-        names = [item.name for item in items]
+        model(self.prepare(images.to(self.device, non_blocking=True)))
         for layer, views in self.views.items():
             if layer not in found:
                 raise InputError(f"layer={layer}: the network does not use it when it sees an image")
@@ -218,13 +245,6 @@ class _Reading:
             self.spool.add_maps(layer, maps.cpu())
             for view in views:
                 view.observe(maps, names, len(self.concepts))
-
-
-def _readable(batch: Sequence[_Item | InputError]) -> list[_Item]:
-    for item in batch:
-        if isinstance(item, InputError):
-            raise item
-    return [item for item in batch if not isinstance(item, InputError)]
 
 
 @contextmanager

@@ -5,10 +5,11 @@ Shapes: b images, h x w pixels, c classes.
 
 from __future__ import annotations
 
+import copy
 import difflib
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from introspect.distillation.objectives import Features
+from introspect.distillation.objectives.base import exact
 from introspect.errors import InputError
 
 _CIFAR = re.compile(r"cifar_resnet(\d+)")
@@ -134,13 +136,62 @@ class _Block(nn.Module):
 def features(network: nn.Module, images: Tensor, layers: Sequence[str] = ()) -> Features:
     """Logits of a batch [b, 3, h, w], and what the layers put out, with gradients if they are on.
 
+    Logits are float32 at least, whatever the network computes in: softmax and KL need the digits.
+
     Raises:
         InputError: the network has no such layer.
     """
-    with _tapped(network, layers) as maps:
+    found: dict[str, Tensor] = {}
+    with _tapped(network, layers, found):
         logits = network(images)
-    # Some classifiers of torchvision put out auxiliary logits too while they are trained.
-    return Features(logits if isinstance(logits, Tensor) else logits[0], maps)
+    return Features(exact(_main(logits)), found)
+
+
+class CompiledFeatures:
+    """`features` of one network and its layers, compiled by torch; the network and its weights' names stay as they are.
+
+    Layers are read by hooks that stay until `close`: hooks that come and go would be compiled anew each time.
+
+    Args:
+        network: whose forward pass is compiled when it is first called, and again for another size of batch.
+        layers: names of modules.
+
+    Raises:
+        InputError: the network has no such layer.
+    """
+
+    def __init__(self, network: nn.Module, layers: Sequence[str] = ()) -> None:
+        self._network = network
+        self._found: dict[str, Tensor] = {}
+        self._taps = ExitStack()
+        self._taps.enter_context(_tapped(network, layers, self._found))
+        self._compiled = torch.compile(self._read)
+
+    def _read(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        return exact(_main(self._network(images))), dict(self._found)
+
+    def __call__(self, images: Tensor) -> Features:
+        """See `features`."""
+        self._found.clear()  # of what a call of the network itself has left there
+        found = Features(*self._compiled(images))
+        self._found.clear()
+        return found
+
+    def close(self) -> None:
+        """Leave the network."""
+        self._taps.close()
+
+
+def _main(output: Any) -> Tensor:
+    """Some classifiers of torchvision put out auxiliary logits too while they are trained."""
+    logits: Tensor = output if isinstance(output, Tensor) else output[0]
+    return logits
+
+
+def full_precision(network: nn.Module) -> nn.Module:
+    """The network itself, or a float32 copy of one with weights of 16 bits, for what is counted in single units."""
+    has_few = any(value.dtype in (torch.bfloat16, torch.float16) for value in network.state_dict().values())
+    return copy.deepcopy(network).float() if has_few else network
 
 
 def outline(backbone: Backbone, layers: Sequence[str] = (), side: int = 224) -> Features:
@@ -157,10 +208,9 @@ def outline(backbone: Backbone, layers: Sequence[str] = (), side: int = 224) -> 
 
 
 @contextmanager
-def _tapped(network: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+def _tapped(network: nn.Module, layers: Sequence[str], found: dict[str, Tensor]) -> Iterator[None]:
+    """As long as it is open, each forward pass leaves the layers' outputs in `found`."""
     from introspect.dissection.taps import find_layers
-
-    found: dict[str, Tensor] = {}
 
     def keeper(name: str) -> Any:
         def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
@@ -171,7 +221,7 @@ def _tapped(network: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, Ten
     modules = find_layers(network, layers) if layers else {}
     handles = [module.register_forward_hook(keeper(name)) for name, module in modules.items()]
     try:
-        yield found
+        yield
     finally:
         for handle in handles:
             handle.remove()

@@ -19,12 +19,17 @@ from torch.utils.data import DataLoader, Dataset, Subset, default_collate
 from introspect.distillation.datasets.base import ImageSet, Sample, Split
 from introspect.errors import InputError
 from introspect.resuming import Place, mixed, place
+from introspect.sharing import SharedLoader, batches, processes
 
 
 class ImageDataModule(LightningDataModule):
     """Serves uint8 images [b, 3, h, w] and classes [b]; training images are shifted and mirrored on the way.
 
-    A training batch also has the numbers of its images in the training set, int64 [b].
+    A training batch also has the numbers of its images in the training set, int64 [b], and what `beside` makes of
+    images and numbers, where a module has set it; it is called on the CPU, before they are shifted and mirrored.
+
+    Several processes train on what one would with their batches in one, also as far as shifting and mirroring goes, and
+    measure each held-out image once.
 
     Args:
         images: where they come from.
@@ -57,6 +62,7 @@ class ImageDataModule(LightningDataModule):
             raise InputError(f"datamodule: batch_size={batch_size}, shift={shift}: expected at least 1 and 0")
         self.images, self.batch_size, self.shift, self.mirror = images, batch_size, shift, mirror
         self.num_workers, self.seed = num_workers, seed
+        self.beside: Callable[[Tensor, Tensor], Tensor] | None = None
         self._loaded: dict[str, Dataset[Sample]] = {}
 
     @property
@@ -64,31 +70,81 @@ class ImageDataModule(LightningDataModule):
         """Everything that decides what a network is trained on."""
         return f"{self.images.identity}; shift {self.shift}, mirror {self.mirror}, batches of {self.batch_size}"
 
+    @property
+    def varies(self) -> bool:
+        """Whether a training image comes with other pixels each time."""
+        return bool(self.shift or self.mirror or getattr(self.images, "crops", False))
+
+    def state_dict(self) -> dict[str, int]:
+        """What a resumed training must have in common with this one."""
+        return {"step": self.batch_size * processes(self.trainer)[0], "seed": self.seed}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Check that a resumed training sees the same images in a step.
+
+        Raises:
+            InputError: it would not.
+        """
+        if self.trainer is None or self.trainer.state.fn != "fit":
+            return
+        if state["step"] != (step := self.batch_size * processes(self.trainer)[0]):
+            raise InputError(
+                f"ckpt_path: the checkpoint was trained on {state['step']} images a step, not {step}; resume with"
+                " the same product of datamodule.batch_size and devices"
+            )
+        if state["seed"] != self.seed:
+            raise InputError(
+                f"ckpt_path: the checkpoint was trained with datamodule.seed={state['seed']}, not {self.seed}, which"
+                " decides the order of the images; resume with the same seed"
+            )
+
+    def train_images(self) -> DataLoader[Any]:
+        """The training images as they are read, once and in their order, with their numbers."""
+        return self._loader("train", batch_size=self.batch_size)
+
     def train_dataloader(self) -> EpochLoader:
         """Training batches in an order that the seed and the epoch decide; resumes within an epoch."""
         trainer = self.trainer
+        replicas, rank = processes(trainer)
         same = bool(trainer and trainer.overfit_batches)  # type: ignore[attr-defined]
         return EpochLoader(
             partial(self._loader, "train"),
             len(self._images("train")),  # type: ignore[arg-type]
             self.batch_size,
             seed=self.seed,
-            replicas=trainer.world_size if trainer else 1,
-            rank=trainer.global_rank if trainer else 0,
+            replicas=replicas,
+            rank=rank,
             place=(lambda: replace(place(trainer), epoch=0) if same else place(trainer)) if trainer else None,
         )
 
-    def val_dataloader(self) -> DataLoader[Any]:
-        """Held-out batches."""
-        return self._loader("validation")
+    def val_dataloader(self) -> SharedLoader:
+        """Held-out batches; on several devices, this one's share."""
+        return self._shared("validation")
 
-    def test_dataloader(self) -> DataLoader[Any]:
-        """Test batches."""
-        return self._loader("test")
+    def test_dataloader(self) -> SharedLoader:
+        """Test batches; on several devices, this one's share."""
+        return self._shared("test")
+
+    def held_out(self) -> DataLoader[Any]:
+        """Held-out batches, all of them in every process."""
+        return self._loader("validation", batch_size=self.batch_size)
+
+    def _shared(self, split: Split) -> SharedLoader:
+        count, (replicas, rank) = len(self._images(split)), processes(self.trainer)  # type: ignore[arg-type]
+        if count < replicas:
+            raise InputError(f"{self.images.name}: {count} {split} images, fewer than the {replicas} devices")
+        return SharedLoader(partial(self._loader, split), batches(count, self.batch_size, replicas, rank))
 
     def train_classes(self) -> Tensor:
         """The class numbers of all training images, int64 [n], by their numbers."""
         return torch.as_tensor(_classes(self._images("train")), dtype=torch.int64)
+
+    def on_before_batch_transfer(self, batch: tuple[Tensor, ...], dataloader_idx: int) -> tuple[Tensor, ...]:
+        """Add what stands beside the images of a training batch."""
+        if self.beside is None or self.trainer is None or not self.trainer.training:
+            return batch
+        images, _, numbers = batch
+        return *batch, self.beside(images, numbers)
 
     def on_after_batch_transfer(self, batch: tuple[Tensor, ...], dataloader_idx: int) -> tuple[Tensor, ...]:
         """Augment what is trained on, where the batch then lies."""
@@ -97,8 +153,8 @@ class ImageDataModule(LightningDataModule):
         images, *others = batch
         numbers = torch.Generator(images.device)
         now = place(self.trainer)
-        numbers.manual_seed(mixed(self.seed, self.trainer.global_rank, now.epoch, now.trained))
-        return augment(images, self.shift, self.mirror, numbers), *others
+        numbers.manual_seed(mixed(self.seed, 0, now.epoch, now.trained))
+        return augment(images, self.shift, self.mirror, numbers, *processes(self.trainer)), *others
 
     def _images(self, split: Split) -> Dataset[Sample]:
         if split not in self._loaded:
@@ -112,7 +168,7 @@ class ImageDataModule(LightningDataModule):
         images = self._images(split)
         return DataLoader(
             Numbered(images) if split == "train" else images,
-            **(options or {"batch_size": self.batch_size}),
+            **options,
             num_workers=self.num_workers,
             collate_fn=_collate,
             pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
@@ -206,16 +262,27 @@ def _collate(samples: Any) -> Any:
     return samples if isinstance(samples, tuple) else default_collate(samples)
 
 
-def augment(images: Tensor, shift: int, mirror: bool, generator: torch.Generator | None = None) -> Tensor:
-    """Move each image [b, c, h, w] by up to `shift` pixels, zeros coming in, and mirror half of them."""
+def augment(
+    images: Tensor,
+    shift: int,
+    mirror: bool,
+    generator: torch.Generator | None = None,
+    replicas: int = 1,
+    rank: int = 0,
+) -> Tensor:
+    """Move each image [b, c, h, w] by up to `shift` pixels, zeros coming in, and mirror half of them.
+
+    With generators of one seed, each of several processes treats its images as one process does that has them all.
+    """
     count, _, height, width = images.shape
     device = images.device
+    own = slice(rank * count, (rank + 1) * count)
     if shift:
         padded = functional.pad(images, (shift, shift, shift, shift))
         windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # [b, c, 2 shift + 1, 2 shift + 1, h, w]
-        down, right = torch.randint(2 * shift + 1, (2, count), generator=generator, device=device)
+        down, right = torch.randint(2 * shift + 1, (2, replicas * count), generator=generator, device=device)[:, own]
         images = windows[torch.arange(count, device=device), :, down, right]
     if mirror:
-        mirrored = torch.rand(count, generator=generator, device=device) < 0.5
+        mirrored = torch.rand(replicas * count, generator=generator, device=device)[own] < 0.5
         images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
     return images

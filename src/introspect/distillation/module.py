@@ -6,7 +6,7 @@ Shapes: b images of h x w pixels, c classes.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -17,16 +17,20 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
+from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from introspect.checkpoints import check_checkpoint
 from introspect.dissection.preprocessing import preprocessing
-from introspect.distillation.backbones import Backbone, features, outline
-from introspect.distillation.objectives import CrossEntropy, LabelSmoothing, Objective
+from introspect.distillation.backbones import Backbone, CompiledFeatures, features, outline
+from introspect.distillation.objectives import CrossEntropy, Features, LabelSmoothing, Objective
 from introspect.distillation.optimization import sgd
 from introspect.distillation.stages import load_stage, make_stage, stage_file, train_apart
 from introspect.distillation.teacher import Teacher, locked, plain_settings
+from introspect.distillation.teacher_logits import TeacherLogits, check_fixed, logits_file, make_logits
 from introspect.errors import InputError
+from introspect.resuming import settle
+from introspect.sharing import check_whole
 
 log = logging.getLogger(__name__)
 
@@ -52,9 +56,14 @@ class Distillation(LightningModule):
         milestones: shares of the training after which the learning rate falls.
         gamma: the factor by which it does.
         warmup_steps: optimizer steps in which it rises to `lr`.
+        channels_last: whether the pixels of a channel lie apart in memory; what is computed is the same but for
+            rounding, and convolutions are faster with it on CPUs, and on GPUs with 16 bits.
+        compile: whether torch compiles the forward passes of training, of student and teacher; the weights keep their
+            names, and validation and test run as they are.
 
     Raises:
-        InputError: a number is out of range, or the objective needs a teacher and there is none.
+        InputError: a number is out of range, or the objective needs a teacher and there is none, or one whose logits
+            can not be kept.
     """
 
     def __init__(
@@ -70,10 +79,17 @@ class Distillation(LightningModule):
         milestones: Sequence[float] = (0.3, 0.6, 0.9),
         gamma: float = 0.1,
         warmup_steps: int = 0,
+        channels_last: bool = True,
+        compile: bool = False,
     ) -> None:
         super().__init__()
         if objective.needs_teacher and teacher is None:
             raise InputError("model.teacher is required: the objective learns from a teacher")
+        if teacher is not None and teacher.cache and (objective.teacher_layers or objective.views_per_image > 1):
+            raise InputError(
+                f"model.teacher.cache: {type(objective).__name__} learns from more than the teacher's logits of each "
+                "image; set model.teacher.cache=false"
+            )
         if not lr > 0 or not all(0 < share < 1 for share in milestones):
             raise InputError(f"model: lr={lr}, milestones={list(milestones)}: expected more than 0, and shares below 1")
         self.save_hyperparameters(
@@ -90,8 +106,11 @@ class Distillation(LightningModule):
                 "warmup_steps": warmup_steps,
             }
         )
-        # Channels last: on CPUs, and on GPUs with 16 bits, convolutions are faster by a third or more.
-        self.student = student.build().to(memory_format=torch.channels_last)
+        # How fast it is trained is no property of a student: it is in no checkpoint.
+        self._layout = torch.channels_last if channels_last else torch.contiguous_format
+        self._compiles = compile
+        self._readers: list[Callable[[Tensor], Features]] = []
+        self.student = student.build().to(memory_format=self._layout)
         self.objective = objective
         if teacher is not None and objective.needs_teacher:
             objective.build(
@@ -101,6 +120,8 @@ class Distillation(LightningModule):
         self.train_accuracy, self.val_accuracy, self.test_accuracy = (
             MulticlassAccuracy(student.classes, average="micro") for _ in range(3)
         )
+        # Not Lightning's own mean: over several processes, that divides by a rounded number of images.
+        self.val_loss, self.test_loss = MeanMetric(), MeanMetric()
         self._source = teacher if objective.needs_teacher else None
         # In a list, so that it is no part of the module: it is not trained, not saved, not counted.
         self._teacher: list[nn.Module] = []
@@ -122,6 +143,8 @@ class Distillation(LightningModule):
         source, normalization = self._source, self.hparams["normalization"]
         if source is None or is_trial(trainer):
             return
+        if source.cache:
+            check_fixed(data)
         device = trainer.strategy.root_device.type
         identity = _identity(data, normalization) if source.is_trained_here else ""
         if source.is_trained_here:
@@ -130,6 +153,10 @@ class Distillation(LightningModule):
             made_of = self._made_of(data)
             teacher = partial(source.load, identity, normalization)
             make_stage(stage, source.cache_dir, made_of, teacher, self.preprocess, data, device)
+        if source.cache:
+            with torch.random.fork_rng():  # as in setup
+                network = source.load(identity, normalization).to(memory_format=self._layout)
+                make_logits(source, network, data, trainer, self._prepared, normalization)
 
     def _made_of(self, data: Any) -> str:
         """Everything but its own settings that decides what becomes of a stage."""
@@ -145,14 +172,20 @@ class Distillation(LightningModule):
         """Load the teacher, and the stage on it.
 
         Raises:
-            InputError: their weights can not be read.
+            InputError: their weights can not be read; or the student's are spread over devices.
         """
         if stage != "fit":
             return
+        check_whole(self.trainer)
+        data: Any = getattr(self.trainer, "datamodule", None)
+        if hasattr(data, "beside"):
+            data.beside = None  # what an earlier student has set
         if self._source is not None:
             with torch.random.fork_rng():  # weights are drawn before they are read: the student's luck stays as it is
                 self._teacher = [self._loaded()]
             self._load_stage()
+            if self._source.cache:
+                self._open_logits()
         if self.objective.needs_numbers:
             self.objective.begin(self._datamodule().train_classes())
         # What an objective keeps beside its weights is the same in every process, and may be large.
@@ -178,12 +211,22 @@ class Distillation(LightningModule):
             return source.backbone.build().eval().requires_grad_(False)
         return source.load(identity, self.hparams["normalization"])
 
+    def _open_logits(self) -> None:
+        """Have what the teacher has said added to each training batch."""
+        data, source = self._datamodule(), cast(Teacher, self._source)
+        check_fixed(data)
+        path = logits_file(source, self._teacher[0], data, self.trainer, self.hparams["normalization"])
+        if is_trial(self.trainer) and not path.is_file():
+            log.warning("a trial run, and the teacher's logits are not kept yet: it is asked about each batch")
+        else:
+            data.beside = TeacherLogits(path, len(data.train_classes()), source.backbone.classes).of
+
     def on_fit_start(self) -> None:
         """The teacher, with the stage on it, goes to where the student is, and shows what it knows."""
         if self.objective.stage is not None:
             self.objective.stage.to(self.device)
         for teacher in self._teacher:
-            teacher.to(self.device).to(memory_format=torch.channels_last)
+            self.trainer.precision_plugin.convert_module(teacher.to(self.device).to(memory_format=self._layout))
             if self.trainer.is_global_zero:
                 with torch.random.fork_rng():  # a loader draws a number, which the student shall not miss
                     self._examine(teacher)
@@ -192,8 +235,8 @@ class Distillation(LightningModule):
     def _examine(self, teacher: nn.Module, most: int = 1000) -> None:
         """Say how good the teacher is: weights of another network, or of other pixels, run without complaint."""
         images, targets = [], []
-        for batch in self._datamodule().val_dataloader():
-            images.append(teacher(self._prepared(batch[0].to(self.device))).argmax(1).cpu())
+        for batch in self._datamodule().held_out():
+            images.append(teacher(self._prepared(batch[0].to(self.device), teacher)).argmax(1).cpu())
             targets.append(batch[1])
             if sum(map(len, targets)) >= most:
                 break
@@ -206,52 +249,73 @@ class Distillation(LightningModule):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits [b, c] of uint8 images [b, 3, h, w]."""
-        logits: Tensor = self.student(self._prepared(images))
-        return logits
+        return features(self.student, self._prepared(images, self.student)).logits
 
-    def _prepared(self, images: Tensor) -> Tensor:
-        return self.preprocess(images).contiguous(memory_format=torch.channels_last)
+    def _prepared(self, images: Tensor, network: nn.Module) -> Tensor:
+        """What a network takes in, in its number format, which is no longer float32 with `trainer.precision=*-true`."""
+        dtype = next(network.parameters()).dtype
+        return self.preprocess(images).to(dtype).contiguous(memory_format=self._layout)
+
+    def on_train_start(self) -> None:
+        """Compile, where that is wanted; not before, because a strategy may still replace modules."""
+        pairs = zip(
+            (self.student, *self._teacher), (self.objective.student_layers, self.objective.teacher_layers), strict=False
+        )
+        read = CompiledFeatures if self._compiles else lambda network, layers: partial(features, network, layers=layers)
+        self._readers = [read(network, layers) for network, layers in pairs]
+
+    def on_train_end(self) -> None:
+        """Leave the networks as they were."""
+        for reader in self._readers:
+            if isinstance(reader, CompiledFeatures):
+                reader.close()
+        self._readers = []
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Where chance is taken that is not the data's, such as dropout: see `settle`."""
+        settle(self.trainer)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss, a scalar. Logs `train/loss`, `train/loss/<part>`, `train/accuracy` (share of the epoch)."""
-        images, targets, *numbers = batch
-        prepared = self.objective.views(self._prepared(images))
-        student = features(self.student, prepared, self.objective.student_layers)
-        taught = None
-        for teacher in self._teacher:
+        images, targets, *others = batch
+        numbers, kept = others[:1], others[1:]
+        prepared = self.objective.views(self._prepared(images, self.student))
+        read_student, *read_teacher = self._readers
+        student = read_student(prepared)
+        taught = Features(kept[0]) if kept else None
+        for read in () if kept else read_teacher:
             with torch.no_grad():
-                taught = features(teacher, prepared, self.objective.teacher_layers)
+                taught = read(prepared)
         losses = self.objective(student, taught, targets, *numbers)
         loss = torch.stack(list(losses.values())).sum()
         self.train_accuracy(student.logits[:: self.objective.views_per_image], targets)
-        self.log("train/loss", loss, prog_bar=True)
+        self.log("train/loss", loss, prog_bar=True, sync_dist=True)
         if len(losses) > 1:
-            self.log_dict({f"train/loss/{name}": value for name, value in losses.items()})
+            self.log_dict({f"train/loss/{name}": value for name, value in losses.items()}, sync_dist=True)
         self.log("train/accuracy", self.train_accuracy, on_step=False, on_epoch=True)
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Logs `val/loss` (cross-entropy, nats) and `val/accuracy` (share)."""
-        self._evaluate(batch, "val", self.val_accuracy)
+        self._evaluate(batch, "val", self.val_accuracy, self.val_loss)
 
     def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Logs `test/loss` and `test/accuracy`; the logits [b, c] are for callbacks."""
-        return self._evaluate(batch, "test", self.test_accuracy)
+        return self._evaluate(batch, "test", self.test_accuracy, self.test_loss)
 
     def taught(self, images: Tensor) -> Tensor | None:
         """The teacher's logits [b, c] of uint8 images; None if there is none, or it has not been wanted yet."""
         for teacher in self._teacher:
             with torch.no_grad():
-                logits: Tensor = features(teacher.to(self.device), self._prepared(images)).logits
-            return logits
+                return features(teacher.to(self.device), self._prepared(images, teacher)).logits
         return None
 
-    def _evaluate(self, batch: Batch, split: str, accuracy: MulticlassAccuracy) -> Tensor:
+    def _evaluate(self, batch: Batch, split: str, accuracy: MulticlassAccuracy, loss: MeanMetric) -> Tensor:
         images, targets = batch
-        logits = self(images)
+        logits: Tensor = self(images)
         accuracy(logits, targets)
-        loss = functional.cross_entropy(logits, targets)
-        self.log(f"{split}/loss", loss, prog_bar=split == "val", batch_size=len(images), sync_dist=True)
+        loss(functional.cross_entropy(logits, targets), weight=len(images))
+        self.log(f"{split}/loss", loss, prog_bar=split == "val", batch_size=len(images))
         self.log(f"{split}/accuracy", accuracy, prog_bar=split == "val", batch_size=len(images))
         return logits
 

@@ -87,7 +87,8 @@ class ClassSimilarity(Metric):
             own, other, both = self.products / total - torch.stack(
                 [torch.outer(means[a], means[b]) for a, b in ((0, 0), (1, 1), (0, 1))]
             )
-            found["cka"] = float(both.square().sum() / (own.norm() * other.norm()))
+            if norms := float(own.norm() * other.norm()):  # 0 of logits that are the same for all images
+                found["cka"] = float(both.square().sum()) / norms
             apart = ~torch.eye(len(self.images), dtype=torch.bool, device=both.device)
             apart &= (self.images > 0)[:, None]
             own, other = self.matrices()

@@ -82,7 +82,7 @@ def train_apart(module: LightningModule, data: Any, how: Training, device: str, 
 
     own = data.__class__.__new__(data.__class__)
     own.__dict__.update(data.__dict__)
-    own.trainer, own.seed = None, how.seed
+    own.trainer, own.seed, own.beside = None, how.seed, None
     trainer = Trainer(
         max_epochs=how.epochs,
         accelerator=device,

@@ -48,12 +48,14 @@ class Teacher:
     ckpt_path: file of its weights: a checkpoint of train.py, or a state dict; None takes the backbone's published
         weights if it names any, and else a teacher that is trained once.
     training: how.
+    cache: whether it is asked about each training image once, and its logits are kept in `cache_dir`.
     """
 
     backbone: Backbone
     cache_dir: str | Path
     ckpt_path: str | Path | None = None
     training: Training = Training()
+    cache: bool = False
 
     @property
     def is_trained_here(self) -> bool:

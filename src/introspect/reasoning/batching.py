@@ -120,12 +120,16 @@ def collate_groups(groups: Sequence[Group], pad_id: int, packing: Packing, row_t
     With `shared_prompt` rows are packed where at least one group has several traces: only then is anything saved.
 
     Args:
-        groups: a prompt's traces each.
+        groups: a prompt's traces each; none gives a blank row, without supervised tokens, for a process that has to
+            take part in a step.
         pad_id: the token that fills up short rows.
         packing: `none` gives every sequence a row; `sequence` packs sequences, each with its own prompt, into rows;
             `shared_prompt` packs groups.
         row_tokens: of a packed row at most; None takes the longest group.
     """
+    if not groups:
+        blank = collate([Supervised((pad_id, pad_id), 2)], pad_id)
+        return {**blank, "attention_mask": torch.zeros_like(blank["attention_mask"])}
     if packing == "none" or (packing == "shared_prompt" and all(len(group) == 1 for group in groups)):
         return collate([item for group in groups for item in group], pad_id)
     return pack(groups, pad_id, row_tokens)
@@ -136,8 +140,8 @@ class LengthBucketSampler:
 
     The sequences of an epoch are shuffled, sorted by length within pools of some batches, cut into steps and the steps
     shuffled again. Processes that train together share a step and take turns within it, so that their batches are
-    alike in length. Every sequence comes once an epoch, except that the first few of the shuffle come twice where the
-    number of processes does not divide the number of sequences.
+    alike in length. Every sequence comes once an epoch, whatever the number of processes: where the last step has fewer
+    sequences than processes, some have an empty batch in it.
 
     Args:
         lengths: tokens of each sequence, [n].
@@ -183,7 +187,6 @@ class LengthBucketSampler:
         count, step = len(self.lengths), self.batch_size * self.replicas
         generator = torch.Generator().manual_seed(_mix(self.seed, self.epoch))
         order = torch.randperm(count, generator=generator) if self.shuffle else torch.arange(count)
-        order = order.repeat(1 + -(-self.replicas // max(count, 1)))[: count + (-count) % self.replicas]
         if self.shuffle:
             pools = order.split(step * _POOL)
             order = torch.cat([pool[self.lengths[pool].argsort(stable=True)] for pool in pools])

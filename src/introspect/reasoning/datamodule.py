@@ -40,6 +40,7 @@ from introspect.reasoning.supervision import (
 )
 from introspect.reasoning.traces import Trace, TraceSet, load_traces, save_traces
 from introspect.resuming import place
+from introspect.sharing import SharedLoader, batches, processes, share
 
 log = logging.getLogger(__name__)
 
@@ -59,8 +60,10 @@ class QuestionsDataModule(LightningDataModule):
         self.benchmark = benchmark
         self.test_examples = test_examples
 
-    def test_dataloader(self) -> DataLoader[Any]:
+    def test_dataloader(self) -> SharedLoader:
         """The test questions, all in one batch (on several devices: this one's share): who answers makes batches.
+
+        A share is empty where there are fewer questions than devices: all must come to where answers are gathered.
 
         Raises:
             InputError: there are no test questions.
@@ -68,7 +71,16 @@ class QuestionsDataModule(LightningDataModule):
         examples = self.benchmark.load("test", self.test_examples)
         if not examples:
             raise InputError(f"{self.benchmark.name}: there are no test questions")
-        return DataLoader(examples, batch_size=len(examples), collate_fn=list)  # type: ignore[arg-type]
+        own = share(range(len(examples)), *processes(self.trainer))
+        return SharedLoader(partial(DataLoader, examples, collate_fn=list), [[*own]])  # type: ignore[arg-type]
+
+    def examples(self, split: str) -> Sequence[MultiHopExample]:
+        """The questions of a split, the test's limited as set.
+
+        Raises:
+            InputError: the benchmark can not be read.
+        """
+        return self.benchmark.load(split, self.test_examples if split == "test" else None)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Questions, unlike tensors, stay where they are."""
@@ -137,6 +149,7 @@ class TraceDataModule(QuestionsDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__(benchmark, test_examples)
+        self.prepare_data_per_node = False  # traces lie where all machines see them
         _check_settings(batch_size, packing, row_tokens, max_length, overlong, validation_share)
         self.recipe = recipe
         self.student = student
@@ -293,18 +306,19 @@ class TraceDataModule(QuestionsDataModule):
             place=(lambda: place(trainer)) if trainer else None,
         )
 
-    def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
-        """The held-out traces in order of length; no loader where none are held out."""
+    def val_dataloader(self) -> SharedLoader | list[Any]:
+        """The held-out traces in order of length, each on one device; no loader where none are held out."""
         assert self._validation is not None
         if not len(self._validation):
             return []
-        return DataLoader(
-            GroupedDataset(self._validation, by_prompt=False),  # type: ignore[arg-type]  # collated to a Batch
-            batch_size=self.batch_size,
+        load = partial(
+            DataLoader,
+            GroupedDataset(self._validation, by_prompt=False),
             collate_fn=partial(collate_groups, pad_id=self.pad_id, packing="none"),
             num_workers=self.num_workers,
             pin_memory=self._pin_memory,
         )
+        return SharedLoader(load, batches(len(self._validation), self.batch_size, *processes(self.trainer)))
 
     @property
     def _collate(self) -> Callable[[Sequence[Group]], Batch]:

@@ -21,6 +21,7 @@ from introspect.reasoning.grpo import GRPO, clipped_surrogate, kl_estimate
 from introspect.reasoning.likelihood import likelihood
 from introspect.reasoning.packing import Batch
 from introspect.reasoning.student import ReasoningStudent
+from introspect.sharing import check_whole
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +60,9 @@ class GRPOStudent(ReasoningStudent):
         return self.grpo.kl_weight > 0
 
     def on_fit_start(self) -> None:
-        """Load the reference, where there is one."""
+        """As every student; and load the reference, where there is one."""
+        check_whole(self.trainer)
+        super().on_fit_start()
         if self.has_reference and not self.hparams["lora"]:
             reference = self._load_network().requires_grad_(False).eval()
             self._reference = (reference.to(self.device),)

@@ -247,7 +247,13 @@ class PretrainingDataModule(QuestionsDataModule):
         build_tokenizer().save_pretrained(self.tokenizer_folder)
 
     def train_dataloader(self) -> ResumablePools:
-        """Batches in the curriculum's order; a resumed run goes on where it stopped."""
+        """Batches in the curriculum's order; a resumed run goes on where it stopped.
+
+        Raises:
+            InputError: there are several devices, which would all read the same.
+        """
+        if self.trainer is not None and self.trainer.world_size > 1:
+            raise InputError("trainer.devices: the base student is raised on one device: give trainer.devices=1")
         tokenizer = load_tokenizer(self.tokenizer_folder)
         texts = PretrainingText(tokenizer, self.size, self.seed, self.curriculum, self.disease)
         pools = Pools(texts, self.batch_size, Collate(tokenizer.pad_token_id))

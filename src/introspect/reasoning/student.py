@@ -10,12 +10,16 @@ import pickle
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.plugins.precision import MixedPrecision
+from lightning.pytorch.strategies import FSDPStrategy
+from lightning.pytorch.utilities.enums import GradClipAlgorithmType
 from torch import Tensor
 from torch.nn import functional
+from torchmetrics import MeanMetric
 
 from introspect.errors import InputError
 from introspect.reasoning.batching import IGNORED
@@ -25,24 +29,29 @@ from introspect.reasoning.export import ModelCard, save_folder
 from introspect.reasoning.initialization import induction_ready
 from introspect.reasoning.likelihood import likelihood
 from introspect.reasoning.models.loading import load_pretrained
+from introspect.reasoning.network import compile_blocks, recompute_activations, use_liger, with_lora
+from introspect.reasoning.optimization import Schedule, adamw
 from introspect.reasoning.packing import Batch, attention_mask
 from introspect.reasoning.rollouts import Rollout
 from introspect.reasoning.supervision import TemplateChoice, load_tokenizer
+from introspect.resuming import settle
+from introspect.sharing import check_whole
 
 if TYPE_CHECKING:
     from introspect.reasoning.models.transformers import TransformersChat
 
-Schedule = Literal["cosine", "linear", "constant"]
 Precision = Literal["float32", "bfloat16"]
 
-_NOT_SAVED = ("self", "__class__", "testing")  # how a student is tested is no property of it
+# How a student is tested, and how fast it is trained, are no properties of it.
+_NOT_SAVED = ("self", "__class__", "testing", "compile", "liger")
 
 
 class ReasoningStudent(LightningModule):
     """Completion-only supervised fine-tuning of a causal language model, whole or with LoRA.
 
     The loss of an optimizer step is the mean negative log-likelihood over its supervised tokens, in float32: every
-    token counts alike, in whichever micro-batch, process or packed row. What is logged is the mean of a micro-batch.
+    token counts alike, in whichever micro-batch, process or packed row. What is logged is the mean of a micro-batch,
+    over its tokens in all processes.
 
     A checkpoint holds the weights that were trained, and of the rest only what it takes to build it again (plain text
     and numbers): with LoRA the base model is read anew from `model`.
@@ -64,6 +73,8 @@ class ReasoningStudent(LightningModule):
             configuration begins with random weights, with the vocabulary of the tokenizer; its `induction_ready` is
             the seed of `initialization.induction_ready`, absent for the usual random weights.
         chat_template: see `supervision.load_tokenizer`.
+        compile: whether torch compiles the blocks of the network, see `network.compile_blocks`.
+        liger: whether training uses Liger's kernels, see `network.use_liger`; needs a CUDA GPU.
         testing: how `trainer.test` measures the student.
     """
 
@@ -89,6 +100,8 @@ class ReasoningStudent(LightningModule):
         trust_remote_code: bool = False,
         architecture: Mapping[str, Any] | None = None,
         chat_template: TemplateChoice = "auto",
+        compile: bool = False,
+        liger: bool = False,
         testing: Testing | None = None,
     ) -> None:
         settings = {name: _plain(value) for name, value in locals().items() if name not in _NOT_SAVED}
@@ -97,7 +110,10 @@ class ReasoningStudent(LightningModule):
         self.save_hyperparameters(settings)
         self.network = None
         self.tokenizer = None
+        self._compiles, self._liger = compile, liger
         self.testing = testing or Testing()
+        # Not Lightning's own means: over several processes, those divide by a rounded number of tokens.
+        self.val_loss, self.val_token_accuracy = MeanMetric(), MeanMetric()
         self.test_rollouts: list[Rollout] = []
         self.baseline_rollouts: list[Rollout] | None = None
         self.test_failures = Failures()
@@ -109,8 +125,11 @@ class ReasoningStudent(LightningModule):
             InputError: `model` is neither a model folder nor a hub id that can be reached, or has no chat template;
                 the architecture or the LoRA settings do not fit.
         """
-        if self.network is not None:
-            return
+        if self.network is None:
+            self._build()
+        self._matrices = {name for name, p in self.named_parameters() if p.ndim >= 2}
+
+    def _build(self) -> None:
         settings = self.hparams
         self.tokenizer = load_tokenizer(
             settings["model"],
@@ -120,11 +139,27 @@ class ReasoningStudent(LightningModule):
         )
         network = self._load_network()
         if settings["gradient_checkpointing"]:
-            # Renamed in the course of transformers 5.
-            enable = getattr(network, "activation_checkpointing_enable", None) or network.gradient_checkpointing_enable
-            enable({"use_reentrant": False})
-        self.network = _with_lora(network, settings["lora"]) if settings["lora"] else network
+            recompute_activations(network)
+        self.network = with_lora(network, settings["lora"]) if settings["lora"] else network
         self.network.train()
+
+    def on_fit_start(self) -> None:
+        """Make the network faster, as far as that is wanted.
+
+        Raises:
+            InputError: it can not be done with this network, or on this device.
+        """
+        if self._liger:
+            if self.device.type != "cuda":
+                raise InputError(f"model.liger: runs on a CUDA GPU, not on {self.device.type}; set model.liger=false")
+            use_liger(self.network)
+        if self._compiles:
+            compile_blocks(self.network)
+        self._compiles = self._liger = False  # done; a second training finds it so
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Where chance is taken that is not the data's, such as dropout: see `settle`."""
+        settle(self.trainer)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of a micro-batch, scalar.
@@ -133,19 +168,27 @@ class ReasoningStudent(LightningModule):
         `train/lr`.
         """
         loss, accuracy, count = self._losses(batch)
-        self.log("train/loss", loss, prog_bar=True)
-        self.log("train/token_accuracy", accuracy)
+        over_all = self._over_processes(torch.stack([loss.detach(), accuracy]), count)
+        self.log("train/loss", over_all[0], prog_bar=True)
+        self.log("train/token_accuracy", over_all[1])
         self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"])
         return loss * count * batch["share"] if "share" in batch else loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Logs `val/loss` and `val/token_accuracy`, means over all supervised tokens of the held-out traces."""
         loss, accuracy, count = self._losses(batch)
-        self.log("val/loss", loss, prog_bar=True, batch_size=count, sync_dist=True)
-        self.log("val/token_accuracy", accuracy, batch_size=count, sync_dist=True)
+        self.val_loss(loss, weight=count)
+        self.val_token_accuracy(accuracy, weight=count)
+        self.log("val/loss", self.val_loss, prog_bar=True, batch_size=count)
+        self.log("val/token_accuracy", self.val_token_accuracy, batch_size=count)
 
     def on_test_start(self) -> None:
-        """Forget the rollouts of an earlier test."""
+        """Forget the rollouts of an earlier test.
+
+        Raises:
+            InputError: the weights are spread over devices.
+        """
+        check_whole(self.trainer)
         self.test_rollouts = []
         self.baseline_rollouts = [] if self.testing.baseline else None
         self.test_failures = Failures()
@@ -160,8 +203,16 @@ class ReasoningStudent(LightningModule):
             self.baseline_rollouts += before
         self.test_failures = self.test_failures.plus(len(batch) * self.testing.samples, before, after)
 
+    def _over_processes(self, means: Tensor, count: int) -> Tensor:
+        """Means [k] over `count` tokens here, as means over those of all processes."""
+        if self.trainer.world_size == 1:
+            return means
+        sums = torch.cat([means * count, means.new_tensor([count])])
+        sums = cast(Tensor, self.trainer.strategy.reduce(sums, reduce_op="sum"))
+        return sums[:-1] / sums[-1]
+
     def _losses(self, batch: Batch) -> tuple[Tensor, Tensor, int]:
-        """Mean loss and accuracy over the supervised tokens, and their number."""
+        """Mean loss and accuracy over the supervised tokens, and their number; 0 of none."""
         if "source" in batch:
             inputs = {name: batch[name] for name in ("input_ids", "position_ids")}
             inputs["attention_mask"] = self._packed_mask(batch)
@@ -173,7 +224,8 @@ class ReasoningStudent(LightningModule):
             keep = following != IGNORED
             targets = following[keep]  # [n]
         log_probabilities, hits = likelihood(self.network, inputs, keep, targets)
-        return -log_probabilities.mean(), hits.float().mean(), len(targets)
+        count = max(len(targets), 1)
+        return -log_probabilities.sum() / count, hits.float().sum() / count, len(targets)
 
     def _packed_mask(self, batch: Batch) -> Any:
         """The attention mask of a packed batch; an InputError for a model that would not obey it."""
@@ -195,31 +247,38 @@ class ReasoningStudent(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """AdamW, fused where that is available, with a learning rate that changes every optimizer step."""
-        settings = self.hparams
-        trained = [p for p in self.parameters() if p.requires_grad]
-        groups = [
-            {"params": [p for p in trained if p.ndim >= 2], "weight_decay": settings["weight_decay"]},
-            {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
-        ]
-        # Lightning can not clip the gradients of a fused optimizer under mixed precision.
-        fused = self.device.type in ("cpu", "cuda") and not str(self.trainer.precision).endswith("-mixed")
-        optimizer = torch.optim.AdamW(
-            [group for group in groups if group["params"]],
-            lr=settings["lr"],
-            betas=tuple(settings["betas"]),
-            eps=settings["eps"],
-            fused=fused,
-        )
         total = self.trainer.estimated_stepping_batches
         if math.isinf(total):
             raise InputError("trainer: the learning rate schedule needs an end: set trainer.max_steps or max_epochs")
-        scheduler = torch.optim.lr_scheduler.LambdaLR(
-            optimizer,
-            lambda step: lr_factor(
-                step, int(total), settings["warmup_ratio"], settings["schedule"], settings["min_lr_ratio"]
-            ),
+        names = ("lr", "betas", "eps", "weight_decay", "warmup_ratio", "schedule", "min_lr_ratio")
+        # By name: a strategy that spreads weights over devices makes vectors of them.
+        trained = {n.replace("_fsdp_wrapped_module.", ""): p for n, p in self.named_parameters() if p.requires_grad}
+        return adamw(
+            [p for name, p in trained.items() if name in self._matrices],
+            [p for name, p in trained.items() if name not in self._matrices],
+            int(total),
+            # A fused optimizer would undo the loss scale of float16 itself, which is too late for clipping.
+            fused=self.device.type in ("cpu", "cuda") and self.trainer.precision != "16-mixed",
+            **{name: self.hparams[name] for name in names},
         )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "lr"}}
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """As Lightning does; also of a fused optimizer without a loss scale (bf16-mixed), and of spread weights."""
+        plugin, strategy = self.trainer.precision_plugin, self.trainer.strategy
+        if isinstance(strategy, FSDPStrategy) and gradient_clip_val:
+            cast(Any, strategy.model).clip_grad_norm_(gradient_clip_val)  # the norm over all devices
+            return
+        if isinstance(plugin, MixedPrecision) and plugin.scaler is None:
+            how = GradClipAlgorithmType(gradient_clip_algorithm or GradClipAlgorithmType.NORM)
+            # The plugin's own method refuses every fused optimizer.
+            super(MixedPrecision, plugin).clip_gradients(optimizer, gradient_clip_val or 0.0, how)
+        else:
+            super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def chat_model(self, **options: Any) -> TransformersChat:
         """The student as it stands, as a chat model on the live weights.
@@ -298,20 +357,6 @@ class ReasoningStudent(LightningModule):
         return copy.network.merge_and_unload()
 
 
-def lr_factor(step: int, total: int, warmup_ratio: float, schedule: Schedule, min_lr_ratio: float) -> float:
-    """The share of the peak learning rate in optimizer step `step`, counted from 0, of `total`.
-
-    It rises from 1/w to 1 in the w steps of the warm-up (no step is wasted on a rate of 0) and falls to `min_lr_ratio`
-    at the end; `constant` does not fall.
-    """
-    warmup = math.ceil(warmup_ratio * total)
-    if step < warmup:
-        return (step + 1) / warmup
-    done = min((step - warmup) / max(total - warmup, 1), 1.0)
-    fall = {"cosine": (1 - math.cos(math.pi * done)) / 2, "linear": done, "constant": 0.0}[schedule]
-    return 1 - (1 - min_lr_ratio) * fall
-
-
 def load_student(ckpt_path: str | Path, *, trust_remote_code: bool = False) -> ReasoningStudent:
     """The student of a checkpoint, in evaluation mode on the CPU. Nothing in the file is executed.
 
@@ -343,27 +388,6 @@ def load_student(ckpt_path: str | Path, *, trust_remote_code: bool = False) -> R
     except (InputError, RuntimeError) as error:
         raise InputError(f"{path}: the student can not be rebuilt ({str(error).splitlines()[0]})") from error
     return student.eval()
-
-
-def _with_lora(network: Any, lora: Mapping[str, Any]) -> Any:
-    """Freeze the network and add adapters to it."""
-    from peft import LoraConfig, get_peft_model
-
-    settings = {"r": 16, "alpha": 32, "dropout": 0.0, "target_modules": "all-linear", **lora}
-    known = ("r", "alpha", "dropout", "target_modules")
-    if unknown := [name for name in settings if name not in known]:
-        raise InputError(f"lora.{unknown[0]}: no such setting, expected {', '.join(known)}")
-    try:
-        config = LoraConfig(
-            r=settings["r"],
-            lora_alpha=settings["alpha"],
-            lora_dropout=settings["dropout"],
-            target_modules=settings["target_modules"],
-            task_type="CAUSAL_LM",
-        )
-        return get_peft_model(network, config)
-    except (ValueError, TypeError) as error:
-        raise InputError(f"lora: {str(error).splitlines()[0]}") from error
 
 
 def _check_settings(settings: Mapping[str, Any]) -> None:

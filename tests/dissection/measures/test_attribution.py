@@ -29,6 +29,25 @@ class Called(nn.Module):
         return self.linear(self.relu(maps - 0.1).mean((2, 3)))
 
 
+class Changed(nn.Module):
+    """Changes in place what it reads again: with another ReLU it is another network."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.relu, self.linear = nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), nn.Linear(4, 2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = self.conv(images)
+        return self.linear((self.relu(maps) + maps).mean((2, 3)))
+
+
+class Broken(Sides):
+    """Has no finite gradient."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward((images - images).sqrt())
+
+
 def pixels(n: int = 2) -> Tensor:
     return torch.rand(n, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -41,6 +60,18 @@ def test_of_a_linear_network(method: str) -> None:
     found = Attribution(PixelNetwork(network, plain), method)(method, images, targets)
     expected = images * network.weight.detach()[targets] * 255
     torch.testing.assert_close(found, expected, atol=5e-3 if method == "gradient_shap" else 1e-5, rtol=1e-4)
+
+
+def test_a_network_that_another_relu_would_change_is_refused() -> None:
+    torch.manual_seed(0)
+    attribution = Attribution(PixelNetwork(Changed().eval(), plain), "guided_backprop")
+    with pytest.raises(InputError, match="methods=guided_backprop: the network puts out something else"):
+        attribution("guided_backprop", pixels(), torch.tensor([0, 1]))
+
+
+def test_gradients_that_are_not_finite() -> None:
+    with pytest.raises(InputError, match="gradients are not finite"):
+        gradients(Broken(), pixels(), torch.tensor([0, 1]))
 
 
 def test_saliency_has_no_sign() -> None:

@@ -52,7 +52,9 @@ def test_numbers_by_hand() -> None:
 
 
 def test_a_subset_beside_all_images() -> None:
-    result = Stability({"1": (detecting(1), detecting(3)), "2": (detecting(1, 2),)})
+    groups = {"1": (detecting(1), detecting(3)), "2": (detecting(1, 2),)}
+    assert "to_all" not in Stability(groups).summary("1")  # two images need not be all
+    result = Stability(groups, whole="2")
     assert result.summary("1")["to_all"] == pytest.approx((1 / 2 + 0) / 2)
     assert result.summary("1")["jaccard"] == 0
     assert set(result.summary("2")) == {"total", "unique"}

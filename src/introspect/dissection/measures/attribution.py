@@ -116,6 +116,7 @@ class Attribution:
         self.methods = check_methods(methods)
         self._captum = library("captum.attr", "attributions are made by Captum")
         self._model = self._traced = model
+        self._compared = False
         self._steps, self._seed = whole_number("steps", steps, 1), seed
         if needy := [method for method in self.methods if method in _NEED_MODULES]:
             self._traced = PixelNetwork(with_relu_modules(model.network, needy), model.prepare)
@@ -133,6 +134,7 @@ class Attribution:
             Float [n, 3, h, w].
         """
         model = self._traced if method in _NEED_MODULES else self._model
+        self._compare(method, pixels)
         numbers = torch.Generator().manual_seed(self._seed)
         baselines = torch.randn(_BASELINES, *pixels.shape[1:], generator=numbers).to(pixels.device) * _SPREAD
         inputs = pixels.clone().requires_grad_()
@@ -142,6 +144,18 @@ class Attribution:
             torch.manual_seed(self._seed)
             np.random.seed(self._seed)  # noqa: NPY002 - Captum draws from both
             return METHODS[method](call).detach()
+
+    @torch.no_grad()
+    def _compare(self, method: str, pixels: Tensor) -> None:
+        """Once: what is explained in place of the network must be the network."""
+        if self._compared or self._traced is self._model or method not in _NEED_MODULES:
+            return
+        self._compared = True
+        if not torch.allclose(self._traced(pixels), self._model(pixels), rtol=1e-3, atol=1e-4):
+            raise InputError(
+                f"methods={method}: the network puts out something else with each ReLU as a module of its own; one "
+                "that works in place on what is read again can not be explained by this method"
+            )
 
 
 def check_methods(methods: str | Sequence[str]) -> tuple[str, ...]:
@@ -217,6 +231,9 @@ def gradients(model: nn.Module, pixels: Tensor, classes: Tensor, of: Gradient = 
 
     Returns:
         The derivatives, float [n, 3, h, w], and the logits [n, classes].
+
+    Raises:
+        InputError: a derivative is not finite.
     """
     with torch.enable_grad():
         inputs = pixels.detach().clone().requires_grad_()
@@ -226,4 +243,6 @@ def gradients(model: nn.Module, pixels: Tensor, classes: Tensor, of: Gradient = 
         else:
             value = logits.gather(1, classes[:, None]).sum()
         (found,) = torch.autograd.grad(value, inputs)
+    if not found.isfinite().all():
+        raise InputError("the network's gradients are not finite: nothing can be said about them")
     return found, logits.detach()

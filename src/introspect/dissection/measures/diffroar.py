@@ -45,6 +45,8 @@ class DiffRoar:
     network, checkpoint, data: what was measured, on what. attribution: by which values were ranked. kept: share of the
     values that were left, of each level. accuracy: of each probe on the test images, float64 [k, 2, r]. images: of the
     training and of the test. probe: name of the network that was trained. training: how.
+    flat: share of the images whose gradient is 0 everywhere, as that of the loss is where a network is sure: they are
+    ranked at random.
     """
 
     network: str
@@ -56,6 +58,7 @@ class DiffRoar:
     images: tuple[int, int]
     probe: str
     training: ProbeTraining
+    flat: float = 0.0
 
     name = "diffroar"
     source = (
@@ -80,12 +83,12 @@ class DiffRoar:
         }
 
     def metrics(self) -> dict[str, float]:
-        """`dissect/diffroar/difference`, the mean over levels; per level `…/<kept>/difference`, `top_accuracy`, ….
+        """`dissect/diffroar/difference`, the mean over levels, `flat`; per level `…/<kept>/difference`, ….
 
         With several runs also `…/<kept>/deviation`: the standard deviation over all pairs of runs (with n).
         """
         place = f"dissect/{self.name}"
-        found = {f"{place}/difference": float(self.pairs.mean())}
+        found = {f"{place}/difference": float(self.pairs.mean()), f"{place}/flat": self.flat}
         for kept, pairs, sides in zip(self.kept, self.pairs, self.accuracy.mean(2), strict=True):
             found[f"{place}/{kept:g}/difference"] = float(pairs.mean())
             if self.accuracy.shape[2] > 1:
@@ -109,6 +112,8 @@ class DiffRoar:
                 [f"{kept:.0%}", *(f"{float(side.mean()):.3f}" for side in sides), f"{pairs.mean():+.3f}{deviation}"]
             )
         caption = f"mean over levels: {float(self.pairs.mean()):+.3f}; above 0 what is ranked high tells the class"
+        if self.flat:
+            caption += f"; {self.flat:.1%} of the images have no gradient, and random ranks"
         title = f"DiffROAR: {self.network}, ranked by {self.attribution}, on {self.data}"
         return Shown(title, ("values left", "top, accuracy", "bottom, accuracy", "DiffROAR"), rows, caption)
 
@@ -187,7 +192,7 @@ def diffroar(
     prepare = own_preprocessing(network) if preprocessing == MODEL else preprocessing_of(preprocessing)
     with RankFile(cache_dir) as store:
         with measured(network, chosen_device(device)) as place:
-            attribute = _ranker(PixelNetwork(network, prepare), data, attribution, place, seed)
+            attribute = _Ranker(PixelNetwork(network, prepare), data, attribution, place, seed)
             ranked, fill = store.fill(track(train, description="ranking train"), train.images, attribute, seed)
             tested, _ = store.fill(track(test, description="ranking test"), test.images, attribute, seed + 1)
         task = Task(data, ranked, tested, fill, prepare, place)
@@ -200,7 +205,8 @@ def diffroar(
     accuracy = torch.tensor(found, dtype=torch.float64).view(len(levels), 2, runs)
     counts = len(ranked), len(tested)
     told = (name, checkpoint or source, data.name, attribution, levels)
-    return publish(DiffRoar(*told, accuracy, counts, probe.name, training), folder, loggers, figure=figure)
+    result = DiffRoar(*told, accuracy, counts, probe.name, training, attribute.flat / sum(counts))
+    return publish(result, folder, loggers, figure=figure)
 
 
 def _levels(kept: Sequence[float]) -> tuple[float, ...]:
@@ -210,19 +216,22 @@ def _levels(kept: Sequence[float]) -> tuple[float, ...]:
     return levels
 
 
-def _ranker(
-    model: nn.Module, data: LabelledImages, attribution: Ranking, place: torch.device, seed: int
-) -> Callable[[Batch], Tensor]:
-    """What gives each value of a batch the number that it is ranked by."""
-    generator = torch.Generator().manual_seed(seed)
-    if attribution == "random":
-        return lambda batch: torch.rand(batch.images.shape, generator=generator)
-    of: Literal["loss", "logit"] = "loss" if attribution.startswith("loss") else "logit"
+class _Ranker:
+    """Gives each value of a batch the number that it is ranked by, and counts the images where all are 0."""
 
-    def attribute(batch: Batch) -> Tensor:
-        pixels = batch.images.to(place).float() / 255
-        found, logits = gradients(model, pixels, batch.classes.to(place), of)
-        check_logits(logits, data)
-        return found * pixels if attribution.endswith("_x_input") else found
+    def __init__(
+        self, model: nn.Module, data: LabelledImages, attribution: Ranking, place: torch.device, seed: int
+    ) -> None:
+        self._model, self._data, self._attribution, self._place = model, data, attribution, place
+        self._generator = torch.Generator().manual_seed(seed)
+        self.flat = 0
 
-    return attribute
+    def __call__(self, batch: Batch) -> Tensor:
+        if self._attribution == "random":
+            return torch.rand(batch.images.shape, generator=self._generator)
+        of: Literal["loss", "logit"] = "loss" if self._attribution.startswith("loss") else "logit"
+        pixels = batch.images.to(self._place).float() / 255
+        found, logits = gradients(self._model, pixels, batch.classes.to(self._place), of)
+        check_logits(logits, self._data)
+        self.flat += int((found.flatten(1).abs().amax(1) == 0).sum())
+        return found * pixels if self._attribution.endswith("_x_input") else found

@@ -23,9 +23,10 @@ SPLITS = ("train", "validation", "test")
 class LabelledImages(Protocol):
     """A data set of images with classes, such as those of `introspect.distillation.datasets`.
 
-    One that knows what matters in its images also has `explained`, with the same arguments and in the same order. Its
-    items have a third part, the truth, float [h, w]: 0.9 where something tells the class, 0.4 on the rest of the
-    object, 0 elsewhere.
+    One whose training images come with other pixels each time also has `fixed`, which gives the same ones each time; it
+    is taken then. One that knows what matters in its images also has `explained`, with the same arguments and in the
+    same order. Its items have a third part, the truth, float [h, w]: 0.9 where something tells the class, 0.4 on the
+    rest of the object, 0 elsewhere.
     """
 
     name: str
@@ -80,7 +81,7 @@ class Reader:
             )
         if limit is not None:
             whole_number("limit", limit, 1)
-        found: Any = data.explained(split) if truths else data.load(split)  # type: ignore[attr-defined]
+        found: Any = data.explained(split) if truths else getattr(data, "fixed", data.load)(split)  # type: ignore[attr-defined]
         if len(found) == 0:
             raise InputError(f"data={data.name}: there are no {split} images")
         if limit is not None and limit < len(found):

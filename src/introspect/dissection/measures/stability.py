@@ -54,6 +54,7 @@ class Stability:
     """Dissections by kind, compared within each kind.
 
     groups: name to dissections that differ in seed or in images alone. threshold: of the IoU; None takes their own.
+    whole: the group of the one dissection of all images, if there is one.
 
     Raises:
         InputError: there are none, or those of a group were not made in the same way.
@@ -61,6 +62,7 @@ class Stability:
 
     groups: Mapping[str, tuple[Dissection, ...]]
     threshold: float | None = None
+    whole: str | None = None
 
     name = "stability"
     source = "Ours: counts over seeds or over subsets of the probing images, and Jaccard indices of their concepts."
@@ -76,7 +78,7 @@ class Stability:
 
         `total`, `unique`: mean number of detectors and of concepts, with `total_deviation`, `unique_deviation` of two
         or more dissections. `jaccard`: mean over pairs. `always`: share of all concepts that every dissection has.
-        `to_all`: mean Jaccard index with the last group, if that is one dissection (of all images).
+        `to_all`: mean Jaccard index with the dissection of all images.
         """
         group = self.groups[name]
         found: dict[str, float] = {}
@@ -90,9 +92,9 @@ class Stability:
         found |= _mean("jaccard", pairs)
         if len(sets) > 1 and (union := frozenset().union(*sets)):
             found["always"] = len(frozenset.intersection(*sets)) / len(union)
-        last, whole = list(self.groups.items())[-1]
-        if last != name and len(whole) == 1:
-            found |= _mean("to_all", [jaccard(each, concepts_of(whole[0], self.threshold)) for each in sets])
+        if self.whole is not None and name != self.whole:
+            (everything,) = self.groups[self.whole]
+            found |= _mean("to_all", [jaccard(each, concepts_of(everything, self.threshold)) for each in sets])
         return found
 
     def settings(self) -> dict[str, Any]:
@@ -245,7 +247,8 @@ def stability(
             for part in parts
         ]
         groups[str(size)] = tuple(replace(each, network=name, checkpoint=checkpoint or source) for each in found)
-    return publish(Stability(groups), folder, loggers, figure=figure)
+    total = str(len(concepts))
+    return publish(Stability(groups, whole=total if total in groups else None), folder, loggers, figure=figure)
 
 
 def _parts(concepts: ConceptDataset, shares: Sequence[float], draws: int, seed: int) -> dict[int, list[Part]]:

@@ -13,7 +13,7 @@ from introspect.cells import CELL_NAMES, KINDS, DrawnCells, draw_cells
 from introspect.distillation.datasets.base import Split
 from introspect.errors import InputError
 
-_KEPT = 2**29  # pixels of a split that is drawn once and kept; a larger one is drawn batch by batch
+_KEPT = 2**26  # pixels of a split that is drawn once and kept; a larger one is drawn batch by batch
 
 
 class CellImages:
@@ -45,6 +45,7 @@ class CellImages:
             raise InputError(f"data.side={side}: expected a whole number from 16")
         self.classes = classes
         self.seed, self.sizes, self.side = seed, dict(sizes), side
+        self._splits: dict[tuple[Split, bool], Cells] = {}
 
     @property
     def identity(self) -> str:
@@ -55,11 +56,17 @@ class CellImages:
 
     def load(self, split: Split) -> Cells:
         """The images of a split with their classes."""
-        return Cells(self, split, explained=False)
+        return self._split(split, explained=False)
 
     def explained(self, split: Split) -> Cells:
         """The images of a split with their classes and the truth of what matters, see `introspect.cells`."""
-        return Cells(self, split, explained=True)
+        return self._split(split, explained=True)
+
+    def _split(self, split: Split, *, explained: bool) -> Cells:
+        """One object each, so that what is kept is drawn once."""
+        if (split, explained) not in self._splits:
+            self._splits[split, explained] = Cells(self, split, explained=explained)
+        return self._splits[split, explained]
 
 
 class Cells(Dataset[tuple[Tensor, ...]]):

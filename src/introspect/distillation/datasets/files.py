@@ -223,14 +223,21 @@ class ImageFolders:
         return groups_below(names, self.hierarchy, self.ancestors)
 
     def load(self, split: Split) -> Dataset[Sample]:
-        """The images of a split, read when they are wanted."""
+        """The images of a split, read when they are wanted; `resize=crop` crops those of the training at random."""
+        return self._read(split, at_random=split == "train")
+
+    def fixed(self, split: Split) -> Dataset[Sample]:
+        """The same images with the same pixels each time, cropped as those of a test are."""
+        return self._read(split, at_random=False)
+
+    def _read(self, split: Split, *, at_random: bool) -> Dataset[Sample]:
         from torchvision import datasets
 
         folder = self.root / self.folders[split]
         if not folder.is_dir():
             raise InputError(f"data.root={self.root}: there is no folder {self.folders[split]} of {split} images in it")
         try:
-            found = datasets.ImageFolder(str(folder), transform=self._transform(split))
+            found = datasets.ImageFolder(str(folder), transform=self._transform(at_random))
         except (FileNotFoundError, OSError) as error:
             raise InputError(
                 f"{folder}: expected one folder of images per class: {str(error).splitlines()[0]}"
@@ -249,12 +256,12 @@ class ImageFolders:
         train = self.root / self.folders["train"]
         return {path.name for path in train.iterdir() if path.is_dir()} if train.is_dir() else {*otherwise}
 
-    def _transform(self, split: Split) -> Any:
+    def _transform(self, at_random: bool) -> Any:
         from torchvision.transforms import v2
 
         if self.resize == "exact":
             steps: list[Any] = [_Exact(self.side)]
-        elif split == "train":
+        elif at_random:
             steps = [v2.RandomResizedCrop(self.side, antialias=True)]
         else:
             steps = [v2.Resize(round(self.side * 256 / 224), antialias=True), v2.CenterCrop(self.side)]

@@ -11,7 +11,7 @@ from typing import Literal
 from torch import Tensor, linalg
 from torch.nn import functional
 
-from introspect.distillation.objectives.base import Features, Objective, Transfer, check_pair
+from introspect.distillation.objectives.base import Features, Objective, Transfer, check_pair, exact
 from introspect.errors import InputError
 
 
@@ -79,7 +79,7 @@ class AttentionTransfer(Transfer):
 
 def attention(maps: Tensor) -> Tensor:
     """Where maps [b, u, h, w] are active: the mean of the units' squares, scaled to length 1 per image, [b, h w]."""
-    return functional.normalize(maps.square().mean(1).flatten(1))
+    return functional.normalize(exact(maps).square().mean(1).flatten(1))
 
 
 def difference(student: Tensor, teacher: Tensor, mode: Literal["code", "paper"]) -> Tensor:

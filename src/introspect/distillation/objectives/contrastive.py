@@ -196,11 +196,13 @@ class ContrastiveDistillation(Transfer):
     @torch.no_grad()
     def draw(self, targets: Tensor) -> Tensor:
         """Images of other classes than those [b], k for each, uniformly and with replacement: [b, k]."""
-        rank = distributed.get_rank() if _is_distributed() else 0
-        generator = torch.Generator(targets.device).manual_seed(mixed(self.seed, rank, self.banks.steps))
+        replicas, rank = (distributed.get_world_size(), distributed.get_rank()) if _is_distributed() else (1, 0)
+        generator = torch.Generator(targets.device).manual_seed(mixed(self.seed, 0, self.banks.steps))
         first, behind = self._starts[targets], self._starts[targets + 1]
         others = (len(self._order) - (behind - first))[:, None]
-        luck = torch.randint(2**62, (len(targets), self.negatives), generator=generator, device=targets.device)
+        # As one process draws for the images of all of them.
+        shape = (replicas, len(targets), self.negatives)
+        luck = torch.randint(2**62, shape, generator=generator, device=targets.device)[rank]
         place = luck % others
         return self._order[torch.where(place < first[:, None], place, place + (behind - first)[:, None])]
 

@@ -12,7 +12,16 @@ import torch
 from torch import Tensor, linalg, nn
 from torch.nn import functional
 
-from introspect.distillation.objectives.base import Features, Objective, Stage, Transfer, check_maps, check_pair, share
+from introspect.distillation.objectives.base import (
+    Features,
+    Objective,
+    Stage,
+    Transfer,
+    check_maps,
+    check_pair,
+    exact,
+    share,
+)
 from introspect.errors import InputError
 
 if TYPE_CHECKING:
@@ -130,5 +139,5 @@ def translator(units: int, factors: int) -> nn.Sequential:
 
 def distance(student: Tensor, teacher: Tensor, p: Literal[1, 2] = 1) -> Tensor:
     """The loss between factors [b, k, h, w], a scalar; see `FactorTransfer`."""
-    own, other = (functional.normalize(factors.flatten(1)) for factors in (student, teacher))
+    own, other = (functional.normalize(exact(factors).flatten(1)) for factors in (student, teacher))
     return functional.l1_loss(own, other) if p == 1 else linalg.vector_norm(own - other, dim=1).mean()
