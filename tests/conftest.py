@@ -77,6 +77,9 @@ def hygiene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     os.environ.clear()
     os.environ.update(environment)
     # Through sys.modules: what no test has imported cannot have left anything behind, and importing is slow.
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
     if "hydra" in sys.modules:
         importlib.import_module("hydra.core.global_hydra").GlobalHydra.instance().clear()
     wandb = sys.modules.get("wandb")

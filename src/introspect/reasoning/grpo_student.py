@@ -59,9 +59,16 @@ class GRPOStudent(ReasoningStudent):
         """Whether the student is held near what it was at first."""
         return self.grpo.kl_weight > 0
 
+    def setup(self, stage: str) -> None:
+        """Refuse to draw rollouts with parts of weights.
+
+        Raises:
+            InputError: the strategy spreads the weights over devices.
+        """
+        check_whole(self.trainer)
+
     def on_fit_start(self) -> None:
         """As every student; and load the reference, where there is one."""
-        check_whole(self.trainer)
         super().on_fit_start()
         if self.has_reference and not self.hparams["lora"]:
             reference = self._load_network().requires_grad_(False).eval()
