@@ -167,6 +167,25 @@ def test_a_signal_saves_between_two_steps_and_says_how_to_go_on(
     assert signal.getsignal(getattr(signal, name)) == before
 
 
+class Leaving(Callback):
+    """The machine is taken away within the test."""
+
+    def on_test_batch_end(self, trainer: Trainer, pl_module: LightningModule, *others: Any) -> None:
+        if others[2] == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_signal_within_the_test_is_no_success(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    cfg = config(tmp_path, "trainer.max_epochs=2")
+    cfg.callbacks.leaving = {"_target_": "tests.test_app.Leaving"}
+    with pytest.raises(SystemExit) as stopped:
+        train(cfg)
+    assert stopped.value.code == 143
+    checkpoint = tmp_path / "run/checkpoints/last.ckpt"
+    assert f"before all was measured: it is with train=false ckpt_path={checkpoint}" in caplog.text
+    assert not (tmp_path / "run/metrics.json").exists()
+
+
 def test_without_training_it_stops_when_the_data_are_made(tmp_path: Path) -> None:
     assert train(config(tmp_path, "train=false")) == {}
     assert (tmp_path / "data/prepared").exists()

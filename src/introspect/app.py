@@ -63,7 +63,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
             metrics |= logged(trainer)
         if is_tested:
             weights = best_checkpoint(trainer) if is_trained else ckpt_path
-            trainer.test(module, datamodule, ckpt_path=weights, weights_only=True, verbose=False)
+            test(trainer, module, datamodule, weights)
             metrics |= logged(trainer)
         publish(cfg, loggers, OmegaConf.select(cfg, "datamodule.traces"), ckpt_path)
     log.info("everything about this run is in %s", cfg.paths.output_dir)
@@ -207,16 +207,34 @@ def fit(trainer: Trainer, module: LightningModule, datamodule: LightningDataModu
     try:
         trainer.fit(module, datamodule, ckpt_path=ckpt_path, weights_only=True)
     except SIGTERMException:
-        if newest := newest_checkpoint(trainer):
+        if trainer.is_global_zero and (newest := newest_checkpoint(trainer)):
             log.warning("stopped by a signal: the training goes on with ckpt_path=%s", newest)
-        # Lightning kills the first of several processes where another ends with a status, before it has said all.
-        raise SystemExit(STOPPED if trainer.is_global_zero else 0) from None
+        raise _stopped(trainer) from None
     except SystemExit:
         if not trainer.interrupted:
             raise
         if newest := newest_checkpoint(trainer):
             log.info("interrupted: the training goes on with ckpt_path=%s", newest)
         raise KeyboardInterrupt from None
+
+
+def test(trainer: Trainer, module: LightningModule, datamodule: LightningDataModule, ckpt_path: str | None) -> None:
+    """Measure, of what was trained, the weights in a checkpoint.
+
+    Raises:
+        SystemExit: a signal stopped it, with status 143. Lightning would exit as if all had been measured.
+    """
+    try:
+        trainer.test(module, datamodule, ckpt_path=ckpt_path, weights_only=True, verbose=False)
+    except SIGTERMException:
+        if trainer.is_global_zero and (weights := ckpt_path or newest_checkpoint(trainer)):
+            log.warning("stopped by a signal before all was measured: it is with train=false ckpt_path=%s", weights)
+        raise _stopped(trainer) from None
+
+
+def _stopped(trainer: Trainer) -> SystemExit:
+    # Lightning kills the first of several processes where another ends with a status, before it has said all.
+    return SystemExit(STOPPED if trainer.is_global_zero else 0)
 
 
 def left_by_requeued(folder: str) -> str | None:
