@@ -2,10 +2,12 @@
 
 Against the tests' own server, in a process of its own, which answers each request after 50 ms. Compared, in one run and
 in turns: `OpenAIChat` with 512 requests in flight, with and without the store, and clients of 512 blocking threads, one
-keep-alive connection each, on `requests`, on `httpx` (what OpenAI's own library uses) and on bare `http.client`. Then
-100,000 requests through `answer` into a store, with the memory as it goes.
+keep-alive connection each, on `requests`, on `httpx` (what OpenAI's own library uses) and on bare `http.client`. All
+get the same requests, and clients are made before the clock runs. Then 100,000 requests through `answer` into a store,
+with the memory as it goes.
 
     python benchmarks/client.py --rounds 5        more turns; the median of each is shown
+    python benchmarks/client.py --requests 2000   fewer requests in each
     python benchmarks/client.py --requests 0      only the memory
 """
 
@@ -44,28 +46,34 @@ def requests_of(count: int, salt: str) -> Iterator[ChatRequest]:
         yield ChatRequest(str(number), (Message("user", f"{salt} {PROMPT.format(*[number] * 4)}"),))
 
 
-def ours(url: str, count: int, salt: str) -> None:
-    """Straight from the client."""
+def ours(url: str, count: int, salt: str) -> float:
+    """Straight from the client: seconds."""
     model = OpenAIChat("m", base_url=url, concurrency=IN_FLIGHT)
+    start = time.perf_counter()
     assert sum(1 for _ in model.generate(requests_of(count, salt))) == count
+    return time.perf_counter() - start
 
 
-def ours_stored(url: str, count: int, salt: str) -> None:
-    """Through the store, as every recipe asks."""
+def ours_stored(url: str, count: int, salt: str) -> float:
+    """Through the store, as every recipe asks: seconds."""
     model = OpenAIChat("m", base_url=url, concurrency=IN_FLIGHT)
     with tempfile.TemporaryDirectory() as folder, ResponseStore(Path(folder) / "r.sqlite") as store:
+        start = time.perf_counter()
         assert sum(1 for _ in answer(model, requests_of(count, salt), store)) == count
+        return time.perf_counter() - start
 
 
-def threads(connect: Callable[[str], Callable[[bytes], bytes]]) -> Callable[[str, int, str], None]:
-    """A client of blocking threads, each with its own connection."""
+def threads(connect: Callable[[str], Callable[[bytes], bytes]]) -> Callable[[str, int, str], float]:
+    """A client of blocking threads, each with its own connection: seconds."""
 
-    def run(url: str, count: int, salt: str) -> None:
+    def run(url: str, count: int, salt: str) -> float:
         body_of = OpenAIChat("m", base_url=url).body
         pending, lock, done = requests_of(count, salt), threading.Lock(), []
+        ready = threading.Barrier(IN_FLIGHT + 1)
 
         def work() -> None:
             post = connect(f"{url}/chat/completions")
+            ready.wait()
             while True:
                 with lock:
                     request = next(pending, None)
@@ -76,9 +84,12 @@ def threads(connect: Callable[[str], Callable[[bytes], bytes]]) -> Callable[[str
         workers = [threading.Thread(target=work) for _ in range(IN_FLIGHT)]
         for worker in workers:
             worker.start()
+        ready.wait()
+        start = time.perf_counter()
         for worker in workers:
             worker.join()
         assert len(done) == count
+        return time.perf_counter() - start
 
     return run
 
@@ -115,13 +126,12 @@ def with_http_client(url: str) -> Callable[[bytes], bytes]:
     return post
 
 
-# Name, what to run, and the share of the requests that it gets: the slow ones would take minutes.
-CLIENTS: dict[str, tuple[Callable[[str, int, str], None], float]] = {
-    "OpenAIChat": (ours, 1.0),
-    "OpenAIChat, with the store": (ours_stored, 1.0),
-    "512 threads, requests": (threads(with_requests), 0.2),
-    "512 threads, httpx": (threads(with_httpx), 0.1),
-    "512 threads, bare http.client": (threads(with_http_client), 0.6),
+CLIENTS: dict[str, Callable[[str, int, str], float]] = {
+    "OpenAIChat": ours,
+    "OpenAIChat, with the store": ours_stored,
+    "512 threads, requests": threads(with_requests),
+    "512 threads, httpx": threads(with_httpx),
+    "512 threads, bare http.client": threads(with_http_client),
 }
 
 
@@ -133,10 +143,8 @@ def throughput(url: str, count: int, rounds: int) -> None:
 
     rates: dict[str, list[float]] = {name: [] for name in CLIENTS}
     for turn in range(rounds):
-        for name, (run, share) in CLIENTS.items():
-            sent, start = max(IN_FLIGHT, round(count * share)), time.perf_counter()
-            run(url, sent, f"{name} {turn}")
-            rates[name].append(sent / (time.perf_counter() - start))
+        for name, run in CLIENTS.items():
+            rates[name].append(count / run(url, count, f"{name} {turn}"))
             print(f"  turn {turn + 1}: {name}: {rates[name][-1]:,.0f} requests/s", flush=True)
     medians = {name: statistics.median(values) for name, values in rates.items()}
     best = medians["OpenAIChat"]
@@ -172,7 +180,7 @@ def memory(url: str, count: int) -> None:
 def main() -> None:
     """Measure, and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--requests", type=int, default=10_000, help="of the fast clients in each turn")
+    parser.add_argument("--requests", type=int, default=10_000, help="of each client in each turn")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--memory", type=int, default=100_000, help="requests of the memory curve")
     options = parser.parse_args()

@@ -3,7 +3,8 @@
 Both take steps in turns in one process, on the same tokens and the same random Qwen3 of SmolLM2-135M's shape: a prompt
 of 1,200 tokens with n traces of 300. A step is forward, backward and optimizer (AdamW, fused). TRL gets what is fastest
 for it here: rows of equal length without padding (its packing needs FlashAttention) and its fused head. The number is
-supervised tokens per second, the median over rounds.
+supervised tokens per second, the median over rounds. On a CPU, TRL's fused head computes logits at every position; on a
+GPU it leaves out those without a label, as ours does anywhere, and the ratio for one trace is another one there.
 
     python benchmarks/sft.py --traces 1 4 --rounds 3
     python benchmarks/sft.py --device cuda --dtype bfloat16 --attention flex_attention

@@ -57,18 +57,18 @@ def test_fingerprint_tells_tokens_masks_and_order():
 
 @given(
     lengths=st.lists(st.integers(1, 50), min_size=1, max_size=80),
-    batch_size=st.integers(1, 5),
+    step=st.integers(1, 25),
     replicas=st.integers(1, 9),
     epoch=st.integers(0, 3),
 )
-def test_every_sequence_comes_once_and_every_process_has_as_many_steps(lengths, batch_size, replicas, epoch):
+def test_every_sequence_comes_once_and_every_process_has_as_many_steps(lengths, step, replicas, epoch):
     shares = []
     for rank in range(replicas):
-        sampler = LengthBucketSampler(torch.tensor(lengths), batch_size, seed=1, replicas=replicas, rank=rank)
+        sampler = LengthBucketSampler(torch.tensor(lengths), step, seed=1, replicas=replicas, rank=rank)
         sampler.set_epoch(epoch)
         shares.append(sampler.batches())
         assert len(sampler) == len(shares[-1])
-        assert all(len(batch) <= batch_size for batch in shares[-1])
+        assert all(len(batch) <= -(-step // replicas) for batch in shares[-1])
 
     drawn = sorted(index for share in shares for batch in share for index in batch)
     assert drawn == list(range(len(lengths)))
@@ -105,7 +105,7 @@ def test_without_shuffling_the_order_is_the_data_sets():
 def loader(count=10, batch_size=2, items=None, sampling=None, **options):
     items = items or [Supervised((i, i + 1), 1) for i in range(count)]
     dataset = GroupedDataset(SupervisedDataset(items), by_prompt=False)
-    sampler = LengthBucketSampler(dataset.lengths, batch_size, **(sampling or {}))
+    sampler = LengthBucketSampler(dataset.lengths, batch_size * (sampling or {}).get("replicas", 1), **(sampling or {}))
     return ResumableLoader(dataset, sampler, collate=partial(collate_groups, pad_id=0, packing="none"), **options)
 
 

@@ -12,10 +12,12 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from introspect.callbacks.resume_point import ResumePoint
 from introspect.errors import InputError
+from introspect.reasoning.batching import SupervisedDataset
 from introspect.reasoning.chat import Message, join_reasoning, tag_answer
 from introspect.reasoning.datamodule import TraceDataModule
 from introspect.reasoning.examples import Document, MultiHopExample
 from introspect.reasoning.student import ReasoningStudent
+from introspect.reasoning.supervision import Supervised
 from introspect.reasoning.traces import Trace, TraceSet, load_traces
 from tests.reasoning.tiny import tiny_folder, tiny_tokenizer
 
@@ -428,6 +430,20 @@ def test_resuming_something_else_is_refused(tmp_path, change, complaint):
 
     ready(tmp_path, **kept).load_state_dict(data.state_dict())
     build(tmp_path).load_state_dict(data.state_dict())  # nothing to train on: a test of the checkpoint
+
+
+def test_a_step_is_the_same_however_it_is_shared_out(tmp_path, monkeypatch):
+    traces = SupervisedDataset([Supervised((n, n, 30 + t), 2) for n in range(24) for t in range(3)])
+    steps = []
+    for batch_size, devices in ((8, 1), (4, 2), (2, 4), (1, 8)):
+        monkeypatch.setattr(TraceDataModule, "_world_size", devices)
+        data = build(tmp_path / str(devices), batch_size=batch_size)
+        data._train = traces
+        steps.append(data.train_dataloader().sampler.steps())
+
+    assert len(steps[0]) == 8
+    assert {len(step) for step in steps[0]} == {3}  # 9 traces: as near to 8 as whole questions come
+    assert steps[1:] == steps[:1] * 3
 
 
 def test_order_of_batches_is_one_for_all_of_the_training(base, tmp_path):

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 from torch.nn import functional
 
 from introspect.reasoning import likelihood as module
@@ -58,6 +59,23 @@ def test_no_more_logits_are_held_than_said(monkeypatch: pytest.MonkeyPatch) -> N
 
     assert forward == [8, 1, 5, 5, 1]  # whether logits are changed afterwards, the hidden states, the parts
     assert sorted(sizes) == [1, 5, 5]
+
+
+def test_the_head_is_tried_at_first_and_outside_the_chance_of_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = tiny_model(VOCABULARY)
+    network.model.layers[0].mlp.act_fn = nn.Sequential(nn.SiLU(), nn.Dropout(0.5))
+    network.train()
+    ids, places = torch.zeros(1, 6, dtype=torch.int64), torch.tensor([1, 2, 4])
+
+    def drawn() -> torch.Tensor:
+        torch.manual_seed(3)
+        return likelihood(network, {"input_ids": ids}, places, places)[0].detach()
+
+    few = drawn()
+    assert module._bare[network]  # also where it does not matter yet: processes that share weights try it together
+    assert drawn().equal(few)
+    monkeypatch.setattr(module, "CHUNK", VOCABULARY)
+    torch.testing.assert_close(drawn(), few)
 
 
 def test_logits_that_the_model_changes_are_computed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -129,14 +129,45 @@ def test_packed_rows_learn_what_separate_sequences_learn(drawn, budget, implemen
 def test_the_block_mask_of_the_gpu_is_the_same_mask():
     groups = [group([5, 6, 7], [8, 9], [10, 11, 12]), group([1], [2]), group([3, 4], [5], [6], [7, 8])]
     batch = pack(groups, 0, budget=10)
-    model = tiny_model(VOCABULARY, spread=0.3)
-    expected = losses(model, batch)
 
     mask = attention_mask(batch, "flex_attention", torch.float32)
     shape = (*batch["group"].shape, batch["group"].shape[1])
     rows, queries, keys = torch.meshgrid(*(torch.arange(size) for size in shape), indexing="ij")
     assert torch.equal(mask.mask_mod(rows, 0, queries, keys), visible(batch["group"], batch["trace"]))
-    assert len(expected[0]) == len(batch["target"])
+
+
+def long_groups():
+    """Rows of several blocks of 128 tokens, of which some are seen in full, some in part and some not at all."""
+    rows = [((300,), (150, 140, 3)), ((20,), (260, 200)), ((130,), (128,))]
+    return [group([5] * prompt, *([6] * length for length in traces)) for (prompt,), traces in rows]
+
+
+def test_only_blocks_that_somebody_looks_at_are_computed():
+    batch = pack(long_groups(), 0, budget=640)
+    mask = attention_mask(batch, "flex_attention", torch.float32)
+
+    rows, width = batch["group"].shape
+    room = -width % 128
+    seen = torch.nn.functional.pad(visible(batch["group"], batch["trace"]), (0, room, 0, room))
+    blocks = seen.unflatten(2, (-1, 128)).unflatten(1, (-1, 128)).any(4).any(2)
+    assert torch.equal(mask.to_dense()[:, 0].bool(), blocks)
+    assert 0 < int(blocks.sum()) < rows * len(blocks[0]) * (len(blocks[0]) + 1) // 2  # fewer than causal attention
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_rows_of_blocks_learn_what_separate_sequences_learn():
+    groups = long_groups()
+    model = tiny_model(VOCABULARY, context=1024, spread=0.3).cuda()
+    found = []
+    for implementation, batch in (
+        ("flex_attention", pack(groups, 0, 640)),
+        ("sdpa", collate([item for members in groups for item in members], 0)),
+    ):
+        model.set_attn_implementation(implementation)
+        found.append(losses(model, {name: value.cuda() for name, value in batch.items()}, implementation))
+    torch.testing.assert_close(found[0][0], found[1][0], rtol=1e-3, atol=1e-4)
+    for mine, theirs in zip(found[0][1], found[1][1], strict=True):
+        assert (mine - theirs).norm() <= 1e-3 * theirs.norm() + 1e-6
 
 
 def test_an_attention_that_takes_no_mask_is_refused():
@@ -193,7 +224,7 @@ class Plan(LightningDataModule):
         groups = GroupedDataset(SupervisedDataset(items), by_prompt=self.packing == "shared_prompt")
         sampler = LengthBucketSampler(
             groups.lengths,
-            self.batch_size,
+            self.batch_size * self.trainer.world_size,
             replicas=self.trainer.world_size,
             rank=self.trainer.global_rank,
             shuffle=False,

@@ -66,7 +66,7 @@ class AnswerAccuracy(Callback):
         mine = share(examples, *processes(trainer))
         was_training = pl_module.training
         pl_module.eval()
-        with torch.no_grad():
+        with torch.no_grad(), trainer.precision_plugin.val_step_context():  # as in the test
             model = cast(Any, pl_module).chat_model(**self.options)
             answered = self.testing.rollouts(model, mine, "validation rollouts") if mine else []
         pl_module.train(was_training)

@@ -17,9 +17,9 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
-from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
+from introspect.averaging import Mean
 from introspect.checkpoints import check_checkpoint
 from introspect.dissection.preprocessing import preprocessing
 from introspect.distillation.backbones import Backbone, CompiledFeatures, features, outline
@@ -120,8 +120,7 @@ class Distillation(LightningModule):
         self.train_accuracy, self.val_accuracy, self.test_accuracy = (
             MulticlassAccuracy(student.classes, average="micro") for _ in range(3)
         )
-        # Not Lightning's own mean: over several processes, that divides by a rounded number of images.
-        self.val_loss, self.test_loss = MeanMetric(), MeanMetric()
+        self.val_loss, self.test_loss = Mean(), Mean()
         self._source = teacher if objective.needs_teacher else None
         # In a list, so that it is no part of the module: it is not trained, not saved, not counted.
         self._teacher: list[nn.Module] = []
@@ -310,7 +309,7 @@ class Distillation(LightningModule):
                 return features(teacher.to(self.device), self._prepared(images, teacher)).logits
         return None
 
-    def _evaluate(self, batch: Batch, split: str, accuracy: MulticlassAccuracy, loss: MeanMetric) -> Tensor:
+    def _evaluate(self, batch: Batch, split: str, accuracy: MulticlassAccuracy, loss: Mean) -> Tensor:
         images, targets = batch
         logits: Tensor = self(images)
         accuracy(logits, targets)

@@ -140,12 +140,12 @@ class LengthBucketSampler:
 
     The sequences of an epoch are shuffled, sorted by length within pools of some batches, cut into steps and the steps
     shuffled again. Processes that train together share a step and take turns within it, so that their batches are
-    alike in length. Every sequence comes once an epoch, whatever the number of processes: where the last step has fewer
+    alike in length. Every sequence comes once an epoch, whatever the number of processes: where a step has fewer
     sequences than processes, some have an empty batch in it.
 
     Args:
         lengths: tokens of each sequence, [n].
-        batch_size: sequences per step and process.
+        step: sequences of a step, of all processes together.
         seed: decides every order together with the epoch.
         replicas: how many processes train together.
         rank: which of them this is, from 0.
@@ -155,7 +155,7 @@ class LengthBucketSampler:
     def __init__(
         self,
         lengths: Tensor,
-        batch_size: int,
+        step: int,
         *,
         seed: int = 0,
         replicas: int = 1,
@@ -163,7 +163,7 @@ class LengthBucketSampler:
         shuffle: bool = True,
     ) -> None:
         self.lengths = lengths
-        self.batch_size = batch_size
+        self.step = step
         self.seed = seed
         self.replicas = replicas
         self.rank = rank
@@ -172,7 +172,7 @@ class LengthBucketSampler:
 
     def __len__(self) -> int:
         """Steps per epoch, the same on every process."""
-        return -(-len(self.lengths) // (self.batch_size * self.replicas))
+        return -(-len(self.lengths) // self.step)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order of the next `batches`; the trainer calls it at the start of an epoch."""
@@ -184,13 +184,13 @@ class LengthBucketSampler:
 
     def steps(self) -> list[list[int]]:
         """The batches of all processes together."""
-        count, step = len(self.lengths), self.batch_size * self.replicas
+        count = len(self.lengths)
         generator = torch.Generator().manual_seed(_mix(self.seed, self.epoch))
         order = torch.randperm(count, generator=generator) if self.shuffle else torch.arange(count)
         if self.shuffle:
-            pools = order.split(step * _POOL)
+            pools = order.split(self.step * _POOL)
             order = torch.cat([pool[self.lengths[pool].argsort(stable=True)] for pool in pools])
-        steps = order.split(step)
+        steps = order.split(self.step)
         turn = torch.randperm(len(steps), generator=generator) if self.shuffle else torch.arange(len(steps))
         return [steps[number].tolist() for number in turn.tolist()]
 

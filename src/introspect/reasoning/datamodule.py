@@ -290,8 +290,8 @@ class TraceDataModule(QuestionsDataModule):
         groups = GroupedDataset(self._train, by_prompt=self.packing == "shared_prompt")
         sampler = LengthBucketSampler(
             groups.lengths,
-            # As many groups as have about `batch_size` sequences.
-            max(round(self.batch_size * len(groups) / len(self._train)), 1),
+            # As many groups as have about as many sequences, however they are shared out.
+            max(round(self._step * len(groups) / len(self._train)), 1),
             seed=self.seed,
             replicas=self._world_size,
             rank=trainer.global_rank if trainer else 0,
@@ -336,7 +336,7 @@ class TraceDataModule(QuestionsDataModule):
             return {}
         return {
             "fingerprint": self._train.fingerprint,
-            "step": self.batch_size * self._world_size,
+            "step": self._step,
             "packing": self.packing,
             "seed": self.seed,
         }
@@ -355,10 +355,10 @@ class TraceDataModule(QuestionsDataModule):
                 f"ckpt_path: the checkpoint was trained on other traces than {self.traces} now gives; resume with the"
                 " same data, recipe, tokenizer, max_length and seed, or start from the exported student"
             )
-        if state["step"] != (step := self.batch_size * self._world_size):
+        if state["step"] != self._step:
             raise InputError(
-                f"ckpt_path: the checkpoint was trained on {state['step']} sequences a step, not {step}; resume with"
-                " the same datamodule.batch_size and number of devices"
+                f"ckpt_path: the checkpoint was trained on {state['step']} sequences a step, not {self._step}; resume"
+                " with the same datamodule.batch_size and number of devices"
             )
         for name in ("packing", "seed"):
             if state.get(name, now := getattr(self, name)) != now:
@@ -366,6 +366,11 @@ class TraceDataModule(QuestionsDataModule):
                     f"ckpt_path: the checkpoint was trained with datamodule.{name}={state[name]}, not {now}, and its"
                     " batches were others; resume with the same, or start from the exported student"
                 )
+
+    @property
+    def _step(self) -> int:
+        """Sequences of a step, of all processes together."""
+        return self.batch_size * self._world_size
 
     @property
     def _world_size(self) -> int:

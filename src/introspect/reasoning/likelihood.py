@@ -42,7 +42,9 @@ def likelihood(
     """
     head = network.get_output_embeddings()
     size = getattr(getattr(head, "weight", None), "shape", (0,))[0]
-    if len(targets) * size <= CHUNK or not _is_bare(network, head):
+    # Asked in any case, so that processes that share weights take part in it together.
+    is_bare = size > 0 and _is_bare(network, head, size)
+    if len(targets) * size <= CHUNK or not is_bare:
         return _score(predict_at(network, inputs, keep), targets, temperature)
     places = _places(inputs, keep)
     seen: list[Tensor] = []
@@ -106,15 +108,17 @@ def _head_sees(head: nn.Module, change: Callable[[Tensor], Tensor]) -> Iterator[
         handle.remove()
 
 
-def _is_bare(network: Any, head: nn.Module) -> bool:
+def _is_bare(network: Any, head: nn.Module, size: int) -> bool:
     """Whether the model's logits are what its output embedding gives: no scale, no soft cap. Tried once."""
     if network not in _bare:
         given: list[Tensor] = []
         handle = head.register_forward_hook(lambda *call: given.append(call[2]))
+        device = next(network.parameters()).device
         try:
-            with torch.no_grad():
+            # Without taking part in the chance of the training, where there is dropout.
+            with torch.no_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
                 # Several: a padding token may have the embedding 0, whose logits no cap changes.
-                tokens = torch.arange(8, device=next(network.parameters()).device)[None]
+                tokens = torch.arange(8, device=device)[None] % size
                 _bare[network] = torch.equal(network(input_ids=tokens, use_cache=False).logits, given[0])
         finally:
             handle.remove()

@@ -121,8 +121,8 @@ def attention_mask(batch: Batch, implementation: str, dtype: torch.dtype) -> Any
 
     Args:
         batch: of `pack`.
-        implementation: `flex_attention`: a `BlockMask` [b, 1, s, s], whose empty blocks cost nothing; `sdpa`, `eager`:
-            [b, 1, s, s] in `dtype`, added to the scores.
+        implementation: `flex_attention`: a `BlockMask` [b, 1, s, s], whose empty blocks are not computed; `sdpa`,
+            `eager`: [b, 1, s, s] in `dtype`, added to the scores.
         dtype: of the scores.
 
     Raises:

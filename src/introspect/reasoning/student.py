@@ -19,8 +19,8 @@ from lightning.pytorch.strategies import FSDPStrategy
 from lightning.pytorch.utilities.enums import GradClipAlgorithmType
 from torch import Tensor
 from torch.nn import functional
-from torchmetrics import MeanMetric
 
+from introspect.averaging import Mean
 from introspect.errors import InputError
 from introspect.reasoning.batching import IGNORED
 from introspect.reasoning.evaluation import Failures, Testing
@@ -112,8 +112,7 @@ class ReasoningStudent(LightningModule):
         self.tokenizer = None
         self._compiles, self._liger = compile, liger
         self.testing = testing or Testing()
-        # Not Lightning's own means: over several processes, those divide by a rounded number of tokens.
-        self.val_loss, self.val_token_accuracy = MeanMetric(), MeanMetric()
+        self.val_loss, self.val_token_accuracy = Mean(), Mean()
         self.test_rollouts: list[Rollout] = []
         self.baseline_rollouts: list[Rollout] | None = None
         self.test_failures = Failures()

@@ -195,6 +195,13 @@ def test_a_bound_of_the_whole_is_part_of_the_identity() -> None:
     assert chat(identity="x", max_length=99).identity["max_length"] == "99"
 
 
+def test_the_number_format_of_autocast_is_part_of_the_identity() -> None:
+    model = chat(identity="x")
+    assert model.identity["dtype"] == "float64"
+    with torch.autocast("cpu", torch.bfloat16):
+        assert model.identity["dtype"] == "float64 in bfloat16"
+
+
 def test_what_is_drawn_comes_with_its_tokens() -> None:
     tokenizer, chat_ = tiny_tokenizer(), chat()
     requests = many()

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
+import torch
+
 from introspect.errors import InputError
 from introspect.reasoning.chat import ChatRequest, ChatResponse
 from introspect.reasoning.models.decoding import Completion, Decoder, Prompt
@@ -115,11 +117,20 @@ class TransformersChat:
             "model": weights,
             "template": self._turns.digest,
             "stop": ",".join(map(str, sorted(self._stop_ids))),
-            "dtype": str(self._model.dtype).removeprefix("torch."),
+            "dtype": self._computes_in,
             "max_new_tokens": str(self._max_new_tokens),
             **bounds,
             "engine": f"transformers {__version__}",
         }
+
+    @property
+    def _computes_in(self) -> str:
+        """The number format of the weights, and the one that autocast has them computed in, where it is on."""
+        kind = self._model.device.type
+        formats = [self._model.dtype]
+        if torch.is_autocast_enabled(kind):
+            formats.append(torch.get_autocast_dtype(kind))
+        return " in ".join(str(format).removeprefix("torch.") for format in formats)
 
     def generate(self, requests: Iterable[ChatRequest]) -> Iterator[ChatResponse]:
         """Yield one response per request, as each is finished.
