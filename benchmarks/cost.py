@@ -168,7 +168,7 @@ def apart(*arguments: Any) -> tuple[float, float]:
 
 
 def plot(found: dict[tuple[str, str], list[tuple[float, float]]], path: Path) -> None:
-    """Seconds above, megabytes below, a column for each sweep; both axes in powers."""
+    """Seconds above, megabytes below, a column for each sweep; all axes begin at 0."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -182,9 +182,8 @@ def plot(found: dict[tuple[str, str], list[tuple[float, float]]], path: Path) ->
             axis = axes[row][column]
             for way in sweep.ways:
                 axis.plot(sweep.values, [values[row] for values in found[name, way]], marker="o", label=way)
-            axis.set_xscale("log", base=2)
-            axis.set_yscale("log")
-            axis.set_xticks(sweep.values, [str(value) for value in sweep.values])
+            axis.set_xlim(left=0)
+            axis.set_ylim(bottom=0)
             axis.set_xlabel(sweep.axis)
             axis.set_ylabel(unit)
             axis.grid(alpha=0.3)

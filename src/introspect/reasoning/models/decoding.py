@@ -111,7 +111,8 @@ class Decoder:
                 yield from batch.retire(self._stop_ids)
                 batch = batch if batch.size else None
 
-    @torch.inference_mode()
+    # Not `inference_mode`, under which autocast converts the weights anew at each step.
+    @torch.no_grad()
     def _read(self, prompts: Sequence[Prompt]) -> _Batch:
         """Read prompts in one forward pass and draw the first token of each."""
         # Several draws from one prompt share its reading.
@@ -131,7 +132,7 @@ class Decoder:
         batch.append(logits, self._stop_ids)
         return batch
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def _step(self, batch: _Batch) -> None:
         """Feed the newest token of every row, and guesses behind it, and draw what follows."""
         rows = batch.rows
@@ -320,7 +321,7 @@ class _Batch:
             follows = follows[:, :-1] & right
         rows.record(tokens, 1 + follows[:, : width - 1].long().cumprod(1).sum(1))
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def join(self, other: _Batch) -> _Batch:
         """Take in the rows of another batch."""
         from introspect.reasoning.models.cache import join_rows
@@ -330,7 +331,7 @@ class _Batch:
         join_rows(self.cache, other.cache, int((self.rows.offset + self.rows.length).max()))
         return self
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def retire(self, stop_ids: Tensor) -> list[Completion]:
         """Drop the finished rows and return their completions."""
         from introspect.reasoning.models.cache import keep_rows
