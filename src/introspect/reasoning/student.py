@@ -27,6 +27,7 @@ from introspect.reasoning.evaluation import Failures, Testing
 from introspect.reasoning.examples import MultiHopExample
 from introspect.reasoning.export import ModelCard, save_folder
 from introspect.reasoning.initialization import induction_ready
+from introspect.reasoning.kernels import use_kernels
 from introspect.reasoning.likelihood import likelihood
 from introspect.reasoning.models.loading import load_pretrained
 from introspect.reasoning.network import compile_blocks, recompute_activations, use_liger, with_lora
@@ -110,7 +111,7 @@ class ReasoningStudent(LightningModule):
         self.save_hyperparameters(settings)
         self.network = None
         self.tokenizer = None
-        self._compiles, self._liger = compile, liger
+        self._compiles, self._liger, self._is_fast = compile, liger, False
         self.testing = testing or Testing()
         self.val_loss, self.val_token_accuracy = Mean(), Mean()
         self.test_rollouts: list[Rollout] = []
@@ -143,18 +144,22 @@ class ReasoningStudent(LightningModule):
         self.network.train()
 
     def on_fit_start(self) -> None:
-        """Make the network faster, as far as that is wanted.
+        """Make the network faster, once: with what is wanted, and on a CPU with `kernels`.
 
         Raises:
             InputError: it can not be done with this network, or on this device.
         """
+        if self._is_fast:
+            return
         if self._liger:
             if self.device.type != "cuda":
                 raise InputError(f"model.liger: runs on a CUDA GPU, not on {self.device.type}; set model.liger=false")
             use_liger(self.network)
         if self._compiles:
             compile_blocks(self.network)
-        self._compiles = self._liger = False  # done; a second training finds it so
+        elif self.device.type == "cpu":
+            use_kernels(self.network)
+        self._is_fast = True
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Where chance is taken that is not the data's, such as dropout: see `settle`."""
