@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from introspect.errors import InputError
 from introspect.reasoning.models.cache import RowLayer, is_ragged, join_rows, keep_rows, row_cache, takes_rows, write_at
-from introspect.reasoning.models.decoding import Decoder, Prompt
+from introspect.reasoning.models.decoding import Decoder, Prompt, _phrases_of, forget
+from introspect.reasoning.models.lookahead import WINDOW, Phrases
 from tests.reasoning.tiny import tiny_model
 
 VOCABULARY = 60
@@ -61,6 +62,16 @@ def linear() -> Any:
     return Qwen3NextForCausalLM(config).eval()
 
 
+def latent() -> Any:
+    """Keys and values of different width."""
+    from transformers import DeepseekV3Config, DeepseekV3ForCausalLM
+
+    torch.manual_seed(1)
+    widths = {"q_lora_rank": 8, "kv_lora_rank": 8, "qk_rope_head_dim": 4, "qk_nope_head_dim": 4, "v_head_dim": 8}
+    shape = {**{name: value for name, value in SHAPE.items() if name != "head_dim"}, "num_key_value_heads": 4}
+    return DeepseekV3ForCausalLM(DeepseekV3Config(**shape, **widths, first_k_dense_replace=2)).eval()
+
+
 def local() -> Any:
     """A layer that looks back a few columns, which its configuration calls by another name than the others do."""
     from transformers import GPTNeoConfig, GPTNeoForCausalLM
@@ -100,7 +111,12 @@ def decode(model: Any, asked: list[Prompt], batch_size: int) -> dict[int, tuple[
     return {completion.prompt.tag: (completion.ids, completion.stopped) for completion in completions}
 
 
-@pytest.mark.parametrize("family", [full, sliding, linear, local, biased])
+@pytest.fixture(autouse=True)
+def _no_memory_of_other_tests() -> None:
+    forget()
+
+
+@pytest.mark.parametrize("family", [full, sliding, linear, local, biased, latent])
 def test_greedy_rows_are_those_of_generate(family: Any) -> None:
     """Rows of different lengths that come and go in a batch of 4, against one row at a time."""
     torch.manual_seed(11)  # with these weights some rows stop and some do not
@@ -222,11 +238,62 @@ def test_guesses_change_the_steps_and_not_the_text(temperature: float) -> None:
     ]
     model.forward = counting
     for decoder in decoders:
+        forget()
+        decoder._phrases = _phrases_of(model) if decoder._phrases else None
         widths.clear()
         texts.append({c.prompt.tag: (c.ids, c.stopped) for c in decoder.decode(asked)})
         steps.append(len(widths))
     assert texts[0] == texts[1] == texts[2] == texts[3]
     assert steps[0] > steps[1] > steps[2] if temperature == 0 else steps[0] >= steps[2]
+
+
+def test_guesses_are_learnt_from_every_prompt_and_every_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[tuple[list[int], int]] = []
+    learnt: list[tuple[list[int], int, int]] = []
+    plain_read, plain_learn = Phrases.read, Phrases.learn
+
+    def reading(self: Phrases, ids: torch.Tensor, prompt: int) -> None:
+        read.append((ids.tolist(), prompt))
+        plain_read(self, ids, prompt)
+
+    def learning(self: Phrases, windows: torch.Tensor, follows: torch.Tensor, named: torch.Tensor) -> None:
+        learnt.extend(zip(windows.tolist(), follows.tolist(), named.tolist(), strict=True))
+        plain_learn(self, windows, follows, named)
+
+    monkeypatch.setattr(Phrases, "read", reading)
+    monkeypatch.setattr(Phrases, "learn", learning)
+    decoder = Decoder(full(), stop_ids=STOPS, pad_id=0, batch_size=4)
+    completions = list(decoder.decode(prompts(20)))
+    assert sorted(read) == sorted((list(prompt.ids), hash(prompt.ids)) for prompt in prompts(20))
+    said = []
+    for completion in completions:
+        text = [-1] * WINDOW + [*completion.prompt.ids, *completion.ids]
+        for place in range(len(text) - len(completion.ids), len(text)):
+            said.append((text[place - WINDOW : place], text[place], hash(completion.prompt.ids)))
+    assert sorted(learnt) == sorted(said)
+
+
+def test_what_was_said_to_one_prompt_takes_fewer_steps_to_say_again() -> None:
+    model = full().double()
+    steps: list[int] = []
+    forward = model.forward
+    decoders = [Decoder(model, stop_ids=(), pad_id=0, batch_size=4) for _ in range(2)]
+    model.forward = lambda **inputs: steps.append(inputs["input_ids"].shape[1]) or forward(**inputs)
+    asked = [replace(prompt, limit=60) for prompt in prompts(4)]
+    texts, counts = [], []
+    for decoder in decoders:
+        steps.clear()
+        texts.append({c.prompt.tag: c.ids for c in decoder.decode(asked)})
+        counts.append(len(steps))
+    assert texts[0] == texts[1]
+    assert counts[1] < counts[0] / 2
+
+
+def test_a_table_that_was_made_in_a_test_of_lightning_serves_a_training() -> None:
+    model = full()
+    with torch.inference_mode():
+        first = decode(model, prompts(3), 2)
+    assert decode(model, prompts(3), 2) == first
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
@@ -313,6 +380,42 @@ def test_joining_drops_the_columns_that_no_row_needs() -> None:
     assert torch.equal(layer.keys[0], long[0, :, :5])
     assert torch.equal(layer.keys[1], torch.cat([short[0], torch.zeros(2, 1, 3)], 1))
     assert layer.get_seq_length() == 5
+
+
+def test_rows_that_join_where_there_is_room_copy_nothing_else() -> None:
+    layer: Any = RowLayer()
+    layer.update(torch.randn(3, 2, 9, 3), torch.randn(3, 2, 9, 5))  # values may be of another width
+    layer.drop(torch.tensor([0]), torch.tensor([2]), 2)
+    rooms = [room.data_ptr() for room in layer._room]
+    other: Any = RowLayer()
+    keys, values = torch.randn(1, 2, 4, 3), torch.randn(1, 2, 4, 5)
+    other.update(keys, values)
+    layer.join(other, 9)
+    layer.update(torch.randn(3, 2, 1, 3), torch.randn(3, 2, 1, 5))
+    assert [room.data_ptr() for room in layer._room] == rooms
+    assert torch.equal(layer.keys[2, :, :4], keys[0])
+    assert torch.equal(layer.values[2, :, :4], values[0])
+
+
+def test_a_row_that_is_no_number_leaves_nothing_behind() -> None:
+    layer: Any = RowLayer()
+    states = torch.randn(3, 2, 9, 3)
+    states[0] = torch.nan
+    layer.update(states, states)
+    layer.drop(torch.tensor([0]), torch.tensor([2]), 2)
+    other: Any = RowLayer()
+    other.update(torch.randn(1, 2, 4, 3), torch.randn(1, 2, 4, 3))
+    layer.join(other, 12)
+    assert layer.keys.isfinite().all()
+    assert layer._room[0].isfinite().all()
+
+
+def test_a_long_row_takes_no_room_for_those_that_left() -> None:
+    layer: Any = RowLayer()
+    layer.update(torch.randn(8, 2, 9, 3), torch.randn(8, 2, 9, 3))
+    layer.drop(torch.tensor([], dtype=torch.long), torch.tensor([], dtype=torch.long), 1)
+    layer.update(torch.randn(1, 2, 200, 3), torch.randn(1, 2, 200, 3))
+    assert layer._room[0].shape[0] == 1
 
 
 def test_only_layers_of_full_attention_are_replaced() -> None:

@@ -380,7 +380,7 @@ def test_settings_out_of_range(settings: dict[str, Any]) -> None:
 
 def test_a_completion_needs_some_bound() -> None:
     chat_ = chat()
-    chat_._model.config = SimpleNamespace(get_text_config=SimpleNamespace)
+    object.__setattr__(chat_._model.config, "max_position_embeddings", None)  # as where there is no such field
     with pytest.raises(InputError, match="states no context length; set max_new_tokens"):
         list(chat_.generate([ask(max_tokens=None)]))
 

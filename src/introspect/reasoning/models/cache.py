@@ -2,8 +2,8 @@
 
 transformers' own `DynamicCache` copies every key and value at every step (`torch.cat`) and again whenever a row leaves.
 Here full-attention layers write in place: a step costs the columns it writes, a leaving row the copy of one row, and a
-joining batch one copy of the whole. Layers of other kinds (sliding windows, linear attention) stay transformers' own,
-and their rows go in step from the first to the last.
+joining batch the copy of its own rows, where there is room. Layers of other kinds (sliding windows, linear attention)
+stay transformers' own, and their rows go in step from the first to the last.
 
 Legend: `n` rows, `h` key-value heads, `q` new columns, `t` columns of the cache, `d` width of a head.
 """
@@ -18,8 +18,10 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-# Columns allocated ahead. Growing copies everything, so a larger block copies less often and holds more unused memory.
+# Columns allocated ahead, at least, and as a share of those there are. Growing copies everything, so more ahead copies
+# less often and holds more unused memory.
 BLOCK = 64
+AHEAD = 0.125
 
 
 class RowLayer(DynamicLayer):  # type: ignore[misc]
@@ -38,55 +40,60 @@ class RowLayer(DynamicLayer):  # type: ignore[misc]
             self.lazy_initialization(key_states, value_states)
             self._room = [states[:, :, :0] for states in (key_states, value_states)]
             self.keys, self.values = self._room
-        start = self.keys.shape[-2]
+        rows, start = len(key_states), self.keys.shape[-2]
         end = start + key_states.shape[-2] if self.places is None else self.end
-        if end > self._room[0].shape[-2]:
-            self._reserve(end)
+        self._reserve(rows, end)
         for room, states in zip(self._room, (key_states, value_states), strict=True):
             if self.places is None:
-                room[:, :, start:end] = states
+                room[:rows, :, start:end] = states
             else:
-                rows = torch.arange(len(room), device=room.device)[:, None]
-                room[rows, :, self.places] = states.transpose(1, 2)
-        self._view(self._room, end)
+                room[torch.arange(rows, device=room.device)[:, None], :, self.places] = states.transpose(1, 2)
+        self._view(rows, end)
         keys, values = self._room
-        return keys[:, :, :end], values[:, :, :end]
+        return keys[:rows, :, :end], values[:rows, :, :end]
 
     def drop(self, holes: Tensor, movers: Tensor, rows: int) -> None:
         """Keep `rows` rows: the rows `movers` (all >= `rows`) move into the places `holes` (all < `rows`)."""
-        for states in (self.keys, self.values):
-            states[holes] = states[movers]
-        self._view([room[:rows] for room in self._room], self.keys.shape[-2])
+        had = len(self.keys)
+        for room in self._room:
+            room[holes] = room[movers]
+            room[rows:had] = 0  # who takes these places later must not meet what is no number
+        self._view(rows, self.keys.shape[-2])
 
     def join(self, other: RowLayer, columns: int) -> None:
         """Append the rows of `other` below, both with their first `columns` columns."""
-        joined = []
-        for upper, lower in ((self.keys, other.keys), (self.values, other.values)):
-            n, heads, _, width = upper.shape
-            room = upper.new_zeros(n + lower.shape[0], heads, columns + BLOCK, width)
-            for rows, part in ((room[:n], upper), (room[n:], lower)):
-                part = part[:, :, :columns]
-                rows[:, :, : part.shape[-2]] = part
-            joined.append(room)
-        self._view(joined, columns)
+        rows, more = len(self.keys), len(other.keys)
+        self._reserve(rows + more, columns)
+        for room, states in zip(self._room, (other.keys, other.values), strict=True):
+            states = states[:, :, :columns]
+            room[rows : rows + more, :, : states.shape[-2]] = states
+        self._view(rows + more, columns)
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Keep the rows `beam_idx`, in that order, repeated where an index is."""
         end = self.keys.shape[-2]
-        self._view([states.index_select(0, beam_idx) for states in (self.keys, self.values)], end)
+        self._room = [states.index_select(0, beam_idx) for states in (self.keys, self.values)]
+        self._view(len(beam_idx), end)
 
-    def _reserve(self, end: int) -> None:
+    def _reserve(self, rows: int, columns: int) -> None:
+        """Have room for so much."""
+        had, _, wide, _ = self._room[0].shape
+        if columns > wide:
+            # Rows that have left need no room in the further columns of a long one.
+            had, wide = rows, columns + max(BLOCK, int(AHEAD * columns))
+        elif rows <= had:
+            return
+        n, _, t, _ = self.keys.shape
         grown = []
         for room in self._room:
-            n, heads, columns, width = room.shape
-            larger = room.new_zeros(n, heads, end + BLOCK, width)
-            larger[:, :, :columns] = room
+            _, heads, _, width = room.shape  # keys and values may differ in them
+            larger = room.new_zeros(max(rows, had), heads, wide, width)
+            larger[:n, :, :t] = room[:n, :, :t]
             grown.append(larger)
         self._room = grown
 
-    def _view(self, room: list[Tensor], end: int) -> None:
-        self._room = room
-        self.keys, self.values = (states[:, :, :end] for states in room)
+    def _view(self, rows: int, end: int) -> None:
+        self.keys, self.values = (room[:rows, :, :end] for room in self._room)
 
 
 def row_cache(config: Any) -> DynamicCache:

@@ -22,20 +22,23 @@ import torch
 from torch import Tensor
 
 from introspect.errors import InputError
-from introspect.reasoning.models.lookahead import look_up
+from introspect.reasoning.models.lookahead import WINDOW, Phrases
 from introspect.reasoning.models.sampling import draw, uniforms
 
-# Waiting prompts join when this share of the places is free: a join copies the whole cache, and prompts are read faster
-# together.
+# Waiting prompts join when this share of the places is free: they are read faster together.
 JOIN_SHARE = 0.25
 
 # How far to guess. A guess costs time also where it is wrong, so a step goes on guessing while at least this share of
 # the rows can be expected to be right, and reads at most so many tokens for each place of the batch.
 _WORTH = 0.4
-_READ = 2
+_READ = 8
 # The estimated chance that a guess of a row is right: the first one, and its share in the next one.
 _FIRST_CHANCE = 0.7
 _MEMORY = 0.8
+
+# What has been said, by device and size of the vocabulary, and by whichever model: one that is tuned goes on speaking
+# much like before, and wrong guesses cost little.
+_said: dict[tuple[torch.device, int | None], Phrases] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +77,7 @@ class Decoder:
     def __init__(
         self, model: Any, *, stop_ids: Iterable[int], pad_id: int, batch_size: int, lookahead: int = 16
     ) -> None:
-        from introspect.reasoning.models.cache import goes_by_position
+        from introspect.reasoning.models.cache import takes_rows
 
         self._model = model
         self._stop_ids = torch.tensor(sorted(set(stop_ids)), dtype=torch.long, device=model.device)
@@ -85,7 +88,8 @@ class Decoder:
         accepted = inspect.signature(base.forward).parameters
         if "past_key_values" not in accepted:
             raise InputError(f"{type(base).__name__}: expected a causal language model with a key-value cache")
-        self._ragged = goes_by_position(model)
+        self._ragged = takes_rows(model)
+        self._phrases = _phrases_of(model) if lookahead and self._ragged else None
         self._takes = {name for name in ("position_ids", "logits_to_keep") if name in accepted}
 
     def decode(self, prompts: Iterable[Prompt]) -> Iterator[Completion]:
@@ -129,7 +133,10 @@ class Decoder:
             chosen = torch.tensor(copies, device=logits.device)
             batch.copy_rows(chosen)
             logits = logits[chosen]
-        batch.append(logits, self._stop_ids)
+        if self._phrases:
+            for ids in places:
+                self._phrases.read(torch.tensor(ids, device=logits.device), hash(ids))
+        self._append(batch, logits)
         return batch
 
     @torch.no_grad()
@@ -142,18 +149,27 @@ class Decoder:
         positions = (rows.length[:, None] + ahead).clamp(max=(rows.start + rows.limit - 1)[:, None])
         with batch.room(ahead, self._model.dtype) as mask:
             logits = self._forward(batch, ids, mask, positions, len(ahead))
-        batch.append(logits, self._stop_ids, guesses)
+        self._append(batch, logits, guesses)
 
     def _guess(self, batch: _Batch) -> Tensor:
         """`[n, k]` guesses of what follows the newest tokens, -1 for none."""
         rows = batch.rows
-        most = min(self._lookahead, max(_READ * self._batch_size // batch.size - 1, 1)) if batch.ragged else 0
-        if not most:
+        if not self._phrases:
             return rows.last.new_empty(batch.size, 0)
+        most = min(self._lookahead, max(_READ * self._batch_size // batch.size - 1, 1))
         right = rows.chance[:, None] ** torch.arange(1, most + 1, device=rows.chance.device)
         count = max(int((right.mean(0) >= _WORTH).sum()), 1)
-        known = rows.length + 1
-        return look_up(rows.history[:, : int(known.max())], known, count)
+        every = torch.arange(batch.size, device=rows.length.device)
+        guesses = self._phrases.guess(rows.before(every, rows.length + 1, WINDOW), rows.prompt, count)
+        return guesses[:, : int((guesses >= 0).any(0).sum())]  # behind an unknown token nothing is known
+
+    def _append(self, batch: _Batch, logits: Tensor, guesses: Tensor | None = None) -> None:
+        """Draw, and learn what was drawn."""
+        taken, rows = batch.append(logits, self._stop_ids, guesses), batch.rows
+        if self._phrases:
+            row, place = (torch.arange(int(taken.max()), device=taken.device) < taken[:, None]).nonzero(as_tuple=True)
+            place = place + (rows.length + 1 - taken)[row]
+            self._phrases.learn(rows.before(row, place, WINDOW), rows.history[row, place], rows.prompt[row])
 
     def _forward(self, batch: _Batch, ids: Tensor, mask: Tensor, positions: Tensor, keep: int) -> Tensor:
         """`[n, q]` new ids, a mask, `[n, q]` positions -> `[n, keep, v]` logits after the last `keep` ids."""
@@ -184,6 +200,7 @@ class _Rows:
     last: Tensor  # [n] the newest token, not yet in the cache
     limit: Tensor  # [n] new tokens at most
     seed: Tensor  # [n]
+    prompt: Tensor  # [n] names the prompt
     top_k: Tensor  # [n]
     top_p: Tensor  # [n] float
     temperature: Tensor  # [n] float
@@ -208,6 +225,7 @@ class _Rows:
             last=column(p.ids[-1] for p in prompts),
             limit=column(p.limit for p in prompts),
             seed=column(p.seed for p in prompts),
+            prompt=column(hash(p.ids) for p in prompts),
             top_k=column(p.top_k for p in prompts),
             top_p=column((p.top_p for p in prompts), torch.float),
             temperature=column((p.temperature for p in prompts), torch.float),
@@ -225,6 +243,11 @@ class _Rows:
         self.history[row, (self.length + 1)[row] + place] = tokens[inside]
         self.last = tokens.gather(1, taken[:, None] - 1)[:, 0]
         self.length = self.length + taken
+
+    def before(self, row: Tensor, place: Tensor, count: int) -> Tensor:
+        """The `count` tokens in front of `[m]` places of `[m]` rows: `[m, count]`, -1 in front of the first token."""
+        places = place[:, None] + torch.arange(-count, 0, device=place.device)
+        return self.history[row[:, None], places.clamp(min=0)].where(places >= 0, -1)
 
     @property
     def produced(self) -> Tensor:
@@ -262,12 +285,12 @@ class _Batch:
     """
 
     def __init__(self, prompts: Sequence[Prompt], model: Any, width: int, *, ragged: bool) -> None:
-        from introspect.reasoning.models.cache import is_ragged, row_cache
+        from introspect.reasoning.models.cache import row_cache
 
         self.prompts = list(prompts)
         self.rows = _Rows.begin(prompts, width, model.device)
         self.cache = row_cache(model.config)
-        self.ragged = ragged and is_ragged(self.cache)
+        self.ragged = ragged
 
     @property
     def size(self) -> int:
@@ -302,11 +325,11 @@ class _Batch:
         finally:
             write_at(self.cache, None)
 
-    def append(self, logits: Tensor, stop_ids: Tensor, guesses: Tensor | None = None) -> None:
+    def append(self, logits: Tensor, stop_ids: Tensor, guesses: Tensor | None = None) -> Tensor:
         """Draw from `[n, 1 + k, v]` logits what follows the newest token and each of `[n, k]` guesses; keep what holds.
 
         A draw holds if the guesses before it are what was drawn, no stop token came before it, and the limit leaves
-        room for it.
+        room for it. Returns `[n]`, how many tokens hold, one at least.
         """
         rows = self.rows
         n, width, _ = logits.shape
@@ -319,7 +342,9 @@ class _Batch:
             right = tokens[:, :-1] == guesses
             rows.learn(right, guesses >= 0)
             follows = follows[:, :-1] & right
-        rows.record(tokens, 1 + follows[:, : width - 1].long().cumprod(1).sum(1))
+        taken = 1 + follows[:, : width - 1].long().cumprod(1).sum(1)
+        rows.record(tokens, taken)
+        return taken
 
     @torch.no_grad()
     def join(self, other: _Batch) -> _Batch:
@@ -350,3 +375,15 @@ class _Batch:
         self.rows = rows.select(order)
         self.prompts = [self.prompts[i] for i in order.tolist()]
         return completions
+
+
+def forget() -> None:
+    """Forget what has been said: the next answers are guessed as by a new process. Only their time depends on it."""
+    _said.clear()
+
+
+def _phrases_of(model: Any) -> Phrases:
+    key = model.device, getattr(model.config.get_text_config(), "vocab_size", None)
+    if key not in _said:
+        _said[key] = Phrases(model.device)
+    return _said[key]

@@ -30,11 +30,14 @@ def uniforms(seeds: Tensor, positions: Tensor) -> Tensor:
 
     The streams are SplitMix64's, which can be entered anywhere: no state, no loop, no difference between devices.
     """
-    z = seeds + (positions + 1) * _GAMMA
+    return _shift_right(mix(seeds + (positions + 1) * _GAMMA), 40).float() * 2.0**-24
+
+
+def mix(z: Tensor) -> Tensor:
+    """64-bit integers whose every bit depends on all bits of `z`, one to one: SplitMix64's last step."""
     z = (z ^ _shift_right(z, 30)) * _MIX[0]
     z = (z ^ _shift_right(z, 27)) * _MIX[1]
-    z = z ^ _shift_right(z, 31)
-    return _shift_right(z, 40).float() * 2.0**-24
+    return z ^ _shift_right(z, 31)
 
 
 def draw(logits: Tensor, temperature: Tensor, top_p: Tensor, top_k: Tensor, uniform: Tensor) -> Tensor:

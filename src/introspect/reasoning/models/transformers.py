@@ -37,9 +37,10 @@ class Drawn(NamedTuple):
 class TransformersChat:
     """A ChatModel on a transformers model in memory.
 
-    A response depends on the weights, the prompt and its sampling settings, not on what else is in the batch (up to
-    rounding). Finish reasons: `stop`; `length` for a completion that reached `sampling.max_tokens`, `max_new_tokens`
-    or the model's context; `context_length`, with an empty completion, for a prompt that fills the context by itself.
+    A response depends on the weights, the prompt and its sampling settings, not on what else is in the batch or was
+    answered before (up to rounding). Finish reasons: `stop`; `length` for a completion that reached
+    `sampling.max_tokens`, `max_new_tokens` or the model's context; `context_length`, with an empty completion, for a
+    prompt that fills the context by itself.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class TransformersChat:
 
         `batch_size` is the most rows decoded together; `max_new_tokens` bounds every completion, whatever its request
         allows, and `max_length` prompt and completion together, as if the context were no longer; `lookahead` is the
-        most tokens guessed per step from what the context repeats, which changes the time and not the answer;
+        most tokens guessed per step from what was said before, which changes the time and not the answer;
         `identity` names the weights in a store's keys, None takes a digest of them whenever it is asked for.
 
         Raises InputError for a tokenizer without chat template.
