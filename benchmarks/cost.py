@@ -38,6 +38,7 @@ from introspect.dissection.engine import dissect  # noqa: E402
 from introspect.reasoning.batching import collate_groups  # noqa: E402
 from introspect.reasoning.benchmarks.hopworld import Hopworld  # noqa: E402
 from introspect.reasoning.chat import ChatRequest, Sampling  # noqa: E402
+from introspect.reasoning.models.decoding import forget  # noqa: E402
 from introspect.reasoning.models.loading import load_pretrained  # noqa: E402
 from introspect.reasoning.models.transformers import TransformersChat  # noqa: E402
 from introspect.reasoning.prompts import question_messages  # noqa: E402
@@ -86,7 +87,12 @@ def rollouts(rows: int) -> Callable[[], object]:
     examples = Hopworld(seed=1, sizes={"train": 0, "validation": 0, "test": rows}).load("test")
     sampling = Sampling(max_tokens=64, seed=0)
     requests = [ChatRequest(e.id, tuple(question_messages(e)), sampling) for e in examples]
-    return lambda: list(TransformersChat(model, tokenizer, batch_size=rows, identity="benchmark").draw(requests))
+
+    def answer() -> None:
+        forget()
+        list(TransformersChat(model, tokenizer, batch_size=rows, identity="benchmark").draw(requests))
+
+    return answer
 
 
 def dissection(units: int, images: int) -> Callable[[], object]:

@@ -6,7 +6,7 @@
 An epoch is all that a training does in it: reading images, moving and mirroring them, forward passes of teacher and
 student, loss (alpha 0.5, temperature 4), backward pass, a step of SGD, and what is counted and logged on the way. All
 ways have copies of the same networks and the same images, in one process, and take turns; the number is images per
-second, the median over rounds, after a first one that does not count.
+second, the median over rounds, after a first one that does not count, but tells the memory that an epoch takes.
 
     ours                     `Distillation` under Lightning's Trainer, as train.py runs it
     ours, contiguous         the same with model.channels_last=false
@@ -30,11 +30,12 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / "src")]
+sys.path[:0] = [str(ROOT / "src"), str(ROOT / "benchmarks")]
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from lightning.pytorch import Callback, Trainer  # noqa: E402
+from memory import peak  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.utils.data import Dataset, RandomSampler  # noqa: E402
 
@@ -259,17 +260,19 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         measured = ways(options, Path(folder))
         times: dict[str, list[float]] = {name: [] for name in measured}
+        memory: dict[str, float] = {}
         for number in range(options.rounds + 1):
             for name, epoch in measured.items():
-                seconds = epoch()
                 if number:
-                    times[name].append(seconds)
+                    times[name].append(epoch())
+                else:
+                    memory[name] = peak(epoch, options.device)
     median = {name: statistics.median(found) for name, found in times.items()}
     peer = next((name for name in ("torchdistill", *median) if name in median), "")
-    print(f"| | images/s | ratio to {peer} |\n|---|---|---|")
+    print(f"| | images/s | ratio to {peer} | MB of the first epoch |\n|---|---|---|---|")
     for name, seconds in median.items():
         ratio = statistics.median(b / a for a, b in zip(times[name], times[peer], strict=True))
-        print(f"| {name} | {options.images / seconds:,.0f} | {ratio:.2f} |")
+        print(f"| {name} | {options.images / seconds:,.0f} | {ratio:.2f} | {memory[name]:,.0f} |")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 Both answer the same hopworld questions with the same sampling settings, in turns in one process. Plain `generate` takes
 the questions in batches of the same size, sorted by the length of the prompt, and waits for the longest answer of each;
-the rows of ours come and go, and steps read ahead what the context repeats. Their random numbers differ, so the answers
+the rows of ours come and go, and steps read ahead what was said before. Their random numbers differ, so the answers
 do: what is compared is completion tokens per second of answers that a stop token or the limit ended.
 
     python benchmarks/rollouts.py --questions 200 --limit 3072 --rounds 3
@@ -20,12 +20,14 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / "src")]
+sys.path[:0] = [str(ROOT / "src"), str(ROOT / "benchmarks")]
 
 import torch  # noqa: E402
+from memory import peak  # noqa: E402
 
 from introspect.reasoning.benchmarks.hopworld import Hopworld  # noqa: E402
 from introspect.reasoning.chat import ChatRequest, Sampling  # noqa: E402
+from introspect.reasoning.models.decoding import forget  # noqa: E402
 from introspect.reasoning.models.loading import load_pretrained  # noqa: E402
 from introspect.reasoning.models.transformers import TransformersChat  # noqa: E402
 from introspect.reasoning.prompts import question_messages  # noqa: E402
@@ -69,6 +71,7 @@ def plain(model: Any, tokenizer: Any, requests: Sequence[ChatRequest], batch: in
 
 def ours(model: Any, tokenizer: Any, requests: Sequence[ChatRequest], batch: int, lookahead: int) -> int:
     """Completion tokens of the framework's own engine."""
+    forget()  # an answer to the same question in an earlier round would help
     chat = TransformersChat(model, tokenizer, batch_size=batch, lookahead=lookahead, identity="benchmark")
     return sum(len(drawn.completion_ids) for drawn in chat.draw(requests))
 
@@ -85,6 +88,7 @@ def main() -> None:
     model, tokenizer = load_pretrained(options.model, dtype="float32")
     examples = Hopworld(seed=1, sizes={"train": 0, "validation": 0, "test": options.questions}).load("test")
     speeds: dict[str, list[float]] = {}
+    memory: dict[str, list[float]] = {}
     for number in range(options.rounds):
         sampling = Sampling(max_tokens=options.limit, seed=number)
         requests = [ChatRequest(e.id, tuple(question_messages(e)), sampling) for e in examples]
@@ -94,16 +98,23 @@ def main() -> None:
             "plain generate": lambda asked=requests: plain(model, tokenizer, asked, options.batch),
         }
         for name, way in ways.items():
-            start = time.perf_counter()
-            tokens = way()
-            seconds = time.perf_counter() - start
+            tokens, seconds = 0, 0.0
+
+            def timed(way: Callable[[], int] = way) -> None:
+                nonlocal tokens, seconds
+                start = time.perf_counter()
+                tokens = way()
+                seconds = time.perf_counter() - start
+
+            memory.setdefault(name, []).append(peak(timed, model.device.type))
             speeds.setdefault(name, []).append(tokens / seconds)
             print(f"round {number}: {name}: {tokens} tokens in {seconds:.1f} s", file=sys.stderr, flush=True)
     median = {name: statistics.median(values) for name, values in speeds.items()}
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {model.device}")
-    print("| | completion tokens/s | ratio to plain generate |\n|---|---|---|")
+    print("| | completion tokens/s | ratio to plain generate | MB |\n|---|---|---|---|")
     for name, value in median.items():
-        print(f"| {name} | {value:,.0f} | {value / median['plain generate']:.2f} |")
+        held = statistics.median(memory[name])
+        print(f"| {name} | {value:,.0f} | {value / median['plain generate']:.2f} | {held:,.0f} |")
 
 
 if __name__ == "__main__":

@@ -3,8 +3,9 @@
 Both take steps in turns in one process, on the same tokens and the same random Qwen3 of SmolLM2-135M's shape: a prompt
 of 1,200 tokens with n traces of 300. A step is forward, backward and optimizer (AdamW, fused). TRL gets what is fastest
 for it here: rows of equal length without padding (its packing needs FlashAttention) and its fused head. The number is
-supervised tokens per second, the median over rounds. On a CPU, TRL's fused head computes logits at every position; on a
-GPU it leaves out those without a label, as ours does anywhere, and the ratio for one trace is another one there.
+supervised tokens per second, the median over rounds; memory is what one more step takes beyond weights and optimizer.
+On a CPU, TRL's fused head computes logits at every position; on a GPU it leaves out those without a label, as ours does
+anywhere, and the ratio for one trace is another one there.
 
     python benchmarks/sft.py --traces 1 4 --rounds 3
     python benchmarks/sft.py --device cuda --dtype bfloat16 --attention flex_attention
@@ -24,9 +25,10 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / "src"), str(ROOT)]
+sys.path[:0] = [str(ROOT / "src"), str(ROOT), str(ROOT / "benchmarks")]
 
 import torch  # noqa: E402
+from memory import peak  # noqa: E402
 
 from introspect.reasoning.batching import collate_groups  # noqa: E402
 from introspect.reasoning.student import ReasoningStudent  # noqa: E402
@@ -141,8 +143,8 @@ def main() -> None:
     dtype = getattr(torch, options.dtype)
     threads = torch.get_num_threads()
     print(f"torch {torch.__version__}, {threads} threads, {options.device}, {options.dtype}", flush=True)
-    print("| traces | ours, supervised tokens/s | TRL | ratio | loss of ours, of TRL |", flush=True)
-    print("|---|---|---|---|---|", flush=True)
+    print("| traces | ours, supervised tokens/s | TRL | ratio | loss of ours, of TRL | MB of both |", flush=True)
+    print("|---|---|---|---|---|---|", flush=True)
     for count in options.traces:
         group = sequences(options.prompt, options.trace, count)
         with tempfile.TemporaryDirectory() as folder:
@@ -155,10 +157,11 @@ def main() -> None:
             for _ in range(options.rounds):
                 for name, step in steps.items():
                     times[name].append(timed(step, options.device)[0])
+            memory = ", ".join(f"{peak(step, options.device):,.0f}" for step in steps.values())
         speed = {name: count * options.trace / statistics.median(seconds) for name, seconds in times.items()}
         ratio = speed["ours"] / speed["TRL"]
         losses = ", ".join(f"{first[name]:.5f}" for name in steps)
-        print(f"| {count} | {speed['ours']:.1f} | {speed['TRL']:.1f} | {ratio:.2f} | {losses} |", flush=True)
+        print(f"| {count} | {speed['ours']:.1f} | {speed['TRL']:.1f} | {ratio:.2f} | {losses} | {memory} |", flush=True)
 
 
 if __name__ == "__main__":
