@@ -1,8 +1,8 @@
 """Parts of a transformer whose gradients are written out, for training on CPUs.
 
 transformers writes a norm as six operations and a rotation by positions as five; their gradients take two or three
-times as many, each a pass over the hidden states. A narrow network spends a third of its training step on them. On a
-GPU a compiler or Liger's kernels do the same.
+times as many, each a pass over the hidden states, on which a narrow network spends much of its training step. On a GPU
+a compiler or Liger's kernels do the same.
 
 Legend: d width of what is normalised or rotated, b sequences, h heads, s tokens.
 """
