@@ -54,9 +54,10 @@ class RowLayer(DynamicLayer):  # type: ignore[misc]
 
     def drop(self, holes: Tensor, movers: Tensor, rows: int) -> None:
         """Keep `rows` rows: the rows `movers` (all >= `rows`) move into the places `holes` (all < `rows`)."""
-        had = len(self.keys)
+        had, pairs = len(self.keys), list(zip(holes.tolist(), movers.tolist(), strict=True))
         for room in self._room:
-            room[holes] = room[movers]
+            for hole, mover in pairs:  # few, and each a copy of one piece of memory
+                room[hole] = room[mover]
             room[rows:had] = 0  # who takes these places later must not meet what is no number
         self._view(rows, self.keys.shape[-2])
 
@@ -87,8 +88,9 @@ class RowLayer(DynamicLayer):  # type: ignore[misc]
         grown = []
         for room in self._room:
             _, heads, _, width = room.shape  # keys and values may differ in them
-            larger = room.new_zeros(max(rows, had), heads, wide, width)
+            larger = room.new_empty(max(rows, had), heads, wide, width)
             larger[:n, :, :t] = room[:n, :, :t]
+            larger[:n, :, t:], larger[n:] = 0, 0
             grown.append(larger)
         self._room = grown
 

@@ -36,6 +36,9 @@ _READ = 8
 _FIRST_CHANCE = 0.7
 _MEMORY = 0.8
 
+# Vector units read so many columns at a time, and some that are left over one by one.
+_LANES = 16
+
 # What has been said, by device and size of the vocabulary, and by whichever model: one that is tuned goes on speaking
 # much like before, and wrong guesses cost little.
 _said: dict[tuple[torch.device, int | None], Phrases] = {}
@@ -75,7 +78,7 @@ class Decoder:
     """
 
     def __init__(
-        self, model: Any, *, stop_ids: Iterable[int], pad_id: int, batch_size: int, lookahead: int = 16
+        self, model: Any, *, stop_ids: Iterable[int], pad_id: int, batch_size: int, lookahead: int = 64
     ) -> None:
         from introspect.reasoning.models.cache import takes_rows
 
@@ -314,6 +317,8 @@ class _Batch:
         rows = self.rows
         places = (rows.offset + rows.length)[:, None] + ahead
         end = int(places.max()) + 1
+        if self.ragged:
+            end += -end % _LANES
         columns = torch.arange(end, device=places.device)
         if not self.ragged:
             yield columns >= rows.offset[:, None]

@@ -47,7 +47,8 @@ def draw(logits: Tensor, temperature: Tensor, top_p: Tensor, top_k: Tensor, unif
     the order of transformers and vLLM. Temperature 0 takes the likeliest token.
     """
     greedy = temperature == 0
-    if bool(greedy.all()):
+    likeliest = int(greedy.sum())
+    if likeliest == len(logits):
         return logits.argmax(-1)
     vocabulary = logits.shape[-1]
     ranks = torch.where(top_k == 0, vocabulary, top_k.clamp(max=vocabulary))
@@ -61,7 +62,8 @@ def draw(logits: Tensor, temperature: Tensor, top_p: Tensor, top_k: Tensor, unif
     kept = ((cumulative - shares < top_p[:, None]).sum(-1).clamp(min=1).minimum(ranks) - 1)[:, None]
     target = uniform[:, None] * cumulative.gather(1, kept)
     rank = (cumulative <= target).sum(-1, keepdim=True).minimum(kept)
-    return torch.where(greedy, logits.argmax(-1), tokens.gather(1, rank)[:, 0])
+    drawn = tokens.gather(1, rank)[:, 0]
+    return torch.where(greedy, logits.argmax(-1), drawn) if likeliest else drawn
 
 
 def _shift_right(z: Tensor, bits: int) -> Tensor:

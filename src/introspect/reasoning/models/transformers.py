@@ -51,7 +51,7 @@ class TransformersChat:
         batch_size: int = 32,
         max_new_tokens: int | None = None,
         max_length: int | None = None,
-        lookahead: int = 16,
+        lookahead: int = 64,
         identity: str | None = None,
     ) -> None:
         """Wrap a causal language model and its tokenizer.
@@ -88,7 +88,7 @@ class TransformersChat:
         device: str = "auto",
         batch_size: int = 32,
         max_new_tokens: int | None = None,
-        lookahead: int = 16,
+        lookahead: int = 64,
         attn_implementation: str = "sdpa",
         trust_remote_code: bool = False,
         chat_template: TemplateChoice = "own",
