@@ -111,8 +111,19 @@ def test_nothing_wanted_is_nothing_left_out():
 
 
 def test_places_among_the_columns_that_are_left():
-    with last_block_at(tiny_model(VOCABULARY), (2, 6), torch.tensor([4, 5, 9, 11])) as places:
-        assert places.tolist() == [1, 2, 3, 5]
+    network = tiny_model(VOCABULARY)
+    with last_block_at(network, (2, 6), torch.tensor([4, 5, 9, 11])) as places:
+        network(input_ids=random_ids(2, 6), use_cache=False)
+    assert places.tolist() == [1, 2, 3, 5]
+
+
+def test_a_network_that_was_run_in_another_way_is_an_error():
+    network = tiny_model(VOCABULARY)
+    with (
+        pytest.raises(RuntimeError, match="the last block was to run once, and ran 0 times"),
+        last_block_at(network, (2, 6), torch.tensor([4])),
+    ):
+        pass
 
 
 def families():
@@ -155,18 +166,44 @@ def test_families(family):
     assert module._separable.get(network) == separable  # None: not even tried
 
 
-@pytest.mark.parametrize("how", ["compiled", "recomputed", "eager", "half"])
+@pytest.mark.parametrize(
+    "how", ["blocks compiled", "compiled", "a part compiled", "recomputed", "recomputed by torch", "eager", "half"]
+)
 def test_networks_that_run_as_they_are(how, monkeypatch):
+    from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_activation_checkpointing
+
     network = tiny_model(VOCABULARY).train()
-    if how == "compiled":
-        monkeypatch.setattr(torch, "compile", lambda function: function)
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    if how == "blocks compiled":
         compile_blocks(network)
+    elif how == "compiled":
+        network.compile(backend="eager")
+    elif how == "a part compiled":
+        network.model.layers[0].compile(backend="eager")
     elif how == "recomputed":
         recompute_activations(network)
+    elif how == "recomputed by torch":
+        blocks = type(network.model.layers[0])
+        apply_activation_checkpointing(network, check_fn=lambda part: isinstance(part, blocks))
     elif how == "eager":
         network.set_attn_implementation("eager")
     else:
         network.bfloat16()
+    assert module._separable_block(network) is None
+
+
+def test_a_block_of_other_code_is_run_as_it_is():
+    """It may look at what no trial on a few tokens can tell."""
+    from transformers.models.qwen3.modeling_qwen3 import Qwen3Attention
+
+    class Attention(Qwen3Attention):
+        def forward(self, hidden_states, **options):
+            if options["attention_mask"] is None and hidden_states.shape[1] > 8:
+                hidden_states = hidden_states + hidden_states.mean()
+            return super().forward(hidden_states, **options)
+
+    network = tiny_model(VOCABULARY)
+    network.model.layers[-1].self_attn.__class__ = Attention
     assert learnt(network, {"input_ids": random_ids(2, 9)}, from_column(6, 2, 9), ANY)[2] == [9, 9]
 
 
@@ -186,8 +223,7 @@ class Mixing(nn.Module):
 
 class Failing(nn.Module):
     def forward(self, states):
-        if states.shape[1] == 4:  # what the trial leaves
-            raise RuntimeError("4 columns")
+        assert states.shape[1] != 4  # what the trial leaves
         return states
 
 
@@ -207,10 +243,15 @@ def test_a_trial_that_fails_leaves_the_network_as_it_was(layer):
 
 def test_an_error_within_leaves_no_hook():
     network = tiny_model(VOCABULARY)
-    with pytest.raises(RuntimeError, match="mine"), last_block_at(network, (1, 6), torch.tensor([4])):
-        assert network.model.layers[-1]._forward_pre_hooks
-        raise RuntimeError("mine")
+    with pytest.raises(IndexError), last_block_at(network, (1, 6), torch.tensor([4])):
+        network(input_ids=torch.full((1, 6), VOCABULARY), use_cache=False)
     assert not any(part._forward_pre_hooks for part in network.modules())
+
+
+def test_a_network_with_another_use_of_its_head_is_run_as_it_is():
+    network = tiny_model(VOCABULARY)
+    network.model.register_forward_hook(lambda *call: (network.lm_head(call[2].last_hidden_state), None)[1])
+    assert module._separable_block(network) is None
 
 
 def test_it_is_tried_once_and_outside_the_chance_of_the_training():

@@ -2,7 +2,7 @@
 
 What other blocks say about a token is read by the blocks above them, at every later token; what the last one says, by
 the output embedding alone. A prompt that is not learnt is half of a training sequence or more, and there the last block
-need give no more than keys and values: no attention of its own, no projection, no feed-forward layer.
+need give no more than keys and values: nothing is looked at from there, projected back or fed forward.
 
 Legend: b sequences, s tokens, h width of the model.
 """
@@ -28,9 +28,10 @@ _separable: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 def last_block_at(network: Any, size: tuple[int, int], places: Tensor) -> Iterator[Tensor]:
     """Let a network leave out, in its last block, the columns in front of all places.
 
-    On CPUs, in float32 and float64, with `sdpa`, and where a trial found that what it gives stays the same; other
-    networks run as they are. It may have adapters, and masks and positions of any kind; its blocks may not be compiled,
-    nor compute their activations again in the backward pass.
+    On CPUs, with weights in float32 or float64, with `sdpa`, in blocks of transformers' own code (with adapters or
+    without), and where a trial found that the outcome stays the same. Other networks run as they are: also those that
+    are compiled, in whole or in part, or compute activations again in the backward pass. No two threads may use one
+    network at a time.
 
     Args:
         network: a causal language model of transformers, or one wrapped by peft.
@@ -39,6 +40,9 @@ def last_block_at(network: Any, size: tuple[int, int], places: Tensor) -> Iterat
 
     Yields:
         [n], their places among the hidden states that the network gives now.
+
+    Raises:
+        RuntimeError: the network was not run as modules are, so that it has given all columns.
     """
     _, columns = size
     # Tried in any case, so that processes that share weights take part in it together.
@@ -46,8 +50,10 @@ def last_block_at(network: Any, size: tuple[int, int], places: Tensor) -> Iterat
     if block is None or len(places) == 0 or (first := int((places % columns).min())) < WORTH * columns:
         yield places
         return
-    with _leaving_out(block, first):
+    with _leaving_out(block, first) as runs:
         yield places - first * (places // columns + 1)
+    if len(runs) != 1:
+        raise RuntimeError(f"the last block was to run once, and ran {len(runs)} times")
 
 
 class _Taken(Exception):
@@ -74,11 +80,13 @@ class _Prefix:
 
 
 @contextmanager
-def _leaving_out(block: nn.Module, first: int) -> Iterator[None]:
-    """Let a block give its outcome from the column `first` on."""
+def _leaving_out(block: nn.Module, first: int) -> Iterator[list[int]]:
+    """Let a block give its outcome from the column `first` on. Yields of how many columns it has been asked so far."""
+    runs: list[int] = []
 
     def in_two(_: nn.Module, args: tuple[Any, ...], options: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         [states] = args
+        runs.append(states.shape[1])
         prefix, columns = _Prefix(), states.shape[1]
         front, rest = (_of_columns(options, which, columns) for which in (slice(first), slice(first, None)))
         try:
@@ -90,7 +98,7 @@ def _leaving_out(block: nn.Module, first: int) -> Iterator[None]:
 
     handle = block.register_forward_pre_hook(in_two, with_kwargs=True)
     try:
-        yield
+        yield runs
     finally:
         handle.remove()
 
@@ -136,11 +144,31 @@ def _separable_block(network: Any) -> nn.Module | None:
     if base.device.type != "cpu" or base.config._attn_implementation != "sdpa":
         return None
     blocks = [module for module in base.modules() if isinstance(module, GradientCheckpointingLayer)]
-    if not blocks or "forward" in vars(blocks[-1]) or blocks[-1].gradient_checkpointing:
+    if not blocks or any(map(_is_changed, network.modules())) or not _is_known(blocks[-1]):
         return None
     if network not in _separable:
         _separable[network] = _gives_the_same(network, blocks[-1])
     return blocks[-1] if _separable[network] else None
+
+
+def _is_changed(module: nn.Module) -> bool:
+    """Whether a module is compiled, or computes activations again: with another call than the one that is watched."""
+    return (
+        module._compiled_call_impl is not None
+        or hasattr(module, "_orig_mod")  # torch.compile
+        or hasattr(module, "_checkpoint_wrapped_module")  # torch's own wrapper
+        or getattr(module, "gradient_checkpointing", False) is True
+        or hasattr(vars(module).get("forward"), "__wrapped__")  # network.compile_blocks
+    )
+
+
+def _is_known(block: nn.Module) -> bool:
+    """Whether all of a block is code of transformers, torch and peft.
+
+    Where there is no mask, a block of others may make one of its own, of a window that no trial on a few tokens fills.
+    """
+    known = ("transformers.", "torch.", "peft.")
+    return all(str(type(module).forward.__module__).startswith(known) for module in block.modules())
 
 
 def _gives_the_same(network: Any, block: nn.Module) -> bool:
@@ -156,8 +184,9 @@ def _gives_the_same(network: Any, block: nn.Module) -> bool:
         given.append(inputs[0])
         return inputs[0][:1, :1], *inputs[1:]
 
+    first, size = 2, network.get_input_embeddings().weight.shape[0]
+    tokens = torch.arange(12).view(2, 6) % size
     handle = network.get_output_embeddings().register_forward_pre_hook(few)
-    tokens, first = torch.arange(12).view(2, 6) % network.config.get_text_config().vocab_size, 2
     training = [module for module in network.modules() if module.training]
     try:
         network.eval()
@@ -165,12 +194,13 @@ def _gives_the_same(network: Any, block: nn.Module) -> bool:
             network(input_ids=tokens, use_cache=False)
             with _leaving_out(block, first):
                 network(input_ids=tokens, use_cache=False)
-    except (TypeError, ValueError, KeyError, AttributeError, IndexError, RuntimeError):
+    except (TypeError, ValueError, LookupError, AttributeError, RuntimeError, AssertionError):
         return False
     finally:
         handle.remove()
         for module in training:
             module.training = True
-    whole, part = given
-    wanted = whole[:, first:]
+    if len(given) != 2:
+        return False
+    wanted, part = given[0][:, first:], given[1]
     return part.shape == wanted.shape and bool((part - wanted).norm() < 1e-4 * wanted.norm())

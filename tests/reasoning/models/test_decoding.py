@@ -385,7 +385,7 @@ def test_joining_drops_the_columns_that_no_row_needs() -> None:
 def test_rows_that_join_where_there_is_room_copy_nothing_else() -> None:
     layer: Any = RowLayer()
     layer.update(torch.randn(3, 2, 9, 3), torch.randn(3, 2, 9, 5))  # values may be of another width
-    layer.drop(torch.tensor([0]), torch.tensor([2]), 2)
+    layer.drop([(0, 2)], 2)
     rooms = [room.data_ptr() for room in layer._room]
     other: Any = RowLayer()
     keys, values = torch.randn(1, 2, 4, 3), torch.randn(1, 2, 4, 5)
@@ -402,7 +402,7 @@ def test_a_row_that_is_no_number_leaves_nothing_behind() -> None:
     states = torch.randn(3, 2, 9, 3)
     states[0] = torch.nan
     layer.update(states, states)
-    layer.drop(torch.tensor([0]), torch.tensor([2]), 2)
+    layer.drop([(0, 2)], 2)
     other: Any = RowLayer()
     other.update(torch.randn(1, 2, 4, 3), torch.randn(1, 2, 4, 3))
     layer.join(other, 12)
@@ -413,7 +413,7 @@ def test_a_row_that_is_no_number_leaves_nothing_behind() -> None:
 def test_a_long_row_takes_no_room_for_those_that_left() -> None:
     layer: Any = RowLayer()
     layer.update(torch.randn(8, 2, 9, 3), torch.randn(8, 2, 9, 3))
-    layer.drop(torch.tensor([], dtype=torch.long), torch.tensor([], dtype=torch.long), 1)
+    layer.drop([], 1)
     layer.update(torch.randn(1, 2, 200, 3), torch.randn(1, 2, 200, 3))
     assert layer._room[0].shape[0] == 1
 
