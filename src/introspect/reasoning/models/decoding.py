@@ -30,7 +30,7 @@ JOIN_SHARE = 0.25
 
 # How far to guess. A guess costs time also where it is wrong, so a step goes on guessing while at least this share of
 # the rows can be expected to be right, and reads at most so many tokens for each place of the batch.
-_WORTH = 0.4
+_WORTH = 0.2
 _READ = 8
 # The estimated chance that a guess of a row is right: the first one, and its share in the next one.
 _FIRST_CHANCE = 0.7
