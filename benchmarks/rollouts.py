@@ -93,7 +93,7 @@ def main() -> None:
         sampling = Sampling(max_tokens=options.limit, seed=number)
         requests = [ChatRequest(e.id, tuple(question_messages(e)), sampling) for e in examples]
         ways: dict[str, Callable[[], int]] = {
-            "ours": lambda asked=requests: ours(model, tokenizer, asked, options.batch, 16),
+            "ours": lambda asked=requests: ours(model, tokenizer, asked, options.batch, 64),
             "ours, nothing read ahead": lambda asked=requests: ours(model, tokenizer, asked, options.batch, 0),
             "plain generate": lambda asked=requests: plain(model, tokenizer, asked, options.batch),
         }
