@@ -112,7 +112,7 @@ def test_nothing_wanted_is_nothing_left_out():
 
 def test_places_among_the_columns_that_are_left():
     network = tiny_model(VOCABULARY)
-    with last_block_at(network, (2, 6), torch.tensor([4, 5, 9, 11])) as places:
+    with last_block_at(network, 6, torch.tensor([4, 5, 9, 11])) as places:
         network(input_ids=random_ids(2, 6), use_cache=False)
     assert places.tolist() == [1, 2, 3, 5]
 
@@ -121,7 +121,7 @@ def test_a_network_that_was_run_in_another_way_is_an_error():
     network = tiny_model(VOCABULARY)
     with (
         pytest.raises(RuntimeError, match="the last block was to run once, and ran 0 times"),
-        last_block_at(network, (2, 6), torch.tensor([4])),
+        last_block_at(network, 6, torch.tensor([4])),
     ):
         pass
 
@@ -243,7 +243,7 @@ def test_a_trial_that_fails_leaves_the_network_as_it_was(layer):
 
 def test_an_error_within_leaves_no_hook():
     network = tiny_model(VOCABULARY)
-    with pytest.raises(IndexError), last_block_at(network, (1, 6), torch.tensor([4])):
+    with pytest.raises(IndexError), last_block_at(network, 6, torch.tensor([4])):
         network(input_ids=torch.full((1, 6), VOCABULARY), use_cache=False)
     assert not any(part._forward_pre_hooks for part in network.modules())
 

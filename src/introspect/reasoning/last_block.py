@@ -25,7 +25,7 @@ _separable: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
 
 @contextmanager
-def last_block_at(network: Any, size: tuple[int, int], places: Tensor) -> Iterator[Tensor]:
+def last_block_at(network: Any, columns: int, places: Tensor) -> Iterator[Tensor]:
     """Let a network leave out, in its last block, the columns in front of all places.
 
     On CPUs, with weights in float32 or float64, with `sdpa`, in blocks of transformers' own code (with adapters or
@@ -35,7 +35,7 @@ def last_block_at(network: Any, size: tuple[int, int], places: Tensor) -> Iterat
 
     Args:
         network: a causal language model of transformers, or one wrapped by peft.
-        size: b and s of what it will be given.
+        columns: s of what it will be given.
         places: [n], which of the b * s hidden states are wanted.
 
     Yields:
@@ -44,7 +44,6 @@ def last_block_at(network: Any, size: tuple[int, int], places: Tensor) -> Iterat
     Raises:
         RuntimeError: the network was not run as modules are, so that it has given all columns.
     """
-    _, columns = size
     # Tried in any case, so that processes that share weights take part in it together.
     block = _separable_block(network)
     if block is None or len(places) == 0 or (first := int((places % columns).min())) < WORTH * columns:

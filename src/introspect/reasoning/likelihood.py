@@ -95,11 +95,11 @@ def _score(logits: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor,
 
 
 def _last_block_at(network: Any, inputs: Mapping[str, Tensor], keep: Tensor) -> AbstractContextManager[Tensor]:
-    rows, columns = inputs["input_ids"].shape
-    if keep.ndim == 2 and keep.shape != (rows, columns):
-        raise IndexError(f"the mask {[*keep.shape]} does not fit the tokens {[rows, columns]}")
+    shape = inputs["input_ids"].shape
+    if keep.ndim == 2 and keep.shape != shape:
+        raise IndexError(f"the mask {[*keep.shape]} does not fit the tokens {[*shape]}")
     places = keep if keep.ndim == 1 else keep.flatten().nonzero()[:, 0]
-    return last_block_at(network, (rows, columns), places)
+    return last_block_at(network, shape[1], places)
 
 
 @contextmanager
