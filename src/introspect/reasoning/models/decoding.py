@@ -168,10 +168,8 @@ class Decoder:
 
     def _append(self, batch: _Batch, logits: Tensor, guesses: Tensor | None = None) -> None:
         """Draw, and learn what was drawn."""
-        taken, rows = batch.append(logits, self._stop_ids, guesses), batch.rows
+        (row, place), rows = batch.append(logits, self._stop_ids, guesses), batch.rows
         if self._phrases:
-            row, place = (torch.arange(int(taken.max()), device=taken.device) < taken[:, None]).nonzero(as_tuple=True)
-            place = place + (rows.length + 1 - taken)[row]
             self._phrases.learn(rows.before(row, place, WINDOW), rows.history[row, place], rows.prompt[row])
 
     def _forward(self, batch: _Batch, ids: Tensor, mask: Tensor, positions: Tensor, keep: int) -> Tensor:
@@ -236,16 +234,21 @@ class _Rows:
             history=history.to(device),
         )
 
-    def record(self, tokens: Tensor, taken: Tensor) -> None:
-        """Go on by the first `taken` `[n]`, one at least, of the `[n, q]` tokens that follow the newest ones."""
+    def record(self, tokens: Tensor, taken: Tensor) -> tuple[Tensor, Tensor]:
+        """Go on by the first `taken` `[n]`, one at least, of the `[n, q]` tokens that follow the newest ones.
+
+        Returns their rows and their places in the history, `[m]` each.
+        """
         room, needed = self.history.shape[1], int((self.length + taken).max()) + 1
         if needed > room:
             self.history = torch.nn.functional.pad(self.history, (0, max(needed, room + room // 4) - room))
         inside = torch.arange(tokens.shape[1], device=tokens.device) < taken[:, None]
-        row, place = inside.nonzero(as_tuple=True)
-        self.history[row, (self.length + 1)[row] + place] = tokens[inside]
+        row, behind = inside.nonzero(as_tuple=True)
+        place = (self.length + 1)[row] + behind
+        self.history[row, place] = tokens[inside]
         self.last = tokens.gather(1, taken[:, None] - 1)[:, 0]
         self.length = self.length + taken
+        return row, place
 
     def before(self, row: Tensor, place: Tensor, count: int) -> Tensor:
         """The `count` tokens in front of `[m]` places of `[m]` rows: `[m, count]`, -1 in front of the first token."""
@@ -330,11 +333,11 @@ class _Batch:
         finally:
             write_at(self.cache, None)
 
-    def append(self, logits: Tensor, stop_ids: Tensor, guesses: Tensor | None = None) -> Tensor:
+    def append(self, logits: Tensor, stop_ids: Tensor, guesses: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Draw from `[n, 1 + k, v]` logits what follows the newest token and each of `[n, k]` guesses; keep what holds.
 
         A draw holds if the guesses before it are what was drawn, no stop token came before it, and the limit leaves
-        room for it. Returns `[n]`, how many tokens hold, one at least.
+        room for it. Returns the rows and places of those that hold, `[m]` each: see `_Rows.record`.
         """
         rows = self.rows
         n, width, _ = logits.shape
@@ -347,9 +350,7 @@ class _Batch:
             right = tokens[:, :-1] == guesses
             rows.learn(right, guesses >= 0)
             follows = follows[:, :-1] & right
-        taken = 1 + follows[:, : width - 1].long().cumprod(1).sum(1)
-        rows.record(tokens, taken)
-        return taken
+        return rows.record(tokens, 1 + follows[:, : width - 1].long().cumprod(1).sum(1))
 
     @torch.no_grad()
     def join(self, other: _Batch) -> _Batch:
