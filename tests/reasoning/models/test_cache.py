@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -81,12 +82,13 @@ def test_rows_that_join_where_there_is_room_copy_nothing_else() -> None:
     assert torch.equal(layer.values[2, :, :4], values[0])
 
 
-def test_a_row_that_is_no_number_leaves_nothing_behind() -> None:
+@pytest.mark.parametrize(("row", "moves"), [(0, [(0, 2)]), (2, [])])
+def test_a_row_that_is_no_number_leaves_nothing_behind(row: int, moves: list[tuple[int, int]]) -> None:
     layer: Any = RowLayer()
     states = torch.randn(3, 2, 9, 3)
-    states[0] = torch.nan
+    states[row] = torch.nan
     layer.update(states, states)
-    layer.drop([(0, 2)], 2)
+    layer.drop(moves, 2)
     other: Any = RowLayer()
     other.update(torch.randn(1, 2, 4, 3), torch.randn(1, 2, 4, 3))
     layer.join(other, 12)
