@@ -8,9 +8,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
 
 from tests.conftest import ROOT
 
@@ -20,7 +22,20 @@ SMALL = (
     *("callbacks.concept_detectors.every_n_epochs=0", "callbacks.concept_detectors.concepts.size=20"),
 )
 TWO = ("trainer.devices=2", "trainer.strategy=ddp", "datamodule.batch_size=16")
-STEPS = 1024 // 32  # in an epoch
+DONE = 10  # steps of the second epoch, of 1024 / 32, before the signal
+
+
+class Waits(Callback):
+    """Holds up the first process in the second epoch until it has been sent a signal."""
+
+    def __init__(self, folder: str) -> None:
+        self.here, self.told = Path(folder, "here"), Path(folder, "told")
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *others: Any) -> None:
+        if trainer.is_global_zero and trainer.current_epoch == 1 and others[-1] == DONE - 1:
+            self.here.touch()
+            while not self.told.exists():
+                time.sleep(0.02)
 
 
 def start(folder: Path, *options: str) -> subprocess.Popen[str]:
@@ -48,12 +63,13 @@ def test_a_killed_training_comes_to_the_same_end(tmp_path: Path) -> None:
     process = start(whole, *TWO)
     said = process.communicate(timeout=600)[0]
     assert process.returncode == 0, said
-    process = start(killed, *TWO)
+    waits = ("+callbacks.waits._target_=tests.test_preemption.Waits", f"+callbacks.waits.folder={tmp_path}")
+    process = start(killed, *TWO, *waits)
     until = time.monotonic() + 600
-    while not (killed / "checkpoints" / "last.ckpt").exists() and time.monotonic() < until:
+    while not (tmp_path / "here").exists() and process.poll() is None and time.monotonic() < until:
         time.sleep(0.05)
-    time.sleep(1)  # into the next epoch
     process.send_signal(signal.SIGTERM)
+    (tmp_path / "told").touch()
     said = process.communicate(timeout=600)[0]
     assert process.returncode == 143, said
     point = killed / "checkpoints" / "resume.ckpt"
@@ -61,7 +77,7 @@ def test_a_killed_training_comes_to_the_same_end(tmp_path: Path) -> None:
     done = torch.load(point, weights_only=True)["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"][
         "completed"
     ]
-    assert 0 < done < STEPS
+    assert done == DONE
     process = start(resumed, *TWO, f"ckpt_path={point}")
     said = process.communicate(timeout=600)[0]
     assert process.returncode == 0, said
