@@ -149,13 +149,13 @@ def test_silence_ends_an_exchange_but_slowness_does_not() -> None:
             await reader.readuntil(b"\r\n\r\n")
             for index in range(len(OK)):
                 writer.write(OK[index : index + 1])
-                await asyncio.sleep(0.01)
+                await asyncio.sleep(0.03)
             writer.close()
 
     async def story(pool: Pool) -> None:
         assert (await pool.post(b"")).body == b"ok"
 
-    play(Slow(), story, silence_s=0.2)
+    play(Slow(), story, silence_s=1.0)
 
 
 def test_a_connection_is_not_used_again_where_it_would_not_be_ours() -> None:

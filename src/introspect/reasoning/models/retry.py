@@ -19,7 +19,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -131,6 +130,10 @@ class Ticket(NamedTuple):
     is_probe: bool
 
 
+def _now() -> float:
+    return asyncio.get_running_loop().time()  # by which the pauses are timed
+
+
 class Breaker:
     """Pauses everything while nothing succeeds: one per server, used in one event loop.
 
@@ -149,15 +152,15 @@ class Breaker:
 
     async def admit(self) -> Ticket:
         """Wait until an attempt may be sent."""
-        start = time.monotonic()
+        start = _now()
         while self._pauses:
             if self._probes:
                 self._probes -= 1
-                return Ticket(time.monotonic() - start, True)
+                return Ticket(_now() - start, True)
             turn = asyncio.get_running_loop().create_future()
             self._waiting.append(turn)
             await turn
-        return Ticket(time.monotonic() - start, False)
+        return Ticket(_now() - start, False)
 
     def answered(self) -> None:
         """The server answered."""
@@ -181,7 +184,7 @@ class Breaker:
         self._failures = 0
         if not self._pauses:
             return
-        log.info("%s: answers again after %.0f s", self._name, time.monotonic() - self._opened)
+        log.info("%s: answers again after %.0f s", self._name, _now() - self._opened)
         self._pauses = self._probes = 0
         while self._waiting:
             self._wake_one()
@@ -198,10 +201,10 @@ class Breaker:
         if not self._pauses and self._failures < self._policy.breaker_failures:
             return
         if not self._pauses:
-            self._opened = time.monotonic()
+            self._opened = _now()
         if self._pauses >= self._policy.breaker_pauses:
             raise InputError(
-                f"{self._name}: nothing was answered for {time.monotonic() - self._opened:.0f} s (last: {fault.reason},"
+                f"{self._name}: nothing was answered for {_now() - self._opened:.0f} s (last: {fault.reason},"
                 f" {fault.detail}); every response that was made is kept, the same command makes the rest"
             )
         pause = min(self._policy.breaker_pause_s * 2.0**self._pauses, _LONGEST_PAUSE_S)
