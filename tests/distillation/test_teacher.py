@@ -6,11 +6,12 @@ import pytest
 import torch
 from hydra.utils import instantiate
 
+from introspect.checkpoints import plain_settings
 from introspect.distillation.backbones import Backbone
 from introspect.distillation.datasets.shapeworld import ShapeworldImages
 from introspect.distillation.module import Distillation
 from introspect.distillation.objectives import CrossEntropy
-from introspect.distillation.teacher import Teacher, Training, plain_settings
+from introspect.distillation.teacher import Teacher, Training
 from introspect.errors import InputError
 from tests.composing import compose_config
 

@@ -9,8 +9,9 @@ from typing import Any, cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from introspect.distillation.module import Distillation, is_trial
+from introspect.distillation.module import Distillation
 from introspect.distillation.objectives import CrossEntropy, LabelSmoothing
+from introspect.distillation.stages import is_trial
 from introspect.distillation.teacher import Teacher
 
 log = logging.getLogger(__name__)

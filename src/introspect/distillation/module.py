@@ -20,13 +20,13 @@ from torch.nn.parallel import DistributedDataParallel
 from torchmetrics.classification import MulticlassAccuracy
 
 from introspect.averaging import Mean
-from introspect.checkpoints import check_checkpoint
+from introspect.checkpoints import check_checkpoint, plain_settings
 from introspect.dissection.preprocessing import preprocessing
 from introspect.distillation.backbones import Backbone, CompiledFeatures, features, outline
 from introspect.distillation.objectives import CrossEntropy, Features, LabelSmoothing, Objective
 from introspect.distillation.optimization import sgd
-from introspect.distillation.stages import load_stage, make_stage, stage_file, train_apart
-from introspect.distillation.teacher import Teacher, locked, plain_settings
+from introspect.distillation.stages import is_trial, load_stage, make_stage, stage_file, train_apart
+from introspect.distillation.teacher import Teacher, locked
 from introspect.distillation.teacher_logits import TeacherLogits, check_fixed, logits_file, make_logits
 from introspect.errors import InputError
 from introspect.resuming import settle
@@ -330,17 +330,8 @@ class Distillation(LightningModule):
     def _datamodule(self) -> Any:
         data = getattr(self.trainer, "datamodule", None)
         if not hasattr(data, "identity"):
-            raise InputError(
-                "model: what is trained before the student, or numbers its images, needs an ImageDataModule"
-            )
+            raise InputError("model: what is trained beforehand, or numbers its images, needs an ImageDataModule")
         return data
-
-
-def is_trial(trainer: Trainer) -> bool:
-    """Whether it trains on a part of the data only, to try something: what it makes is no teacher."""
-    limit = trainer.limit_train_batches
-    whole = isinstance(limit, float) and limit == 1.0
-    return bool(trainer.fast_dev_run or trainer.overfit_batches) or not whole  # type: ignore[attr-defined]
 
 
 def make_teacher(teacher: Teacher, data: Any, normalization: Any = "imagenet", device: str = "auto") -> Path:

@@ -18,10 +18,11 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
+from introspect.checkpoints import plain_settings
 from introspect.distillation.backbones import features
 from introspect.distillation.objectives import Stage
 from introspect.distillation.optimization import sgd
-from introspect.distillation.teacher import Training, keep_weights, load_weights, locked, plain_settings
+from introspect.distillation.teacher import Training, keep_weights, load_weights, locked
 from introspect.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -90,13 +91,20 @@ def train_apart(module: LightningModule, data: Any, how: Training, device: str, 
         logger=False,
         limit_val_batches=None if module_has(module, "validation_step") else 0,
         enable_model_summary=False,
-        callbacks=[RichProgressBar(), ModelCheckpoint(folder, save_last=True)],
+        callbacks=[RichProgressBar(refresh_rate=4), ModelCheckpoint(folder, save_last=True)],
     )
     stopped = folder / "last.ckpt"
     if stopped.is_file():
         log.info("it goes on from %s", stopped)
     trainer.fit(module, own, ckpt_path=stopped if stopped.is_file() else None, weights_only=True)
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def is_trial(trainer: Trainer) -> bool:
+    """Whether it trains on a part of the data only, to try something: what it makes is no teacher."""
+    limit = trainer.limit_train_batches
+    whole = isinstance(limit, float) and limit == 1.0
+    return bool(trainer.fast_dev_run or trainer.overfit_batches) or not whole  # type: ignore[attr-defined]
 
 
 def module_has(module: LightningModule, name: str) -> bool:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import nn
 
-from introspect.checkpoints import check_checkpoint
+from introspect.checkpoints import check_checkpoint, plain_settings
 from introspect.distillation.backbones import Backbone
 from introspect.errors import InputError
 
@@ -185,12 +185,3 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
         network.load_state_dict(load_file(path))
     except (SafetensorError, RuntimeError) as error:
         raise InputError(f"{path}: not the weights of the network: {' '.join(str(error).split())[:200]}") from error
-
-
-def plain_settings(value: Any) -> Any:
-    """Mappings and sequences of any library as dict and list."""
-    if isinstance(value, Mapping):
-        return {str(key): plain_settings(item) for key, item in value.items()}
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [plain_settings(item) for item in value]
-    return value

@@ -19,8 +19,9 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
+from introspect.checkpoints import plain_settings
 from introspect.distillation.backbones import features
-from introspect.distillation.teacher import Teacher, locked, plain_settings
+from introspect.distillation.teacher import Teacher, locked
 from introspect.errors import InputError
 from introspect.progress import track
 

@@ -11,8 +11,6 @@ from itertools import tee
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import torch
-from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
 from introspect.errors import InputError
@@ -30,6 +28,7 @@ from introspect.reasoning.chat import ChatModel
 from introspect.reasoning.examples import MultiHopExample
 from introspect.reasoning.models.lazy import Lazy, spent_by
 from introspect.reasoning.packing import Batch, Group
+from introspect.reasoning.questions import QuestionsDataModule
 from introspect.reasoning.recipes.base import Recipe
 from introspect.reasoning.supervision import (
     Conversation,
@@ -40,51 +39,11 @@ from introspect.reasoning.supervision import (
 )
 from introspect.reasoning.traces import Trace, TraceSet, load_traces, save_traces
 from introspect.resuming import place
-from introspect.sharing import SharedLoader, batches, processes, share
+from introspect.sharing import SharedLoader, batches, processes
 
 log = logging.getLogger(__name__)
 
 Overlong = Literal["drop", "error"]
-
-
-class QuestionsDataModule(LightningDataModule):
-    """What data modules of reasoning students have in common: a test of questions, not of tensors.
-
-    Args:
-        benchmark: where the questions come from.
-        test_examples: how many test questions the student is measured on; None takes all.
-    """
-
-    def __init__(self, benchmark: Benchmark, test_examples: int | None = None) -> None:
-        super().__init__()
-        self.benchmark = benchmark
-        self.test_examples = test_examples
-
-    def test_dataloader(self) -> SharedLoader:
-        """The test questions, all in one batch (on several devices: this one's share): who answers makes batches.
-
-        A share is empty where there are fewer questions than devices: all must come to where answers are gathered.
-
-        Raises:
-            InputError: there are no test questions.
-        """
-        examples = self.benchmark.load("test", self.test_examples)
-        if not examples:
-            raise InputError(f"{self.benchmark.name}: there are no test questions")
-        own = share(range(len(examples)), *processes(self.trainer))
-        return SharedLoader(partial(DataLoader, examples, collate_fn=list), [[*own]])  # type: ignore[arg-type]
-
-    def examples(self, split: str) -> Sequence[MultiHopExample]:
-        """The questions of a split, the test's limited as set.
-
-        Raises:
-            InputError: the benchmark can not be read.
-        """
-        return self.benchmark.load(split, self.test_examples if split == "test" else None)
-
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Questions, unlike tensors, stay where they are."""
-        return batch if isinstance(batch, list) else super().transfer_batch_to_device(batch, device, dataloader_idx)
 
 
 class TraceDataModule(QuestionsDataModule):
@@ -334,12 +293,7 @@ class TraceDataModule(QuestionsDataModule):
         """What a resumed run must have in common with this one."""
         if self._train is None:
             return {}
-        return {
-            "fingerprint": self._train.fingerprint,
-            "step": self._step,
-            "packing": self.packing,
-            "seed": self.seed,
-        }
+        return {"fingerprint": self._train.fingerprint, "step": self._step, "packing": self.packing, "seed": self.seed}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Check that a resumed run trains on the same tokens.

@@ -22,7 +22,6 @@ from introspect.errors import InputError
 from introspect.reasoning.batching import collate
 from introspect.reasoning.benchmarks.base import Benchmark
 from introspect.reasoning.chat import ChatRequest
-from introspect.reasoning.datamodule import QuestionsDataModule
 from introspect.reasoning.examples import MultiHopExample
 from introspect.reasoning.exploration import Experience, Plan, explore
 from introspect.reasoning.grpo import GRPO, token_weights
@@ -30,6 +29,7 @@ from introspect.reasoning.grpo_student import GRPOStudent
 from introspect.reasoning.models.turns import Turns
 from introspect.reasoning.packing import Batch
 from introspect.reasoning.prompts import question_messages
+from introspect.reasoning.questions import QuestionsDataModule
 from introspect.resuming import Place, place
 
 log = logging.getLogger(__name__)

@@ -1,6 +1,6 @@
-"""What becomes of a student's network before it is trained: adapters, and what makes steps faster or smaller.
+"""A student's network before it is trained: random weights, adapters, and what makes steps faster or smaller.
 
-None but the adapters changes what is computed, except for rounding, nor the names of the weights.
+None of the last changes what is computed, except for rounding, nor the names of the weights.
 """
 
 from __future__ import annotations
@@ -15,10 +15,39 @@ import torch
 from torch import nn
 
 from introspect.errors import InputError
+from introspect.reasoning.initialization import induction_ready
 
 # Of Liger's kernels, those that stay out: the loss is computed by `likelihood`, at the supervised tokens only, and the
 # rotary embedding is replaced in a whole module of transformers and not in one network.
 _NOT_LIGER = ("rope", "cross_entropy", "fused_linear_cross_entropy")
+
+
+def random_network(architecture: Mapping[str, Any], tokenizer: Any, *, dtype: str, **options: Any) -> Any:
+    """A network with random weights.
+
+    Args:
+        architecture: `model_type`, fields of that type's configuration in transformers, and `induction_ready`, the seed
+            of `initialization.induction_ready`; without it the weights are random in the usual way.
+        tokenizer: whose vocabulary and special tokens it has, where `architecture` says nothing else.
+        dtype: name of the kind of number its weights are.
+        options: of `AutoModelForCausalLM.from_config`.
+
+    Raises:
+        InputError: there is no such type, or a field does not fit it.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    fields = dict(architecture)
+    kind, prepared = fields.pop("model_type", None), fields.pop("induction_ready", None)
+    special = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
+    try:
+        config = AutoConfig.for_model(kind, **{"vocab_size": len(tokenizer), **special, **fields})
+        network = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype), **options)
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(f"architecture of type {kind!r}: {str(error).splitlines()[0]}") from error
+    if prepared is not None:
+        induction_ready(network, seed=int(prepared))
+    return network
 
 
 def with_lora(network: Any, lora: Mapping[str, Any]) -> Any:

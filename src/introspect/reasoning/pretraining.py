@@ -25,9 +25,9 @@ from introspect.errors import InputError
 from introspect.reasoning.batching import IGNORED
 from introspect.reasoning.benchmarks.base import Benchmark
 from introspect.reasoning.benchmarks.hopworld import HOPS, NAMES, Fact, World, draw_world
-from introspect.reasoning.datamodule import QuestionsDataModule
 from introspect.reasoning.packing import Batch
 from introspect.reasoning.prompts import question_messages
+from introspect.reasoning.questions import QuestionsDataModule
 from introspect.reasoning.supervision import load_tokenizer
 from introspect.resuming import place
 

@@ -21,16 +21,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from introspect.averaging import Mean
+from introspect.checkpoints import plain_settings
 from introspect.errors import InputError
 from introspect.reasoning.batching import IGNORED
 from introspect.reasoning.evaluation import Failures, Testing
 from introspect.reasoning.examples import MultiHopExample
 from introspect.reasoning.export import ModelCard, save_folder
-from introspect.reasoning.initialization import induction_ready
 from introspect.reasoning.kernels import use_kernels
 from introspect.reasoning.likelihood import likelihood
 from introspect.reasoning.models.loading import load_pretrained
-from introspect.reasoning.network import compile_blocks, recompute_activations, use_liger, with_lora
+from introspect.reasoning.network import compile_blocks, random_network, recompute_activations, use_liger, with_lora
 from introspect.reasoning.optimization import Schedule, adamw
 from introspect.reasoning.packing import Batch, attention_mask
 from introspect.reasoning.rollouts import Rollout
@@ -105,7 +105,7 @@ class ReasoningStudent(LightningModule):
         liger: bool = False,
         testing: Testing | None = None,
     ) -> None:
-        settings = {name: _plain(value) for name, value in locals().items() if name not in _NOT_SAVED}
+        settings = {name: plain_settings(value) for name, value in locals().items() if name not in _NOT_SAVED}
         super().__init__()
         _check_settings(settings)
         self.save_hyperparameters(settings)
@@ -331,24 +331,12 @@ class ReasoningStudent(LightningModule):
         return {name for name, parameter in self.named_parameters() if parameter.requires_grad}
 
     def _load_network(self) -> Any:
-        from transformers import AutoConfig, AutoModelForCausalLM
-
         settings = self.hparams
         options = {name: settings[name] for name in ("dtype", "attn_implementation", "trust_remote_code")}
         if settings["architecture"] is None:
             # On the CPU: the trainer moves it to where it shall be.
             return load_pretrained(settings["model"], revision=settings["revision"], device="cpu", **options)[0]
-        fields = dict(settings["architecture"])
-        kind, prepared = fields.pop("model_type", None), fields.pop("induction_ready", None)
-        special = {f"{name}_token_id": getattr(self.tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
-        try:
-            config = AutoConfig.for_model(kind, **{"vocab_size": len(self.tokenizer), **special, **fields})
-            network = AutoModelForCausalLM.from_config(config, **options | {"dtype": getattr(torch, options["dtype"])})
-        except (ValueError, TypeError, KeyError) as error:
-            raise InputError(f"architecture of type {kind!r}: {str(error).splitlines()[0]}") from error
-        if prepared is not None:
-            induction_ready(network, seed=int(prepared))
-        return network
+        return random_network(settings["architecture"], self.tokenizer, **options)
 
     def _merged(self) -> Any:
         """The network without adapters. Merging goes on in a copy, so that training may go on in this one."""
@@ -409,12 +397,3 @@ def _check_settings(settings: Mapping[str, Any]) -> None:
             faults.append(f"{name} is {settings[name]!r}, expected one of {', '.join(choices)}")
     if faults:
         raise InputError("model: " + "; ".join(faults))
-
-
-def _plain(value: Any) -> Any:
-    """Mappings and lists of any library as dict and list: a checkpoint holds no foreign objects."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_plain(item) for item in value]
-    return str(value) if isinstance(value, Path) else value

@@ -17,6 +17,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
+from introspect.checkpoints import plain_settings
 from introspect.errors import InputError
 from introspect.reasoning.chat import FINISHED, ChatFailure, ChatRequest, ChatResponse, Usage
 from introspect.reasoning.models.completion import (
@@ -119,9 +120,9 @@ class OpenAIChat:
         refuse_secrets(f"{model}: extra_body", extra_body)
         # Sent with every request, and part of what its answer depends on.
         self._options = {
-            **_plain(extra_body or {}),
+            **plain_settings(extra_body or {}),
             **({"reasoning_effort": reasoning_effort} if reasoning_effort else {}),
-            **({"chat_template_kwargs": _plain(chat_template_kwargs)} if chat_template_kwargs else {}),
+            **({"chat_template_kwargs": plain_settings(chat_template_kwargs)} if chat_template_kwargs else {}),
         }
         # What is not sent is the server's to choose: other answers than those of the sampling that was asked for.
         sent = None if {*self._fields} == {*SAMPLING_FIELDS} else ",".join(sorted(self._fields)) or "none"
@@ -343,15 +344,6 @@ def draw_seed(seed: int, sample: int, retry: int = 0) -> int:
         return seed
     digest = hashlib.sha256(f"{seed} {sample} {retry}".encode()).digest()
     return int.from_bytes(digest[:4], "big") >> 1  # 31 bits: what every server takes
-
-
-def _plain(values: Any) -> Any:
-    """Nested mappings and lists, of a config or not, as dicts and lists."""
-    if isinstance(values, Mapping):
-        return {str(name): _plain(value) for name, value in values.items()}
-    if isinstance(values, Sequence) and not isinstance(values, str | bytes):
-        return [_plain(value) for value in values]
-    return values
 
 
 def _allow_sockets(concurrency: int) -> None:

@@ -1,13 +1,4 @@
-"""shapeworld: generated images of families of similar classes, in which every pixel is known.
-
-Each image shows one thing, made of parts, in a scene. The members of a family share most of their parts and differ in a
-few: so some classes are alike, and a classifier that has seen enough knows which. Shape alone decides the class;
-colour, material and texture are drawn apart from it, and a family is at home in some places more often than in others.
-
-What there is to see falls into the six categories of Broden: `color`, `object` (the class, and its family), `part`,
-`material` (of each part) and `texture` (of the ground) for pixels, `scene` (place and time) for an image as a whole.
-
-An image is a function of seed, split and index alone, and images of different splits or seeds share no random number.
+"""Painting the images of shapeworld, back to front.
 
 Shapes: n images of s x s pixels.
 """
@@ -26,6 +17,23 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from introspect.errors import InputError
+from introspect.shapeworld.things import (
+    ACCENT,
+    BODY,
+    CLASS_NAMES,
+    COLOR_NAMES,
+    COLORS,
+    FAMILY_NAMES,
+    FAMILY_OF,
+    MATERIALS,
+    PARTS,
+    PLACES,
+    TEXTURES,
+    TIMES,
+    Part,
+    first_number,
+    number,
+)
 
 Split = Literal["train", "validation", "test"]
 Floats = NDArray[np.floating[Any]]  # float32, if nothing else is said
@@ -33,185 +41,6 @@ Numbers = NDArray[np.uint8]
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 _CHUNK = 128  # images that are drawn at a time
-_ROUND, _BOX = 0.0, 1.0
-_BODY, _ACCENT = 1, 2
-
-
-class _Part(NamedTuple):
-    """An ellipse or a box, in the thing's own coordinates: x to the front, y up, both from about -1 to 1.
-
-    width, height: half of each. box: whether it has corners. taper: by how much of its width it narrows from the middle
-    to the top and widens to the bottom; 1 makes a box a triangle. turn: counterclockwise, radians. paint: body's or
-    accent's colour and material.
-    """
-
-    name: str
-    x: float
-    y: float
-    width: float
-    height: float
-    box: float = _ROUND
-    taper: float = 0.0
-    turn: float = 0.0
-    paint: int = _BODY
-
-
-def _accent(part: _Part) -> _Part:
-    return part._replace(paint=_ACCENT)
-
-
-_BIRD = (
-    _Part("tail", -0.78, 0.08, 0.20, 0.26, _BOX, 0.7, 1.4),
-    _Part("body", -0.05, 0.0, 0.58, 0.36),
-    _Part("head", 0.52, 0.40, 0.24, 0.24),
-)
-_LEG = _accent(_Part("leg", 0.0, -0.55, 0.06, 0.28, _BOX))
-_BEAK = _accent(_Part("beak", 0.86, 0.38, 0.12, 0.16, _BOX, 0.9, -1.57))
-_WING = _accent(_Part("wing", -0.12, 0.08, 0.34, 0.18, _ROUND, 0.0, 0.3))
-_FISH = (_Part("body", 0.05, 0.0, 0.66, 0.36), _Part("tail", -0.78, 0.0, 0.30, 0.22, _BOX, 0.8, -1.57))
-_FIN = _accent(_Part("fin", 0.0, 0.42, 0.26, 0.18, _BOX, 0.8))
-_CAR = (
-    _Part("chassis", 0.0, -0.12, 0.86, 0.24, _BOX),
-    _accent(_Part("wheel", -0.48, -0.42, 0.20, 0.20)),
-    _accent(_Part("wheel", 0.48, -0.42, 0.20, 0.20)),
-)
-_HOUSE = (_Part("wall", 0.0, -0.25, 0.62, 0.50, _BOX),)
-_ROOF = _accent(_Part("roof", 0.0, 0.50, 0.40, 0.28, _BOX, 0.9))
-_DOOR = _accent(_Part("door", 0.0, -0.50, 0.13, 0.24, _BOX))
-_WINDOW = _accent(_Part("window", -0.36, -0.10, 0.13, 0.13, _BOX))
-_TREE = (_accent(_Part("trunk", 0.0, -0.62, 0.10, 0.34, _BOX)),)
-_BOAT = (_Part("hull", 0.0, -0.45, 0.66, 0.22, _BOX, -0.4), _accent(_Part("mast", 0.0, 0.25, 0.05, 0.60, _BOX)))
-
-# Family to class to parts, the later ones in front.
-FAMILIES: dict[str, dict[str, tuple[_Part, ...]]] = {
-    "bird": {
-        "finch": (*_BIRD, _BEAK, _WING, _LEG),
-        "duck": (*_BIRD, _BEAK._replace(width=0.09, height=0.28, taper=0.1, x=0.94, y=0.34), _WING),
-        "heron": (
-            *_BIRD[:2],
-            _Part("head", 0.60, 0.62, 0.18, 0.18),
-            _Part("neck", 0.46, 0.34, 0.09, 0.30, _BOX, 0.0, -0.3),
-            _BEAK._replace(y=0.62, x=0.92, height=0.22),
-            _LEG._replace(height=0.38, y=-0.62),
-        ),
-    },
-    "fish": {
-        "carp": (*_FISH, _FIN, _accent(_Part("fin", -0.10, -0.40, 0.20, 0.14, _BOX, -0.8))),
-        "shark": (*_FISH, _FIN._replace(width=0.20, height=0.32, y=0.50, taper=0.95), _WING._replace(name="fin")),
-        "eel": (
-            _Part("body", 0.05, 0.0, 0.86, 0.20),
-            _FISH[1]._replace(x=-0.88, height=0.14, width=0.22),
-            _FIN._replace(width=0.52, height=0.10, y=0.24, taper=0.3),
-        ),
-    },
-    "vehicle": {
-        "car": (*_CAR, _Part("cabin", -0.05, 0.28, 0.42, 0.22, _BOX, 0.3), _WINDOW._replace(x=-0.05, y=0.28)),
-        "van": (*_CAR, _Part("cabin", -0.12, 0.34, 0.72, 0.32, _BOX, 0.05), _WINDOW._replace(x=0.36, y=0.36)),
-        "truck": (
-            *_CAR,
-            _Part("cabin", 0.58, 0.34, 0.26, 0.30, _BOX),
-            _accent(_Part("cargo", -0.32, 0.36, 0.52, 0.26, _BOX)),
-            _WINDOW._replace(x=0.62, y=0.40, width=0.11),
-        ),
-    },
-    "building": {
-        "cottage": (*_HOUSE, _ROOF, _DOOR, _WINDOW),
-        "church": (
-            *_HOUSE,
-            _Part("tower", -0.46, 0.30, 0.18, 0.60, _BOX),
-            _ROOF._replace(width=0.13, height=0.20, x=-0.46, y=1.0),
-            _DOOR,
-        ),
-        "barn": (*_HOUSE, _ROOF._replace(width=0.54, taper=0.3, height=0.20, y=0.42), _DOOR._replace(width=0.28)),
-    },
-    "tree": {
-        "oak": (*_TREE, _Part("crown", 0.0, 0.25, 0.62, 0.56)),
-        "fir": (*_TREE, _Part("crown", 0.0, 0.30, 0.34, 0.66, _BOX, 0.95)),
-        "poplar": (*_TREE, _Part("crown", 0.0, 0.30, 0.30, 0.68)),
-    },
-    "boat": {
-        "sloop": (
-            *_BOAT,
-            _Part("sail", 0.30, 0.25, 0.16, 0.48, _BOX, 0.9),
-            _accent(_Part("flag", 0.12, 0.82, 0.14, 0.07, _BOX)),
-        ),
-        "ketch": (
-            *_BOAT,
-            _Part("sail", 0.28, 0.28, 0.15, 0.46, _BOX, 0.9),
-            _Part("sail", -0.36, 0.12, 0.15, 0.32, _BOX, 0.9),
-        ),
-        "steamer": (
-            *_BOAT[:1],
-            _Part("cabin", -0.12, -0.06, 0.36, 0.18, _BOX),
-            _accent(_Part("funnel", -0.12, 0.30, 0.12, 0.24, _BOX)),
-            _WINDOW._replace(x=0.06, y=-0.06, width=0.09, height=0.09),
-        ),
-    },
-}
-FAMILY_NAMES = tuple(FAMILIES)
-CLASS_NAMES = tuple(name for members in FAMILIES.values() for name in members)
-_PARTS = tuple(parts for members in FAMILIES.values() for parts in members.values())
-FAMILY_OF = np.array([f for f, members in enumerate(FAMILIES.values()) for _ in members])
-
-# Name to red, green, blue.
-COLORS = {
-    "black": (0.06, 0.06, 0.07),
-    "blue": (0.16, 0.32, 0.82),
-    "brown": (0.45, 0.28, 0.14),
-    "grey": (0.50, 0.50, 0.50),
-    "green": (0.18, 0.56, 0.20),
-    "orange": (0.93, 0.52, 0.12),
-    "pink": (0.95, 0.60, 0.72),
-    "purple": (0.50, 0.22, 0.62),
-    "red": (0.80, 0.12, 0.13),
-    "white": (0.95, 0.95, 0.94),
-    "yellow": (0.94, 0.86, 0.24),
-}
-_COLOR_NAMES = tuple(COLORS)
-# Place to the colour of its ground and the families that are at home there; time to the colours of sky and light.
-_PLACES = {
-    "meadow": ("green", "building", "bird"),
-    "desert": ("orange", "vehicle", "building"),
-    "beach": ("yellow", "boat", "bird"),
-    "snowfield": ("white", "tree", "building"),
-    "street": ("grey", "vehicle", "building"),
-    "lake": ("blue", "fish", "boat"),
-    "forest": ("brown", "tree", "bird"),
-    "moor": ("purple", "tree", "vehicle"),
-}
-_TIMES = {
-    "day": ("blue", (1.0, 1.0, 1.0)),
-    "dusk": ("pink", (1.0, 0.84, 0.74)),
-    "night": ("black", (0.68, 0.74, 0.88)),
-}
-SCENES = tuple(f"{place} by {time}" for place in _PLACES for time in _TIMES)
-MATERIALS = ("metal", "wood", "stone", "fabric", "glass", "plastic")
-TEXTURES = (
-    "striped", "banded", "dotted", "checkered", "gridded", "zigzagged",
-    "wavy", "lozenged", "scaly", "bumpy", "marbled", "speckled",
-)  # fmt: skip
-
-# Category to its labels. A label's number is its place in this order, from 1; 0 is none.
-VOCABULARY: dict[str, tuple[str, ...]] = {
-    "color": _COLOR_NAMES,
-    "object": (*FAMILY_NAMES, *CLASS_NAMES),
-    "part": tuple(dict.fromkeys(part.name for parts in _PARTS for part in parts)),
-    "material": MATERIALS,
-    "texture": TEXTURES,
-    "scene": SCENES,
-}
-# What each layer of `Drawn.pixels` holds.
-LAYERS = ("color", "object", "object", "part", "material", "texture")
-
-
-def number(category: str, name: str) -> int:
-    """The number of a label."""
-    return _first(category) + VOCABULARY[category].index(name)
-
-
-def _first(category: str) -> int:
-    names = list(VOCABULARY)
-    return 1 + sum(len(VOCABULARY[earlier]) for earlier in names[: names.index(category)])
 
 
 class Drawn(NamedTuple):
@@ -306,14 +135,14 @@ class _Dice:
 
 @dataclass(frozen=True)
 class _Shapes:
-    """The parts of all classes as arrays: numbers [class, place, 7] in the order of `_Part`, 0 where there is none."""
+    """The parts of all classes as arrays: numbers [class, place, 7] in the order of `Part`, 0 where there is none."""
 
     geometry: Floats
     label: NDArray[np.int64]
     paint: NDArray[np.int64]
 
     @classmethod
-    def of(cls, classes: tuple[tuple[_Part, ...], ...]) -> _Shapes:
+    def of(cls, classes: tuple[tuple[Part, ...], ...]) -> _Shapes:
         most = max(map(len, classes))
         geometry = np.zeros((len(classes), most, 7), np.float32)
         label, paint = (np.zeros((len(classes), most), np.int64) for _ in range(2))
@@ -344,18 +173,18 @@ class _Canvas:
         place, time = self._scene()
         self._clutter()
         self._thing(_GROUNDS[place], _SKIES[time])
-        scenes = place * len(_TIMES) + time
+        scenes = place * len(TIMES) + time
         rgb, color = self._coated()
-        light = np.array([light for _, light in _TIMES.values()], np.float32)[scenes % len(_TIMES)]
+        light = np.array([light for _, light in TIMES.values()], np.float32)[scenes % len(TIMES)]
         grain = self.noise(-0.5, 0.5, (3, self.side, self.side)) * self.dice(0.04, 0.16)[:, None, None, None]
         image = rgb * (light * self.dice(0.75, 1.1)[:, None])[:, :, None, None] + grain
         images = (image.clip(0, 1) * 255).round().astype(np.uint8)
         family, kind = (np.where(self.layers["part"] > 0, label, 0).astype(np.uint8) for label in self._objects())
         masks = np.stack([color, family, kind, *(self.layers[name] for name in ("part", "material", "texture"))], 1)
-        return images, self.classes, masks, scenes + _first("scene")
+        return images, self.classes, masks, scenes + first_number("scene")
 
     def _objects(self) -> Iterator[NDArray[np.int64]]:
-        first = _first("object")
+        first = first_number("object")
         yield (first + FAMILY_OF[self.classes])[:, None, None]
         yield (first + len(FAMILY_NAMES) + self.classes)[:, None, None]
 
@@ -364,8 +193,8 @@ class _Canvas:
         homes = _HOMES[FAMILY_OF[self.classes]]
         at_home = self.dice() < 0.5
         home = homes[np.arange(self.n), self.dice.below((homes >= 0).sum(1))]
-        place = np.where(at_home, home, self.dice.below(len(_PLACES)))
-        time = self.dice.below(len(_TIMES))
+        place = np.where(at_home, home, self.dice.below(len(PLACES)))
+        time = self.dice.below(len(TIMES))
         horizon, slope = self.dice(-0.5, 0.4), self.dice(-0.2, 0.2)
         below = self.y < _wide(horizon) + _wide(slope) * self.x
         self._fill(~below, _SKIES[time])
@@ -384,7 +213,7 @@ class _Canvas:
         for kind, render in enumerate(_TEXTURE_PATTERNS):
             chosen = texture == kind
             pattern[chosen] = render(across[chosen], along[chosen], clouds[chosen], grains[chosen])
-        numbers = np.where(texture >= 0, _first("texture") + texture, 0)[:, None, None]
+        numbers = np.where(texture >= 0, first_number("texture") + texture, 0)[:, None, None]
         self.layers["texture"] = np.where(where, numbers, 0).astype(np.uint8)
         return pattern
 
@@ -406,7 +235,7 @@ class _Canvas:
             box = np.round(self.dice())
             zero = np.zeros(self.n, np.float32)
             inside = _inside(self.x, self.y, np.stack([x, y, width, height, box, zero, turn], 1))
-            color = self.dice.below(len(_COLOR_NAMES))
+            color = self.dice.below(len(COLOR_NAMES))
             self._fill(inside, color)
             self.layers["texture"][inside] = 0
 
@@ -426,16 +255,16 @@ class _Canvas:
             inside = _inside(u, v, geometry) & (label > 0)[:, None, None]
             np.copyto(self.layers["part"], label.astype(np.uint8)[:, None, None], where=inside)
             np.copyto(paint, _SHAPES.paint[self.classes, place].astype(np.uint8)[:, None, None], where=inside)
-        for coat in (_BODY, _ACCENT):
+        for coat in (BODY, ACCENT):
             material = self.dice.below(len(MATERIALS))
             shade = self._materials(material, u, v)
             # Any colour but those of ground and sky.
-            color = self.dice.below(len(_COLOR_NAMES) - 2)
+            color = self.dice.below(len(COLOR_NAMES) - 2)
             for taken in (np.minimum(ground, sky), np.maximum(ground, sky)):
                 color = color + (color >= taken)
             covered = paint == coat
             self._fill(covered, color, shade)
-            numbers = (_first("material") + material).astype(np.uint8)
+            numbers = (first_number("material") + material).astype(np.uint8)
             np.copyto(self.layers["material"], numbers[:, None, None], where=covered)
             self.layers["texture"][covered] = 0
 
@@ -459,7 +288,7 @@ class _Canvas:
         image = np.arange(self.n)[:, None, None]
         channels = [paints[:, :, channel].astype(np.float32)[image, self.coat] for channel in range(3)]
         rgb: Floats = np.stack(channels, 1) * self.shade[:, None]
-        return rgb, (_first("color") + colors).astype(np.uint8)[image, self.coat]
+        return rgb, (first_number("color") + colors).astype(np.uint8)[image, self.coat]
 
 
 def _wide(values: Floats) -> Floats:
@@ -467,7 +296,7 @@ def _wide(values: Floats) -> Floats:
 
 
 def _inside(x: Floats, y: Floats, geometry: Floats) -> NDArray[np.bool_]:
-    """Which pixels at [n or 1, s, s] lie in a part per image, [n, 7] in the order of `_Part`."""
+    """Which pixels at [n or 1, s, s] lie in a part per image, [n, 7] in the order of `Part`."""
     left, bottom, width, height, box, taper, turn = (_wide(column) for column in geometry.T)
     right, up = x - left, y - bottom
     high = (np.cos(turn) * up - np.sin(turn) * right) / np.maximum(height, 1e-6)
@@ -516,14 +345,14 @@ _MATERIAL_PATTERNS: tuple[Callable[[Floats, Floats, Floats], NDArray[Any]], ...]
     lambda x, y, c: np.ones_like(x),
 )
 
-_SHAPES = _Shapes.of(_PARTS)
+_SHAPES = _Shapes.of(PARTS)
 _RGB = np.array(list(COLORS.values()), np.float32)
-_GROUNDS = np.array([_COLOR_NAMES.index(color) for color, *_ in _PLACES.values()])
-_SKIES = np.array([_COLOR_NAMES.index(color) for color, _ in _TIMES.values()])
+_GROUNDS = np.array([COLOR_NAMES.index(color) for color, *_ in PLACES.values()])
+_SKIES = np.array([COLOR_NAMES.index(color) for color, _ in TIMES.values()])
 # Places at which each family is at home, [family, 3]; -1 fills up.
 _HOMES = np.array(
     [
-        ([place for place, (_, *families) in enumerate(_PLACES.values()) if family in families] + [-1] * 3)[:3]
+        ([place for place, (_, *families) in enumerate(PLACES.values()) if family in families] + [-1] * 3)[:3]
         for family in FAMILY_NAMES
     ]
 )
