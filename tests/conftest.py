@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parents[1]
 HUB = bool(os.environ.get("INTROSPECT_HUB"))
@@ -29,6 +30,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")  # torch reads it: tiny models run
 if not HUB:
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ["HF_DATASETS_OFFLINE"] = "1"
+
+# A busy machine makes an example slow, not wrong.
+settings.register_profile("introspect", deadline=None)
+settings.load_profile("introspect")
 
 
 def _missing_gpu() -> str | None:

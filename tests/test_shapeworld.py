@@ -41,7 +41,7 @@ def test_shapes_and_types(drawn):
     assert (drawn.classes.shape, drawn.scenes.shape) == ((300,), (300,))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(0, 400), st.integers(1, 150), st.integers(0, 3))
 def test_an_image_is_a_function_of_seed_and_index_alone(start, count, seed):
     whole = draw("test", seed, start, start + count, 8)

@@ -1,23 +1,12 @@
-"""What a checkpoint may hold; and telling one from other files, before anything is built for it."""
+"""Telling a Lightning checkpoint from other files, before anything is built for it."""
 
 from __future__ import annotations
 
 import pickle
 import zipfile
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from introspect.errors import InputError
-
-
-def plain_settings(value: Any) -> Any:
-    """Mappings and sequences of any library as dict and list, paths as text: a checkpoint holds no foreign object."""
-    if isinstance(value, Mapping):
-        return {str(key): plain_settings(item) for key, item in value.items()}
-    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
-        return [plain_settings(item) for item in value]
-    return str(value) if isinstance(value, Path) else value
 
 
 def check_checkpoint(path: str | Path) -> None:

@@ -25,7 +25,7 @@ def streamed(data: torch.Tensor, quantile: float, piece: int) -> UpperQuantile:
     quantile=st.floats(0.001, 0.999),
     piece=st.integers(1, 20),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_it_is_that_of_numpy(room: int, values: list[float], quantile: float, piece: int) -> None:
     data = torch.tensor([values, values[::-1]])
     with pytest.MonkeyPatch.context() as patch:

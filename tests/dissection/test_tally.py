@@ -52,7 +52,7 @@ def slow(maps: Tensor, limits: Tensor, images: list[tuple[Tensor, tuple[int, ...
 sizes = st.tuples(st.integers(1, 6), st.integers(1, 6))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     cells=sizes,
     pixels=st.tuples(st.integers(1, 17), st.integers(1, 17)),
@@ -85,7 +85,7 @@ def test_equals_the_definition(
 
 
 @given(seed=st.integers(0, 2**16))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_bounds_order_and_additivity(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     maps = torch.randn(4, 3, 4, 4, generator=generator)
@@ -131,7 +131,7 @@ def test_thresholds_that_upsampled_values_equal(cells: int, pixels: int) -> None
     unit=st.sampled_from([1.0, 2.0**-20, 2.0**-51, 2.0**-52]),
     seed=st.integers(0, 2**16),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_the_edge_is_where_looking_at_every_pixel_finds_it(cells: int, pixels: int, unit: float, seed: int) -> None:
     """Also if the ends of a strip differ by so little that rounding decides, where a division tells nothing."""
     generator = torch.Generator().manual_seed(seed)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from introspect.distillation.objectives import AttentionTransfer, Features, LabelSmoothing, LogitDistillation
@@ -48,7 +48,6 @@ def test_gradients_are_those_of_finite_differences(mode):
     assert agrees_with_differences(lambda maps: difference(maps, random(2, 4, 3, 3, seed=1), mode), random(2, 3, 3, 3))
 
 
-@settings(deadline=None)
 @given(st.integers(0, 999), st.floats(0.1, 50))
 def test_attention_is_of_length_1_and_ignores_size(seed, factor):
     maps = random(2, 3, 4, 4, seed=seed)

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import distributed, multiprocessing, nn
 from torch.nn import functional
@@ -104,7 +104,6 @@ def test_a_case_by_hand():
     assert noise_contrast(logs, 2).item() == pytest.approx(2 * math.log(2), abs=1e-6)
 
 
-@settings(deadline=None)
 @given(st.integers(0, 99), st.integers(1, 40))
 def test_negatives_are_of_other_classes(seed, negatives):
     objective = contrast(negatives=negatives, seed=seed)

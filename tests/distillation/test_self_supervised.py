@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -145,7 +145,6 @@ def test_where_no_row_counts_there_is_no_loss():
     assert divergence_of(rows, scores, scores.flip(1), 1.0).item() == 0
 
 
-@settings(deadline=None)
 @given(st.integers(0, 999), st.floats(0, 1))
 def test_more_is_kept_with_a_larger_share_and_the_right_ones_always(seed, kept):
     scores = random(12, 5, seed=seed)
@@ -155,7 +154,6 @@ def test_more_is_kept_with_a_larger_share_and_the_right_ones_always(seed, kept):
     assert not (rows & ~trusted(scores, right, 1.0).bool()).any()
 
 
-@settings(deadline=None)
 @given(st.integers(0, 999))
 def test_a_student_that_represents_as_its_teacher_has_nothing_to_learn(seed):
     representations = random(16, 5, seed=seed)

@@ -46,7 +46,7 @@ def test_cases_by_hand():
     assert found(logits, None, targets, groups=[]).compute() == {}
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.integers(0, 999), st.integers(1, 4), st.floats(-9, 9))
 def test_batches_shifts_and_other_groups_do_not_matter(seed, batches, shift):
     logits, other = random(12, 6, seed=seed), random(12, 6, seed=seed + 1)
@@ -101,7 +101,6 @@ def test_groups_of_the_data_sets():
         ClassSimilarity([0, 1], 3)
 
 
-@settings(deadline=None)
 @given(st.integers(0, 999))
 def test_shuffled_logits_are_as_soft_and_right_as_before(seed):
     torch.manual_seed(seed)

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from introspect.reasoning.chat import (
@@ -50,7 +50,6 @@ def test_split(text: str, reasoning: str, content: str, closed: bool) -> None:
     assert split_reasoning(text) == SplitText(reasoning, content, closed)
 
 
-@settings(deadline=None)
 @given(texts, texts)
 def test_join_then_split_gives_the_parts_back(reasoning: str, content: str) -> None:
     reasoning, content = reasoning.strip(), content.strip()
@@ -59,7 +58,6 @@ def test_join_then_split_gives_the_parts_back(reasoning: str, content: str) -> N
     assert split_reasoning(join_reasoning(reasoning, content)) == SplitText(reasoning, content, True)
 
 
-@settings(deadline=None)
 @given(texts)
 def test_split_invents_nothing(text: str) -> None:
     split = split_reasoning(text)
@@ -70,7 +68,6 @@ def test_split_invents_nothing(text: str) -> None:
     assert split.closed or split.content == ""
 
 
-@settings(deadline=None)
 @given(texts)
 def test_split_of_a_content_is_itself(text: str) -> None:
     content = split_reasoning(text).content
@@ -78,7 +75,6 @@ def test_split_of_a_content_is_itself(text: str) -> None:
     assert split_reasoning(content) == SplitText("", content, True)
 
 
-@settings(deadline=None)
 @given(texts, texts)
 def test_tagged_answer_is_extracted(before: str, answer: str) -> None:
     assume("<answer>" not in answer and "</answer>" not in answer)

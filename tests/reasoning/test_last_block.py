@@ -58,7 +58,7 @@ def assert_the_same(network, inputs, keep, columns, rtol=1e-9):
     torch.testing.assert_close(gradients, wanted, rtol=rtol, atol=100 * rtol)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.lists(st.booleans(), min_size=14, max_size=14).filter(any))
 def test_values_and_gradients_are_those_of_all_columns(mask):
     network, keep = tiny_model(VOCABULARY).double(), torch.tensor(mask).view(2, 7)

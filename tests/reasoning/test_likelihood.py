@@ -23,7 +23,7 @@ def plain(network: Any, ids: torch.Tensor, keep: torch.Tensor, targets: torch.Te
     return logits.log_softmax(-1).gather(1, targets[:, None])[:, 0], logits.argmax(-1) == targets
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(
     mask=st.lists(st.booleans(), min_size=12, max_size=12).filter(any),
     chunk=st.sampled_from([1, VOCABULARY, 3 * VOCABULARY, 1 << 27]),

@@ -6,7 +6,7 @@ from functools import cache
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from introspect.errors import InputError
@@ -115,7 +115,6 @@ def test_practice_teaches_only_what_can_be_looked_up(seed, lookups):
     assert set(said) <= set(map(str, facts))
 
 
-@settings(deadline=None)
 @given(st.text(st.characters(exclude_categories=["Cs"])))
 def test_every_text_round_trips(text):
     tokenizer = shared_tokenizer()

@@ -60,7 +60,7 @@ def test_mask_covers_exactly_the_assistant_turn():
     assert tokenizer.decode(item.input_ids[item.prompt_length :]) == TARGET + "<|im_end|>\n"
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(question=texts, reasoning=texts, answer=texts)
 def test_any_text_is_spelt_by_the_supervised_tokens(question, reasoning, answer):
     tokenizer = tiny_tokenizer()

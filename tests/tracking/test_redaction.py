@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from introspect.tracking.redaction import REDACTED, is_secret_key, redact
@@ -102,14 +102,12 @@ nested = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(nested)
 def test_redacting_twice_changes_nothing_more(value: Any) -> None:
     once = redact(value)
     assert redact(once) == once
 
 
-@settings(deadline=None)
 @given(st.text(min_size=1).filter(lambda text: not text.startswith("${")), nested)
 def test_no_secret_is_left_anywhere(secret: str, other: Any) -> None:
     clean = redact({"outer": [{"api_key": secret, "other": other}]})

@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torchmetrics.classification import MulticlassAccuracy
 
 from introspect.averaging import Mean
-from introspect.checkpoints import check_checkpoint, plain_settings
+from introspect.checkpoints import check_checkpoint
 from introspect.dissection.preprocessing import preprocessing
 from introspect.distillation.backbones import Backbone, CompiledFeatures, features, outline
 from introspect.distillation.objectives import CrossEntropy, Features, LabelSmoothing, Objective
@@ -29,6 +29,7 @@ from introspect.distillation.stages import is_trial, load_stage, make_stage, sta
 from introspect.distillation.teacher import Teacher, locked
 from introspect.distillation.teacher_logits import TeacherLogits, check_fixed, logits_file, make_logits
 from introspect.errors import InputError
+from introspect.plain import plain_settings
 from introspect.resuming import settle
 from introspect.sharing import check_whole
 
@@ -330,7 +331,7 @@ class Distillation(LightningModule):
     def _datamodule(self) -> Any:
         data = getattr(self.trainer, "datamodule", None)
         if not hasattr(data, "identity"):
-            raise InputError("model: what is trained beforehand, or numbers its images, needs an ImageDataModule")
+            raise InputError("model: what trains before the student, or numbers images, needs an ImageDataModule")
         return data
 
 

@@ -18,12 +18,12 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
-from introspect.checkpoints import plain_settings
 from introspect.distillation.backbones import features
 from introspect.distillation.objectives import Stage
 from introspect.distillation.optimization import sgd
 from introspect.distillation.teacher import Training, keep_weights, load_weights, locked
 from introspect.errors import InputError
+from introspect.plain import plain_settings
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ def train_apart(module: LightningModule, data: Any, how: Training, device: str, 
         logger=False,
         limit_val_batches=None if module_has(module, "validation_step") else 0,
         enable_model_summary=False,
-        callbacks=[RichProgressBar(refresh_rate=4), ModelCheckpoint(folder, save_last=True)],
+        callbacks=[RichProgressBar(), ModelCheckpoint(folder, save_last=True)],
     )
     stopped = folder / "last.ckpt"
     if stopped.is_file():

@@ -14,9 +14,10 @@ from typing import Any
 
 from torch import nn
 
-from introspect.checkpoints import check_checkpoint, plain_settings
+from introspect.checkpoints import check_checkpoint
 from introspect.distillation.backbones import Backbone
 from introspect.errors import InputError
+from introspect.plain import plain_settings
 
 log = logging.getLogger(__name__)
 

@@ -19,10 +19,10 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
-from introspect.checkpoints import plain_settings
 from introspect.distillation.backbones import features
 from introspect.distillation.teacher import Teacher, locked
 from introspect.errors import InputError
+from introspect.plain import plain_settings
 from introspect.progress import track
 
 log = logging.getLogger(__name__)

@@ -1,6 +1,6 @@
 """A student's network before it is trained: random weights, adapters, and what makes steps faster or smaller.
 
-None of the last changes what is computed, except for rounding, nor the names of the weights.
+What makes steps faster or smaller does not change what is computed, except for rounding, nor the names of the weights.
 """
 
 from __future__ import annotations

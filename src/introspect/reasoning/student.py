@@ -21,8 +21,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from introspect.averaging import Mean
-from introspect.checkpoints import plain_settings
 from introspect.errors import InputError
+from introspect.plain import plain_settings
 from introspect.reasoning.batching import IGNORED
 from introspect.reasoning.evaluation import Failures, Testing
 from introspect.reasoning.examples import MultiHopExample

@@ -105,7 +105,7 @@ def test_what_can_not_be_scored() -> None:
 
 
 @given(st.integers(0, 2**31), st.integers(1, 4), st.integers(1, 8), st.booleans())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_equals_the_definition_at_every_setting(seed: int, n: int, side: int, on_edges: bool) -> None:
     random = np.random.default_rng(seed)
     h = random.normal(size=(n, 3, side, side)).astype(np.float32)
@@ -121,7 +121,7 @@ def test_equals_the_definition_at_every_setting(seed: int, n: int, side: int, on
 
 
 @given(st.integers(0, 2**31), st.floats(0.01, 100))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_shares_and_scale(seed: int, factor: float) -> None:
     """All lie between 0 and 1; a power of two as a factor changes nothing."""
     generator = torch.Generator().manual_seed(seed)

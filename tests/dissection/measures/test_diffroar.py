@@ -62,7 +62,7 @@ def test_what_is_kept_by_hand() -> None:
 
 
 @given(st.integers(0, 2**31), st.integers(1, 3), st.integers(1, 5), st.floats(0, 1))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_ranks_are_an_order_and_masks_complement_each_other(seed: int, b: int, side: int, share: float) -> None:
     numbers = torch.Generator().manual_seed(seed)
     magnitudes = torch.randint(4, (b, 3, side, side), generator=numbers).float()  # with many equal ones

@@ -50,7 +50,7 @@ def test_mass_in_the_object_by_hand() -> None:
 
 
 @given(st.integers(0, 2**31), st.floats(1e-3, 1e3))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_bounds_and_scale(seed: int, factor: float) -> None:
     generator = torch.Generator().manual_seed(seed)
     maps = torch.rand(2, 5, 5, generator=generator) ** 3 + 1e-3

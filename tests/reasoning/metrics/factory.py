@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from introspect.reasoning.chat import tag_answer
 from introspect.reasoning.rollouts import Rollout
 
-# No deadline: a loaded machine makes one example slow, not wrong.
-quick = settings(max_examples=40, deadline=None)
+quick = settings(max_examples=40)
 
 
 def rollout(example_id: str = "q", rollout_id: int = 0, *, predicted: str | None = None, **fields: Any) -> Rollout:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from introspect.reasoning.models.cache import RowLayer, join_rows, keep_rows, row_cache, write_at
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.data())
 def test_rows_that_come_and_go_keep_their_keys(data: st.DataObject) -> None:
     """A cache under random steps, departures and arrivals, against a list of each row's own columns."""

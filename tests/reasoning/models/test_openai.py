@@ -25,7 +25,7 @@ from introspect.reasoning.store import ResponseStore, answer, request_key
 from tests.reasoning.serving import KEY, LASTING, PASSING, STYLES, Serving, answer_to, question
 
 # As patient as the default, but in a hurry.
-QUICK = RetryPolicy(base_s=0.01, cap_s=0.05, timeout_s=0.3, deadline_s=20.0, breaker_failures=1000)
+QUICK = RetryPolicy(base_s=0.01, cap_s=0.05, timeout_s=20.0, deadline_s=60.0, breaker_failures=1000)
 
 
 def request(number: int, **sampling: Any) -> ChatRequest:
@@ -113,7 +113,7 @@ def test_seeds_of_draws_differ_and_do_not_collide_between_runs() -> None:
 @pytest.mark.parametrize("fault", PASSING)
 def test_what_passes_is_asked_again(fault: str) -> None:
     with Serving(shares={fault: 1.0}, attempts=2) as server:
-        model = chat(server, retry=replace(QUICK, timeout_s=0.2))
+        model = chat(server, retry=replace(QUICK, timeout_s=1.0 if fault == "stall" else 20.0))
         replies = ask(model, 3)
         assert all(isinstance(reply, ChatResponse) and reply.content for reply in replies.values())
         attempts = 3 if fault != "slow" else 1  # slow is no fault, as long as something comes
@@ -151,7 +151,7 @@ def test_what_lasts_is_a_failure_at_once_and_the_run_goes_on(fault: str) -> None
 )
 def test_what_never_passes_is_a_failure_in_the_end(fault: str, reason: str) -> None:
     with Serving(only=fault) as server:
-        model = chat(server, retry=replace(QUICK, attempts=3, timeout_s=0.1))
+        model = chat(server, retry=replace(QUICK, attempts=3, timeout_s=0.1 if fault == "stall" else 20.0))
         reply = ask(model)["0"]
         assert server.app.seen.total() == 3
     assert isinstance(reply, ChatFailure)
@@ -202,7 +202,7 @@ def test_an_answer_at_the_limit_is_kept_if_no_other_draw_comes(then: str, monkey
         complete(self, body, prompt) if self.app.seen[prompt] == 1 else self.misbehave(then, prompt)
 
     monkeypatch.setattr(serving.Connection, "complete", once)
-    policy = replace(QUICK, attempts=3, finish_reasons=("length",), timeout_s=0.1, deadline_s=1.0)
+    policy = replace(QUICK, attempts=3, finish_reasons=("length",), timeout_s=1.0 if then == "stall" else 20.0)
     with Serving(length_share=1.0) as server:
         model = chat(server, retry=policy)
         reply = ask(model)["0"]
@@ -256,14 +256,14 @@ def test_retry_after_is_obeyed() -> None:
     with Serving(shares={"429": 1.0}, retry_after_s=0.6) as server:
         start = time.monotonic()
         ask(chat(server), 4)
-    assert 0.6 <= time.monotonic() - start < 3.0
+    assert 0.6 <= time.monotonic() - start < 10
 
 
 def test_a_wait_beyond_the_deadline_is_not_begun() -> None:
     with Serving(only="429", retry_after_s=3600) as server:
         start = time.monotonic()
         reply = ask(chat(server))["0"]
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 10
     assert isinstance(reply, ChatFailure)
     assert (reply.reason, reply.attempts) == ("rate_limited", 1)
 
@@ -401,23 +401,30 @@ def test_leaving_early_cancels_what_is_under_way() -> None:
         waiting = threading.Timer(0.3, stream.close)
         waiting.start()
         assert list(stream) == []
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 20
         while server.app.open_connections and time.monotonic() < deadline:
             time.sleep(0.01)
         assert server.app.open_connections == 0
     assert not [thread for thread in threading.enumerate() if thread.name == "stream"]
 
 
-def test_the_breaker_pauses_everything_and_goes_on_when_the_server_is_back(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_breaker_pauses_everything_and_goes_on_when_the_server_is_back(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     caplog.set_level(logging.INFO)
-    policy = replace(QUICK, attempts=4, breaker_failures=10, breaker_pause_s=0.2, breaker_pauses=20)
+    policy = replace(QUICK, attempts=20, breaker_failures=10, breaker_pause_s=0.2, breaker_pauses=20)
     with Serving() as server:
         port = server.port
-    # Nothing listens there now; a server comes back after a second.
+    # Nothing listens there now; the server comes back when that has been noticed.
     back = Serving()
     back.port = port
-    timer = threading.Timer(1.0, back.__enter__)
-    timer.start()
+
+    class Return(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if "pausing" in record.getMessage() and "time 2 of" in record.getMessage():
+                threading.Thread(target=back.__enter__).start()
+
+    monkeypatch.setattr(logging.getLogger("introspect"), "handlers", [Return()])
     model = OpenAIChat("m", base_url=f"http://127.0.0.1:{port}/v1", retry=policy, concurrency=16)
     replies = ask(model, 40)
     assert all(isinstance(reply, ChatResponse) for reply in replies.values())

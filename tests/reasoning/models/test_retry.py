@@ -35,7 +35,8 @@ class Jumps(selectors.SelectSelector):
     now = 0.0
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        self.now += timeout or 0.0
+        assert timeout is not None, "nothing is left that could happen"
+        self.now += timeout
         return super().select(0)
 
 
@@ -167,6 +168,7 @@ def test_one_attempt_tries_a_paused_server_and_lets_all_others_go(caplog: pytest
         [probe] = [task.result() for task in waiting if task.done()]
         assert probe.is_probe
         assert probe.waited_s == pytest.approx(0.05)
+        waiting.append(asyncio.create_task(subject.admit()))  # who comes during the attempt waits too
         # Attempts from before the pause fail late: they say nothing new.
         fail(subject, 5)
         subject.failed(probe, BROKEN)

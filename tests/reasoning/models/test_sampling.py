@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from introspect.reasoning.models.sampling import draw, row_seed, uniforms
@@ -28,7 +28,6 @@ def test_uniforms_are_the_published_stream() -> None:
     assert drawn.tolist() == [(value >> 40) / 2**24 for value in published]
 
 
-@settings(deadline=None)
 @given(int64, st.integers(0, 2**31))
 def test_uniforms_match_unbounded_integers(seed: int, position: int) -> None:
     drawn = uniforms(torch.tensor([seed]), torch.tensor([position]))

@@ -44,6 +44,23 @@ class Work:
         return 2 * number
 
 
+class Gate(Work):
+    """Doubles 0 at once, and all other numbers together when it is lifted."""
+
+    @asynccontextmanager
+    async def opened(self) -> AsyncIterator[Callable[[int], Awaitable[int]]]:
+        self.loop, self.is_lifted = asyncio.get_running_loop(), asyncio.Event()
+        yield self.double
+
+    async def double(self, number: int) -> int:
+        if number:
+            await self.is_lifted.wait()
+        return 2 * number
+
+    def lift(self) -> None:
+        self.loop.call_soon_threadsafe(self.is_lifted.set)
+
+
 def threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == "stream"]
 
@@ -83,14 +100,18 @@ def test_results_come_while_items_are_still_missing() -> None:
 
 
 def test_take_gives_what_is_there_and_does_not_wait() -> None:
-    stream = Stream(range(8), Work(0.01).opened, 8)
-    assert next(stream) in range(0, 16, 2)
-    taken: list[int] = []
-    until = time.monotonic() + 20
-    while len(taken) < 7 and time.monotonic() < until:
-        taken += stream.take()
-    assert len(taken) == 7
+    gate = Gate()
+    stream = Stream(range(8), gate.opened, 8)
+    assert next(stream) == 0
+    late = threading.Timer(20, gate.lift)
+    late.start()
     assert stream.take() == []
+    late.cancel()
+    gate.lift()
+    until = time.monotonic() + 20
+    while not (taken := stream.take()) and time.monotonic() < until:
+        time.sleep(0.01)
+    assert taken == list(range(2, 16, 2))
     assert list(stream) == []
 
 

@@ -17,8 +17,8 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
-from introspect.checkpoints import plain_settings
 from introspect.errors import InputError
+from introspect.plain import plain_settings
 from introspect.reasoning.chat import FINISHED, ChatFailure, ChatRequest, ChatResponse, Usage
 from introspect.reasoning.models.completion import (
     Faulty,
