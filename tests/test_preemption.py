@@ -34,7 +34,8 @@ class Waits(Callback):
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *others: Any) -> None:
         if trainer.is_global_zero and trainer.current_epoch == 1 and others[-1] == DONE - 1:
             self.here.touch()
-            while not self.told.exists():
+            until = time.monotonic() + 600
+            while not self.told.exists() and time.monotonic() < until:
                 time.sleep(0.02)
 
 

@@ -149,7 +149,7 @@ def test_silence_ends_an_exchange_but_slowness_does_not() -> None:
             await reader.readuntil(b"\r\n\r\n")
             for index in range(len(OK)):
                 writer.write(OK[index : index + 1])
-                await asyncio.sleep(0.03)
+                await asyncio.sleep(1.5 / len(OK))  # longer in all than silence may last
             writer.close()
 
     async def story(pool: Pool) -> None:

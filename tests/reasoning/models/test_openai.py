@@ -256,14 +256,14 @@ def test_retry_after_is_obeyed() -> None:
     with Serving(shares={"429": 1.0}, retry_after_s=0.6) as server:
         start = time.monotonic()
         ask(chat(server), 4)
-    assert 0.6 <= time.monotonic() - start < 10
+    assert 0.6 <= time.monotonic() - start < 3.0
 
 
 def test_a_wait_beyond_the_deadline_is_not_begun() -> None:
     with Serving(only="429", retry_after_s=3600) as server:
         start = time.monotonic()
         reply = ask(chat(server))["0"]
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < 5
     assert isinstance(reply, ChatFailure)
     assert (reply.reason, reply.attempts) == ("rate_limited", 1)
 
@@ -398,10 +398,15 @@ def test_requests_are_pulled_as_places_become_free_and_connections_are_used_agai
 def test_leaving_early_cancels_what_is_under_way() -> None:
     with Serving(only="stall") as server:
         stream = chat(server).generate(request(number) for number in range(8))
-        waiting = threading.Timer(0.3, stream.close)
-        waiting.start()
+
+        def leave() -> None:
+            while server.app.open_connections < 8:
+                time.sleep(0.01)
+            stream.close()
+
+        threading.Thread(target=leave, daemon=True).start()
         assert list(stream) == []
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 5
         while server.app.open_connections and time.monotonic() < deadline:
             time.sleep(0.01)
         assert server.app.open_connections == 0
