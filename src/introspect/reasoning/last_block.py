@@ -84,9 +84,10 @@ def _leaving_out(block: nn.Module, first: int) -> Iterator[list[int]]:
     runs: list[int] = []
 
     def in_two(_: nn.Module, args: tuple[Any, ...], options: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Ask the block for the keys and values of the first columns; what it is then given are the others."""
         [states] = args
-        runs.append(states.shape[1])
         prefix, columns = _Prefix(), states.shape[1]
+        runs.append(columns)
         front, rest = (_of_columns(options, which, columns) for which in (slice(first), slice(first, None)))
         try:
             type(block).forward(block, states[:, :first], **front | {"attention_mask": None, "past_key_values": prefix})

@@ -131,7 +131,8 @@ class Ticket(NamedTuple):
 
 
 def _now() -> float:
-    return asyncio.get_running_loop().time()  # by which the pauses are timed
+    """Seconds, of the clock by which the pauses are timed."""
+    return asyncio.get_running_loop().time()
 
 
 class Breaker:
