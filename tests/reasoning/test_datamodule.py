@@ -201,11 +201,6 @@ def test_a_test_asks_questions_and_makes_no_traces(tmp_path):
     assert data.recipe.asked == []
 
 
-def test_a_test_without_questions_gives_one_line(tmp_path):
-    with pytest.raises(InputError, match=r"^questions: there are no test questions$"):
-        build(tmp_path, benchmark=Questions(0)).test_dataloader()
-
-
 def test_no_questions_give_one_line(tmp_path):
     with pytest.raises(InputError, match=r"^questions: there are no training questions$"):
         build(tmp_path, benchmark=Questions(0)).prepare_data()
