@@ -137,7 +137,7 @@ CLIENTS: dict[str, Callable[[str, int, str], float]] = {
 
 def throughput(url: str, count: int, rounds: int) -> None:
     """Every client in turn, several times."""
-    import httptools  # noqa: F401 - loaded before the clock runs
+    import aiohttp  # noqa: F401 - loaded before the clock runs
     import httpx  # noqa: F401
     import requests  # noqa: F401
 

@@ -35,7 +35,7 @@ from introspect.reasoning.models.retry import CONNECTION, MALFORMED, TIMEOUT, Br
 from introspect.reasoning.models.stream import Stream
 
 if TYPE_CHECKING:
-    from introspect.reasoning.models.http import Pool, Response
+    from introspect.reasoning.models.http import Connections, Response
 
 log = logging.getLogger(__name__)
 
@@ -193,19 +193,16 @@ class OpenAIChat:
     @asynccontextmanager
     async def _opened(self, endpoint: Endpoint) -> AsyncIterator[Any]:
         """The connections to the server, and what asks on them."""
-        from introspect.reasoning.models.http import Pool
+        from introspect.reasoning.models.http import Connections
 
         address = urlsplit(endpoint.base_url)
         url = urlunsplit(address._replace(path=f"{address.path.rstrip('/')}/chat/completions"))
         headers = {"Content-Type": "application/json", "Accept": "text/event-stream" if self.stream else "*/*"}
         if endpoint.key is not None:
             headers["Authorization"] = f"Bearer {endpoint.key.reveal()}"
-        pool = Pool(url, headers, silence_s=self._retry.timeout_s, largest=_LARGEST_REPLY)
         place = f"{self.model} at {address.scheme}://{address.netloc}{address.path}"
-        try:
-            yield _Asker(self, pool, place, endpoint.key).ask
-        finally:
-            pool.close()
+        async with Connections(url, headers, silence_s=self._retry.timeout_s, largest=_LARGEST_REPLY) as connections:
+            yield _Asker(self, connections, place, endpoint.key).ask
 
     def body(self, request: ChatRequest, retry: int = 0) -> bytes:
         """The JSON that is posted. `retry` numbers the further draws of a request whose answer was no good."""
@@ -257,8 +254,8 @@ class OpenAIChat:
 class _Asker:
     """Asks one server, with as much patience as the policy has; lives in one event loop."""
 
-    def __init__(self, chat: OpenAIChat, pool: Pool, place: str, key: Secret | None) -> None:
-        self._chat, self._pool, self._place = chat, pool, place
+    def __init__(self, chat: OpenAIChat, connections: Connections, place: str, key: Secret | None) -> None:
+        self._chat, self._connections, self._place = chat, connections, place
         self._key = key.reveal().encode() if key else None
         self._policy, self._ledger = chat._retry, chat.ledger
         self._breaker = Breaker(self._policy, place)
@@ -309,22 +306,25 @@ class _Asker:
         return ChatFailure(request.id, fault.reason, fault.detail, attempts)
 
     async def _attempt(self, body: bytes, deadline: float) -> Reply | Faulty:
-        from introspect.reasoning.models.http import HTTPError
+        import aiohttp
 
         try:
             async with asyncio.timeout_at(deadline):
-                response = await self._pool.post(body)
+                response = await self._connections.post(body)
         except TimeoutError as error:
             return Faulty(Fault(TIMEOUT, one_line(str(error)) or "the deadline of the request has passed"))
-        except (HTTPError, OSError) as error:
+        except (aiohttp.ClientError, OSError) as error:
             is_stranger = isinstance(error, ssl.SSLCertVerificationError)
-            return Faulty(Fault(CONNECTION, one_line(f"{type(error).__name__}: {error}"), stops=is_stranger))
+            detail = self._without_key(f"{type(error).__name__}: {error}".encode()).decode()
+            return Faulty(Fault(CONNECTION, one_line(detail), stops=is_stranger))
         return self._read(response)
 
+    def _without_key(self, text: bytes) -> bytes:
+        """Servers repeat keys that they do not know."""
+        return text if self._key is None else text.replace(self._key, b"***")
+
     def _read(self, response: Response) -> Reply | Faulty:
-        body = response.body
-        if self._key is not None:  # servers repeat keys that they do not know
-            body = body.replace(self._key, b"***")
+        body = self._without_key(response.body)
         if response.status != 200:
             return Faulty(fault_of_status(response.status, body, retry_after(response.headers)))
         if not self._chat.stream:
