@@ -144,6 +144,18 @@ def test_banks_do_not_grow_and_rows_have_length_1():
     assert not banks.student.requires_grad
 
 
+def test_banks_keep_the_configured_share_of_the_old_row():
+    """A right angle between old and new row: 0.8 of the one and 0.2 of the other, then scaled to length 1."""
+    objective = contrast(momentum=0.8)
+    old, new = torch.eye(4, dtype=torch.float64)[:2]
+    for bank in (objective.banks.student, objective.banks.teacher):
+        bank[5] = old
+    objective.contrast(new[None], new[None], torch.tensor([[5, 0, 1, 2]]))
+    expected = (0.8 * old + 0.2 * new) / math.hypot(0.8, 0.2)
+    same(objective.banks.student[5], expected, 1e-12)
+    same(objective.banks.teacher[5], expected, 1e-12)
+
+
 def test_a_saved_objective_goes_on():
     first = contrast()
     chosen = torch.tensor([[0, 1, 2, 3], [4, 3, 2, 1]])

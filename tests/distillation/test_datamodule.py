@@ -50,7 +50,7 @@ def test_augmented_images_are_moved_and_mirrored_ones(shift, mirror, seed):
         assert any(torch.equal(result, candidate) for candidate in candidates)
 
 
-def seen(folder, epochs, ckpt_path=None, stop=None, batch_size=16):
+def seen(folder, epochs, ckpt_path=None, stop=None, batch_size=16, seed=0):
     """The training batches up to a step, as they reach the student, and a checkpoint of that moment."""
     batches = []
 
@@ -74,7 +74,7 @@ def seen(folder, epochs, ckpt_path=None, stop=None, batch_size=16):
         limit_val_batches=0,
     )
     module = Distillation(student=Backbone("cifar_resnet8", 3, width=4), objective=CrossEntropy())
-    data = ImageDataModule(images=Colours(), batch_size=batch_size)
+    data = ImageDataModule(images=Colours(), batch_size=batch_size, seed=seed)
     trainer.fit(module, data, ckpt_path=ckpt_path, weights_only=True)
     return batches[:stop]
 
@@ -176,3 +176,10 @@ def test_a_training_goes_on_with_as_many_images_a_step(tmp_path):
     seen(tmp_path, 2, stop=9)
     with pytest.raises(InputError, match="trained on 16 images a step, not 24; resume with the same product"):
         seen(tmp_path, 2, ckpt_path=tmp_path / "x.ckpt", batch_size=24)
+
+
+def test_a_training_goes_on_with_the_seed_that_orders_its_images(tmp_path):
+    seen(tmp_path, 2, stop=9, seed=3)
+    with pytest.raises(InputError, match=r"^ckpt_path: .* trained with datamodule\.seed=3, not 4.* the same seed$"):
+        seen(tmp_path, 2, ckpt_path=tmp_path / "x.ckpt", seed=4)
+    assert len(seen(tmp_path, 2, ckpt_path=tmp_path / "x.ckpt", seed=3)) == 3

@@ -7,18 +7,22 @@ import selectors
 from collections.abc import Coroutine
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from introspect.errors import InputError
+from introspect.reasoning.chat import ChatFailure, ChatRequest, Message, Sampling
+from introspect.reasoning.models.openai import OpenAIChat, _Asker
 from introspect.reasoning.models.retry import (
     CONNECTION,
     EMPTY,
     RATE_LIMITED,
     REFUSED,
     SERVER_ERROR,
+    TIMEOUT,
     Breaker,
     Fault,
     RetryPolicy,
@@ -229,5 +233,30 @@ def test_a_waiter_that_was_cancelled_does_not_take_the_probe_with_it() -> None:
         await asyncio.sleep(0)
         gone.cancel()
         assert (await asyncio.wait_for(stays, 1)).is_probe
+
+    play(story())
+
+
+def test_a_pause_of_everything_extends_the_deadline_of_a_request_by_its_length() -> None:
+    class FailsThenHangs:
+        """A server that refuses the first attempt after 1 s and never answers another one."""
+
+        attempts = 0
+
+        async def post(self, body: bytes) -> SimpleNamespace:
+            self.attempts += 1
+            await asyncio.sleep(1 if self.attempts == 1 else 1e6)
+            return SimpleNamespace(status=503, headers={}, body=b"")
+
+    policy = RetryPolicy(attempts=2, deadline_s=60, base_s=0, breaker_failures=1, breaker_pause_s=100)
+    request = ChatRequest("0", (Message("user", "Who?"),), Sampling())
+
+    async def story() -> None:
+        connections = FailsThenHangs()
+        chat = OpenAIChat("m", base_url="http://127.0.0.1:1/v1", retry=policy)
+        reply = await _Asker(chat, connections, "m", None).ask(request)  # type: ignore[arg-type]
+        assert isinstance(reply, ChatFailure)
+        assert (reply.reason, connections.attempts) == (TIMEOUT, 2)
+        assert asyncio.get_running_loop().time() == pytest.approx(60 + 100)
 
     play(story())

@@ -9,7 +9,6 @@ import logging
 import os
 import random
 import ssl
-import time
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -263,7 +262,8 @@ class _Asker:
 
     async def ask(self, request: ChatRequest) -> ChatResponse | ChatFailure:
         """One request, in as many attempts as it takes."""
-        deadline = time.monotonic() + self._policy.deadline_s  # which is also the loop's clock
+        now = asyncio.get_running_loop().time
+        deadline = now() + self._policy.deadline_s
         redraws = 0
         kept: Reply | None = None  # a response that another draw was to better
         for attempt in count(1):
@@ -292,7 +292,7 @@ class _Asker:
             self._breaker.failed(ticket, fault)
             redraws += fault.status is None and fault.reason not in (CONNECTION, TIMEOUT)
             delay = self._policy.delay(attempt, fault.retry_after, self._random)
-            if is_last or time.monotonic() + delay >= deadline:
+            if is_last or now() + delay >= deadline:
                 return self._answer(request, kept) if kept else self._failure(request, fault, attempt)
             await asyncio.sleep(delay)
         raise AssertionError
