@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import resource
 import subprocess
@@ -248,26 +247,3 @@ def test_tools_of_the_package_have_help_of_their_own(module: str) -> None:
     done = subprocess.run([sys.executable, "-m", module, "--help"], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert f"python -m {module}" in done.stdout
-
-
-def test_garbage_is_looked_for_again_when_everything_is_imported(tmp_path: Path) -> None:
-    from introspect.app import introduce
-
-    cfg = compose_config("train", [f"paths.output_dir={tmp_path}", "extras.print_config=false"], tmp_path)
-    seen = []
-
-    @cli.task
-    def verb(cfg: object) -> dict[str, float]:
-        seen.append(gc.isenabled())
-        introduce(cfg)
-        seen.append(gc.isenabled())
-        return {}
-
-    frozen = gc.get_freeze_count()
-    try:
-        verb(cfg)
-    finally:
-        gc.unfreeze()
-    assert seen == [False, True]
-    assert frozen == 0
-    assert gc.isenabled()

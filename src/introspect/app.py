@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import warnings
@@ -122,9 +121,6 @@ def dissect(cfg: DictConfig) -> dict[str, float]:
 
 def introduce(cfg: DictConfig) -> None:
     """Show and save what is about to run, and set its manners; only the first of several processes does."""
-    if not gc.isenabled():
-        gc.freeze()  # what was imported stays
-        gc.enable()
     if cfg.extras.ignore_warnings:
         warnings.filterwarnings("ignore")
         logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_advertisement)

@@ -7,7 +7,6 @@ becomes one line on stderr and exit status 2. Anything else is a bug and keeps i
 
 from __future__ import annotations
 
-import gc
 import os
 import re
 import sys
@@ -85,11 +84,8 @@ def task(verb: Callable[[DictConfig], Mapping[str, float]]) -> Callable[[DictCon
         try:
             with _one_line_errors(leave=not _is_swept()):
                 check(cfg)
-                # To look for garbage among what is imported takes a seventh of the start. `app` enables it again.
-                gc.disable()
                 return objective(cfg, verb(cfg))
         finally:
-            gc.enable()
             os.environ[FULL_ERROR] = "1"  # Hydra hands on what a sweep's run raised, as `run` had it do
 
     return checked

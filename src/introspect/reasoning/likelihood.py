@@ -9,7 +9,7 @@ Legend: b sequences, s tokens, n tokens asked about, v tokens of the vocabulary,
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -17,8 +17,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
-
-from introspect.reasoning.last_block import last_block_at
 
 # Logits held at once; half a gigabyte in float32.
 CHUNK = 1 << 27
@@ -48,13 +46,14 @@ def likelihood(
     is_bare = size > 0 and _is_bare(network, head, size)
     if len(targets) * size <= CHUNK or not is_bare:
         return _score(predict_at(network, inputs, keep), targets, temperature)
+    places = _places(inputs, keep)
     seen: list[Tensor] = []
 
     def first_only(hidden: Tensor) -> Tensor:
         seen.append(hidden.flatten(0, 1)[places])
         return hidden[:1, :1]
 
-    with _last_block_at(network, inputs, keep) as places, _head_sees(head, first_only):
+    with _head_sees(head, first_only):
         network(**inputs, use_cache=False)
     rows = max(CHUNK // size, 1)
     parts = [
@@ -66,7 +65,7 @@ def likelihood(
 
 
 def predict_at(network: Any, inputs: Mapping[str, Tensor], keep: Tensor) -> Tensor:
-    """Logits at some positions only: no others are ever computed, nor, where it can be, what only they need.
+    """Logits at some positions only: no others are ever computed.
 
     The output embedding is given only the hidden states that are kept, so whatever the model does to its logits (a
     scale, a soft cap) is done as ever. A model without output embedding computes all logits.
@@ -79,12 +78,11 @@ def predict_at(network: Any, inputs: Mapping[str, Tensor], keep: Tensor) -> Tens
     Returns:
         [n, v], row by row of the batch.
     """
-    head = network.get_output_embeddings()
-    with _last_block_at(network, inputs, keep) as places:
-        if head is None:
-            return network(**inputs, use_cache=False).logits.flatten(0, 1)[places]
-        with _head_sees(head, lambda hidden: hidden.flatten(0, 1)[places][None]):
-            return network(**inputs, use_cache=False).logits.squeeze(0)
+    head, places = network.get_output_embeddings(), _places(inputs, keep)
+    if head is None:
+        return network(**inputs, use_cache=False).logits.flatten(0, 1)[places]
+    with _head_sees(head, lambda hidden: hidden.flatten(0, 1)[places][None]):
+        return network(**inputs, use_cache=False).logits.squeeze(0)
 
 
 def _score(logits: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
@@ -94,12 +92,12 @@ def _score(logits: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor,
     return -functional.cross_entropy(logits, targets, reduction="none"), hits
 
 
-def _last_block_at(network: Any, inputs: Mapping[str, Tensor], keep: Tensor) -> AbstractContextManager[Tensor]:
+def _places(inputs: Mapping[str, Tensor], keep: Tensor) -> Tensor:
+    """Places [n] of the wanted tokens in the flattened rows, from either form of `keep`."""
     shape = inputs["input_ids"].shape
     if keep.ndim == 2 and keep.shape != shape:
         raise IndexError(f"the mask {[*keep.shape]} does not fit the tokens {[*shape]}")
-    places = keep if keep.ndim == 1 else keep.flatten().nonzero()[:, 0]
-    return last_block_at(network, shape[1], places)
+    return keep if keep.ndim == 1 else keep.flatten().nonzero()[:, 0]
 
 
 @contextmanager

@@ -27,7 +27,6 @@ from introspect.reasoning.batching import IGNORED
 from introspect.reasoning.evaluation import Failures, Testing
 from introspect.reasoning.examples import MultiHopExample
 from introspect.reasoning.export import ModelCard, save_folder
-from introspect.reasoning.kernels import use_kernels
 from introspect.reasoning.likelihood import likelihood
 from introspect.reasoning.models.loading import load_pretrained
 from introspect.reasoning.network import compile_blocks, random_network, recompute_activations, use_liger, with_lora
@@ -144,7 +143,7 @@ class ReasoningStudent(LightningModule):
         self.network.train()
 
     def on_fit_start(self) -> None:
-        """Make the network faster, once: with what is wanted, and on a CPU with `kernels`.
+        """Make the network faster, once, with what is wanted.
 
         Raises:
             InputError: it can not be done with this network, or on this device.
@@ -157,8 +156,6 @@ class ReasoningStudent(LightningModule):
             use_liger(self.network)
         if self._compiles:
             compile_blocks(self.network)
-        elif self.device.type == "cpu":
-            use_kernels(self.network)
         self._is_fast = True
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
