@@ -201,15 +201,15 @@ def test_a_servers_name_is_no_folder_here(tmp_path: Path, monkeypatch: pytest.Mo
     assert open_model("student", partial(OpenAIChat.engine, "m", base_url="http://h/v1")).base is None
 
 
-@pytest.mark.parametrize("engine", ["transformers", "vllm"])
-def test_every_engine_is_offered(engine: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("engine", "made_by"), [("transformers", "TransformersChat.from_pretrained"), ("vllm", "serve")]
+)
+def test_every_engine_is_offered(engine: str, made_by: str, tmp_path: Path) -> None:
     options = [f"engine={engine}", "engine.batch_size=7", "model.revision=abc", "ckpt_path=org/name"]
     made = instantiate(compose_config("evaluate", options, tmp_path).evaluation).keywords["engine"]
     assert (made.keywords["name_or_path"], made.keywords["revision"]) == ("org/name", "abc")
     assert made.keywords["batch_size"] == 7
-    assert (
-        made.func.__qualname__ == {"transformers": "TransformersChat", "vllm": "VLLMChat"}[engine] + ".from_pretrained"
-    )
+    assert made.func.__qualname__ == made_by
 
 
 def test_a_revision_is_that_of_the_student(tmp_path: Path) -> None:

@@ -193,8 +193,9 @@ def open_model(source: str, engine: Engine | None = None) -> Opened:
     made = engine if isinstance(engine, partial) else partial(engine or own)
     if Path(source).suffix != ".ckpt" and not Path(source).is_file():
         model = made(name_or_path=source)
-        # A server's names are its own: they say nothing about folders here.
-        return Opened(model, None if isinstance(model, OpenAIChat) else base_of(Path(source)))
+        # The names of a server elsewhere are its own: they say nothing about folders here.
+        is_elsewhere = isinstance(model, OpenAIChat) and model.server is None
+        return Opened(model, None if is_elsewhere else base_of(Path(source)))
     if made.func != own:
         raise InputError(
             f"{source}: only engine=transformers runs a checkpoint: give the folder that was exported beside it, or"

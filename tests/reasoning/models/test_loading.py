@@ -104,12 +104,12 @@ def test_a_folder_is_named_by_what_decides_its_answers(origin: Path, folder: Pat
 
 
 def test_identity_of_folders_and_hub_ids(origin: Path) -> None:
-    model = tiny_model(259)
-    assert source_identity(origin, model) == f"sha256:{folder_digest(origin)}"
-    assert source_identity("owner/name", model) == "owner/name@main"
-    assert source_identity("owner/name", model, "v2") == "owner/name@v2"
-    model.config._commit_hash = "c0ffee"
-    assert source_identity("owner/name", model, "v2") == "owner/name@c0ffee"
+    config = tiny_model(259).config
+    assert source_identity(origin, config) == f"sha256:{folder_digest(origin)}"
+    assert source_identity("owner/name", config) == "owner/name@main"
+    assert source_identity("owner/name", config, "v2") == "owner/name@v2"
+    config._commit_hash = "c0ffee"
+    assert source_identity("owner/name", config, "v2") == "owner/name@c0ffee"
 
 
 def test_a_model_in_memory_is_named_by_its_weights(origin: Path) -> None:

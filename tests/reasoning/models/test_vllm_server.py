@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import hashlib
+import itertools
 import json
 import os
 import shlex
@@ -14,12 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra.utils import instantiate
 
 import introspect
 from introspect.errors import InputError
 from introspect.reasoning.chat import ChatRequest, ChatResponse, Message
+from introspect.reasoning.models.loading import folder_digest
 from introspect.reasoning.models.openai import OpenAIChat
 from introspect.reasoning.models.vllm_server import VLLMServer
+from introspect.reasoning.supervision import load_tokenizer
+from tests.composing import compose_config
+from tests.reasoning.tiny import tiny_folder
 
 FAKE = Path(__file__).with_name("fake_vllm.py")
 
@@ -197,6 +204,44 @@ def test_a_stranger_on_the_port_is_not_trusted(tmp_path: Path, monkeypatch: pyte
 def test_a_missing_command_is_named() -> None:
     with pytest.raises(InputError, match="'no-such-vllm' was not found: install vLLM in an environment of its own"):
         VLLMServer("m", executable="no-such-vllm").start()
+
+
+def test_a_student_is_served_under_its_content_with_its_own_template(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tiny_folder(tmp_path / "student", tags=True)
+    fake(tmp_path, monkeypatch)  # the command on PATH
+    overrides = ["engine=vllm", "engine.batch_size=7", "engine.dtype=float16", "engine.context_length=256"]
+    cfg = compose_config("train", [f"model.model={folder}", "model.chat_template=verbatim", *overrides], tmp_path)
+    model = instantiate(cfg.engine)()
+    name = f"sha256:{folder_digest(folder)}"
+    assert (model.model, model.concurrency, model.max_failure_rate) == (name, 7, 0.0)
+    template = load_tokenizer(folder, chat_template="verbatim").chat_template
+    digest = hashlib.sha256(template.encode()).hexdigest()
+    assert model.identity["variant"] == f"vllm, float16, template {digest}"
+    (reply,) = model.generate([ChatRequest("a", (Message("user", "hello"),))])
+    assert reply.content == "echo hello"
+    arguments = json.loads((tmp_path / "seen.json").read_text())["arguments"]
+    given = dict(itertools.pairwise(arguments))
+    assert (arguments[1], given["--served-model-name"], given["--dtype"]) == (str(folder), name, "float16")
+    assert given["--max-model-len"] == "256"
+    assert Path(given["--chat-template"]).read_text() == template
+    pid = int((tmp_path / "pid").read_text())
+    model.close()
+    assert is_gone(pid)
+
+
+def test_a_folder_and_its_baseline_are_evaluated_on_servers_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake(tmp_path, monkeypatch)
+    tuned, base = (tiny_folder(tmp_path / name, tags=True, seed=seed) for seed, name in enumerate(("tuned", "base")))
+    overrides = ["engine=vllm", f"ckpt_path={tuned}", f"baseline={base}", "judge=none", "data.sizes.test=3"]
+    metrics = instantiate(compose_config("evaluate", overrides, tmp_path).evaluation)()
+    assert (metrics["test/n"], metrics["test/baseline/n"], metrics["test/completion_tokens"]) == (3, 3, 6)
+    # The baseline comes last: by then the student's server has ended.
+    assert json.loads((tmp_path / "seen.json").read_text())["arguments"][1] == str(base)
+    assert is_gone(int((tmp_path / "pid").read_text()))
 
 
 OWNER = """

@@ -71,12 +71,12 @@ def load_pretrained(
     return model.to(_device(device)).eval(), tokenizer
 
 
-def source_identity(name_or_path: str | Path, model: Any, revision: str | None = None) -> str:
-    """What a model loaded from there is called in a store: a hub id and its commit, or the digest of a folder."""
+def source_identity(name_or_path: str | Path, config: Any, revision: str | None = None) -> str:
+    """What a model with this config is called in a store: a hub id and its commit, or the digest of a folder."""
     source = _source(name_or_path)
     if Path(source).is_dir():
         return f"sha256:{folder_digest(Path(source))}"
-    return f"{source}@{getattr(model.config, '_commit_hash', None) or revision or 'main'}"
+    return f"{source}@{getattr(config, '_commit_hash', None) or revision or 'main'}"
 
 
 def folder_digest(folder: Path) -> str:

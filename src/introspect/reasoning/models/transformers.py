@@ -103,7 +103,7 @@ class TransformersChat:
             trust_remote_code=trust_remote_code,
         )
         tokenizer = with_template(tokenizer, chat_template)
-        identity = source_identity(name_or_path, model, revision)
+        identity = source_identity(name_or_path, model.config, revision)
         options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "lookahead": lookahead, "identity": identity}
         return cls(model, tokenizer, batch_size=batch_size, **options)
 

@@ -19,15 +19,19 @@ import tempfile
 import time
 import urllib.request
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from introspect.errors import InputError
 from introspect.reasoning.models import supervise
 from introspect.reasoning.models.completion import one_line
 from introspect.reasoning.models.endpoint import Endpoint, Secret
+from introspect.reasoning.models.openai import OpenAIChat
+
+if TYPE_CHECKING:
+    from introspect.reasoning.supervision import TemplateChoice
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +63,7 @@ class VLLMServer:
         data_parallel_rpc_port: the port for them.
         gpu_memory_utilization: share of each GPU's memory that vLLM takes.
         max_num_seqs: completions that each copy makes at once; None leaves it to vLLM.
+        chat_template: text of the template that prompts are rendered with; None takes the model's own.
         reasoning_parser: what tells reasoning from content: openai_gptoss, qwen3, gemma4, …; None leaves it inside the
             content, from where it is read too.
         trust_remote_code: whether code that comes with the model may run.
@@ -87,6 +92,7 @@ class VLLMServer:
         data_parallel_rpc_port: int | None = None,
         gpu_memory_utilization: float = 0.9,
         max_num_seqs: int | None = None,
+        chat_template: str | None = None,
         reasoning_parser: str | None = None,
         trust_remote_code: bool = False,
         extra_args: Sequence[str] = (),
@@ -102,6 +108,7 @@ class VLLMServer:
             raise InputError(f"server.gpu_memory_utilization is {gpu_memory_utilization}, expected a share up to 1")
         self.model, self.executable, self._start_timeout_s = model, executable, start_timeout_s
         self._log_dir, self._environment = log_dir, dict(environment or {})
+        self._chat_template = chat_template
         # In the order of the command line; None leaves an option out, True gives it without a value.
         self._options: dict[str, Any] = {
             "served-model-name": served_name,
@@ -166,11 +173,15 @@ class VLLMServer:
     def _launch(self, executable: str, folder: Path) -> Endpoint:
         port, key = _free_port(), secrets.token_urlsafe(32)
         self._log = path = folder / f"vllm-{port}.log"
-        command = [executable, *self.command(port)[1:]]
-        log.info("starting %s (log: %s)", one_line(shlex.join(self.command(port)), 4000), path)
+        command = self.command(port)
+        if self._chat_template is not None:
+            template = folder / "chat_template.jinja"
+            template.write_text(self._chat_template, encoding="utf-8")
+            command += ["--chat-template", str(template)]
+        log.info("starting %s (log: %s)", one_line(shlex.join(command), 4000), path)
         with path.open("wb") as output:
             self._process = subprocess.Popen(
-                [sys.executable, supervise.__file__, *command],
+                [sys.executable, supervise.__file__, executable, *command[1:]],
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -215,6 +226,59 @@ class VLLMServer:
             self.stop()
             raise InputError(f"{self.model}: what answers on port {port} serves {served or 'nothing'}, not {name}")
         log.info("%s is served after %.0f s", self.model, time.monotonic() - start)
+
+
+def serve(
+    name_or_path: str | Path,
+    *,
+    server: Callable[..., VLLMServer],
+    revision: str | None = None,
+    dtype: str = "auto",
+    trust_remote_code: bool = False,
+    chat_template: TemplateChoice = "own",
+    batch_size: int = 256,
+    extra_body: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> OpenAIChat:
+    """A student on a `vllm serve` of its own, which the first request starts and `close` stops.
+
+    Its answers are stored under the content of its weights and of its chat template, as for `TransformersChat`.
+
+    Args:
+        name_or_path: model folder or hub id.
+        server: makes the server, as a `functools.partial` of `VLLMServer`.
+        revision: branch, tag or commit on the hub; None takes the newest.
+        dtype: of the weights.
+        trust_remote_code: whether code that comes with the model may run.
+        chat_template: see `load_tokenizer`.
+        batch_size: requests in flight.
+        extra_body: further fields of every request.
+        options: further arguments of `OpenAIChat`.
+
+    Raises:
+        InputError: there is no such model, or a setting cannot be right.
+    """
+    from transformers import AutoConfig
+
+    from introspect.reasoning.models.loading import source_identity
+    from introspect.reasoning.models.turns import Turns
+    from introspect.reasoning.supervision import load_tokenizer, turn_end
+
+    origin: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    tokenizer = load_tokenizer(name_or_path, chat_template=chat_template, **origin)
+    name = source_identity(name_or_path, AutoConfig.from_pretrained(name_or_path, **origin), revision)
+    turns = Turns(tokenizer, name)
+    template = None if chat_template == "own" else turns.template
+    ends = sorted({end for end in (tokenizer.eos_token_id, turn_end(tokenizer)) if end is not None})
+    return OpenAIChat(
+        name,
+        server=server(model=str(name_or_path), served_name=name, dtype=dtype, chat_template=template, **origin),
+        concurrency=batch_size,
+        variant=f"vllm, {dtype}, template {turns.digest}",
+        # Where the think tags are special tokens, they are what splits the turn.
+        extra_body={"stop_token_ids": ends, "skip_special_tokens": False, **(extra_body or {})},
+        **options,
+    )
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
