@@ -242,3 +242,20 @@ def test_a_layer_whose_output_is_changed_in_place(tmp_path):
     found = features(network, images, ["0"])
     assert torch.equal(found.maps["0"], network[0](images))
     assert (found.maps["0"] < 0).any()
+
+
+def test_batch_norm_that_cannot_be_synchronized_is_refused(tmp_path):
+    run = trainer(tmp_path, strategy="ddp", devices=1, sync_batchnorm=True)
+    with pytest.raises(InputError, match=r"^trainer\.sync_batchnorm: works on GPUs only"):
+        run.fit(Distillation(student=STUDENT, objective=CrossEntropy()), data())
+
+
+def test_batch_norm_that_is_not_synchronized_is_said(tmp_path, caplog, monkeypatch):
+    run = trainer(tmp_path, strategy="ddp", devices=1)
+    run.fit(Distillation(student=STUDENT, objective=CrossEntropy()), data())
+    assert "batch norm" not in caplog.text
+    module = Distillation(student=STUDENT, objective=CrossEntropy())
+    module.trainer = run
+    monkeypatch.setattr(Trainer, "world_size", 2)
+    module.setup("fit")
+    assert "batch norm takes its statistics over the images of one process, not of all 2" in caplog.text

@@ -14,6 +14,7 @@ from typing import Any, Literal, cast
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.strategies import ParallelStrategy
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
@@ -172,11 +173,13 @@ class Distillation(LightningModule):
         """Load the teacher, and the stage on it.
 
         Raises:
-            InputError: their weights can not be read; or the student's are spread over devices.
+            InputError: their weights can not be read; or the student's are spread over devices; or its batch norm is
+                to be synchronized on CPUs.
         """
         if stage != "fit":
             return
         check_whole(self.trainer)
+        self._check_batch_norm()
         data: Any = getattr(self.trainer, "datamodule", None)
         if hasattr(data, "beside"):
             data.beside = None  # what an earlier student has set
@@ -230,6 +233,21 @@ class Distillation(LightningModule):
             if self.trainer.is_global_zero:
                 with torch.random.fork_rng():  # a loader draws a number, which the student shall not miss
                     self._examine(teacher)
+
+    def _check_batch_norm(self) -> None:
+        """Torch synchronizes batch norm over GPUs only: on CPUs each process has statistics of its own."""
+        strategy = self.trainer.strategy
+        has_batch_norm = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in self.modules())
+        if strategy.root_device.type != "cpu" or not has_batch_norm or not isinstance(strategy, ParallelStrategy):
+            return
+        if strategy._layer_sync is not None:
+            raise InputError("trainer.sync_batchnorm: works on GPUs only; on CPUs set trainer.sync_batchnorm=false")
+        if self.trainer.world_size > 1 and self.trainer.is_global_zero:
+            log.warning(
+                "batch norm takes its statistics over the images of one process, not of all %d: the training differs "
+                "from that on one device; use one CPU process (trainer=cpu) or GPUs (trainer=ddp)",
+                self.trainer.world_size,
+            )
 
     @torch.no_grad()
     def _examine(self, teacher: nn.Module, most: int = 1000) -> None:
