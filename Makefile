@@ -14,10 +14,11 @@ test: ## Run every test that this machine can run
 test-fast: ## Run the tests without the slow ones
 	uv run pytest -m "not slow"
 
-lint: ## Check style and spelling
+lint: ## Check style, spelling and the order of the rooms
 	uv run ruff check
 	uv run ruff format --check
 	uv run codespell
+	uv run lint-imports
 
 format: ## Format the code and apply the safe fixes
 	uv run ruff check --fix

@@ -29,10 +29,10 @@ from urllib.parse import urlsplit
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "src"), str(ROOT)]
 
-from introspect.reasoning.chat import ChatRequest, Message  # noqa: E402
-from introspect.reasoning.models.openai import OpenAIChat  # noqa: E402
-from introspect.reasoning.store import ResponseStore, answer  # noqa: E402
-from tests.reasoning.serving import Served  # noqa: E402
+from introspect.chat.protocol import ChatRequest, Message  # noqa: E402
+from introspect.chat.remote.openai import OpenAIChat  # noqa: E402
+from introspect.chat.store import ResponseStore, answer  # noqa: E402
+from tests.chat.remote.serving import Served  # noqa: E402
 
 IN_FLIGHT, LATENCY_S = 512, 0.05
 IDEAL = IN_FLIGHT / LATENCY_S

@@ -34,16 +34,16 @@ import torch  # noqa: E402
 from dissection import Noise, Repeated  # noqa: E402
 from torch import nn  # noqa: E402
 
+from introspect.benchmarks.hopworld import Hopworld  # noqa: E402
+from introspect.chat.local.decoding import forget  # noqa: E402
+from introspect.chat.local.loading import load_pretrained  # noqa: E402
+from introspect.chat.local.transformers import TransformersChat  # noqa: E402
+from introspect.chat.prompts import question_messages  # noqa: E402
+from introspect.chat.protocol import ChatRequest, Sampling  # noqa: E402
 from introspect.dissection.engine import dissect  # noqa: E402
-from introspect.reasoning.batching import collate_groups  # noqa: E402
-from introspect.reasoning.benchmarks.hopworld import Hopworld  # noqa: E402
-from introspect.reasoning.chat import ChatRequest, Sampling  # noqa: E402
-from introspect.reasoning.models.decoding import forget  # noqa: E402
-from introspect.reasoning.models.loading import load_pretrained  # noqa: E402
-from introspect.reasoning.models.transformers import TransformersChat  # noqa: E402
-from introspect.reasoning.prompts import question_messages  # noqa: E402
-from introspect.reasoning.student import ReasoningStudent  # noqa: E402
-from introspect.reasoning.supervision import Supervised  # noqa: E402
+from introspect.tuning.batching import collate_groups  # noqa: E402
+from introspect.tuning.student import ReasoningStudent  # noqa: E402
+from introspect.tuning.supervision import Supervised  # noqa: E402
 
 BASE = ROOT / "src" / "introspect" / "assets" / "hopworld_base"
 VOCABULARY, TRACE = 4096, 100

@@ -25,10 +25,10 @@ from torch.nn import functional
 from introspect.dissection.concepts.base import Annotated, ConceptDataset, Label
 from introspect.dissection.concepts.broden import Broden
 from introspect.dissection.engine import dissect
-from introspect.dissection.preprocessing import preprocessing
 from introspect.dissection.quantiles import UpperQuantile
 from introspect.dissection.tally import Annotation, Counts, Masks, add
-from introspect.dissection.taps import tapped
+from introspect.vision.hooks import tapped
+from introspect.vision.preprocessing import preprocessing
 
 
 class Repeated:

@@ -39,12 +39,12 @@ from memory import peak  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.utils.data import Dataset, RandomSampler  # noqa: E402
 
-from introspect.distillation.backbones import Backbone  # noqa: E402
 from introspect.distillation.datamodule import ImageDataModule  # noqa: E402
-from introspect.distillation.datasets.base import TensorImages  # noqa: E402
 from introspect.distillation.module import Distillation  # noqa: E402
 from introspect.distillation.objectives import LogitDistillation  # noqa: E402
 from introspect.distillation.teacher import Teacher  # noqa: E402
+from introspect.vision.backbones import Backbone  # noqa: E402
+from introspect.vision.datasets.base import TensorImages  # noqa: E402
 
 CLASSES, SIDE = 10, 32
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

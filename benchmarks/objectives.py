@@ -22,17 +22,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from introspect.distillation.backbones import Backbone, features, outline
 from introspect.distillation.objectives import (
     AttentionTransfer,
     ContrastiveDistillation,
     FactorTransfer,
-    Features,
     Objective,
     SelfSupervisedDistillation,
 )
 from introspect.distillation.objectives.self_supervised import rotations
 from introspect.distillation.teacher import Training
+from introspect.vision.backbones import Backbone, features, outline
+from introspect.vision.features import Features
 
 CLASSES = 100
 IMAGES = 50_000  # of the training set whose banks CRD keeps

@@ -25,12 +25,12 @@ sys.path[:0] = [str(ROOT / "src"), str(ROOT / "benchmarks")]
 import torch  # noqa: E402
 from memory import peak  # noqa: E402
 
-from introspect.reasoning.benchmarks.hopworld import Hopworld  # noqa: E402
-from introspect.reasoning.chat import ChatRequest, Sampling  # noqa: E402
-from introspect.reasoning.models.decoding import forget  # noqa: E402
-from introspect.reasoning.models.loading import load_pretrained  # noqa: E402
-from introspect.reasoning.models.transformers import TransformersChat  # noqa: E402
-from introspect.reasoning.prompts import question_messages  # noqa: E402
+from introspect.benchmarks.hopworld import Hopworld  # noqa: E402
+from introspect.chat.local.decoding import forget  # noqa: E402
+from introspect.chat.local.loading import load_pretrained  # noqa: E402
+from introspect.chat.local.transformers import TransformersChat  # noqa: E402
+from introspect.chat.prompts import question_messages  # noqa: E402
+from introspect.chat.protocol import ChatRequest, Sampling  # noqa: E402
 
 BASE = ROOT / "src" / "introspect" / "assets" / "hopworld_base"
 

@@ -73,11 +73,11 @@ def with_group_norm(network: nn.Module) -> None:
 def classify(folder: Path, devices: int) -> Any:
     """A student of contrastive distillation, with group norm and shifted images; 23 and 25 held-out images."""
     from introspect.callbacks.class_similarity import ClassSimilarity
-    from introspect.distillation.backbones import Backbone
     from introspect.distillation.datamodule import ImageDataModule
     from introspect.distillation.module import Distillation, make_teacher
     from introspect.distillation.objectives.contrastive import ContrastiveDistillation
     from introspect.distillation.teacher import Teacher, Training
+    from introspect.vision.backbones import Backbone
     from tests.distillation.made import Colours
 
     def data(size: int) -> ImageDataModule:
@@ -103,10 +103,10 @@ def tune(folder: Path, devices: int) -> Any:
     from introspect.callbacks.answer_accuracy import AnswerAccuracy
     from introspect.callbacks.rollout_report import RolloutReport
     from introspect.callbacks.token_usage import TokenUsage
-    from introspect.reasoning.chat import Sampling
-    from introspect.reasoning.evaluation import Testing
-    from introspect.reasoning.student import ReasoningStudent
-    from tests.reasoning.test_datamodule import build
+    from introspect.chat.protocol import Sampling
+    from introspect.evaluation.testing import Testing
+    from introspect.tuning.student import ReasoningStudent
+    from tests.tuning.test_datamodule import build
 
     short = Sampling(max_tokens=6)
     student = ReasoningStudent(

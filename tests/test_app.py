@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from introspect.app import train
-from introspect.errors import InputError
+from introspect.core.errors import InputError
 from tests.composing import compose_config
 
 

@@ -14,7 +14,8 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from introspect import cli
-from introspect.errors import InputError
+from introspect.core import command
+from introspect.core.errors import InputError
 from tests.composing import ROOT, compose_config
 
 # A person shall wait for less than 2 s. Computing time, because the machine may be busy with other tests; and twice as
@@ -88,7 +89,7 @@ def test_a_config_that_does_not_compose_is_explained_in_one_line(
 ) -> None:
     with pytest.raises(Exception) as caught:
         cli.check(compose_config("train", ["model.model=x", *overrides], tmp_path))
-    message = cli.explain(caught.value)
+    message = command.explain(caught.value)
     assert message is not None
     assert expected in message
     assert "\n" not in message
@@ -157,12 +158,12 @@ def test_variables_come_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.delenv("QUOTED", raising=False)
     file = tmp_path / ".env"
     file.write_text("# a comment\n\nexport QUOTED='a = b'\nKNOWN=changed\n")
-    cli.read_environment(file)
+    command.read_environment(file)
     assert (os.environ.pop("QUOTED"), os.environ["KNOWN"]) == ("a = b", "stays")
-    cli.read_environment(tmp_path / "nothing")
+    command.read_environment(tmp_path / "nothing")
     file.write_text("KEY=1\nnonsense\n")
     with pytest.raises(InputError, match=r"\.env: line 2: expected NAME=value"):
-        cli.read_environment(file)
+        command.read_environment(file)
     os.environ.pop("KEY")
 
 
@@ -177,7 +178,7 @@ class Bad:
     ("kind", "expected"),
     [
         ("input", "part.inner: file.json: row 3: no question"),
-        ("bug", f"part.inner: ValueError: two lines {cli.MORE}"),
+        ("bug", f"part.inner: ValueError: two lines {command.MORE}"),
     ],
 )
 def test_a_part_that_cannot_be_built_is_named_by_its_key(kind: str, expected: str) -> None:
@@ -186,21 +187,21 @@ def test_a_part_that_cannot_be_built_is_named_by_its_key(kind: str, expected: st
     )
     with pytest.raises(InstantiationException) as caught:
         instantiate(cfg.part)
-    assert cli.explain(caught.value) == expected
+    assert command.explain(caught.value) == expected
 
 
 def test_a_target_that_is_not_there_is_named() -> None:
     with pytest.raises(InstantiationException) as caught:
         instantiate(OmegaConf.create({"part": {"_target_": "introspect.nowhere.Nothing"}}).part)
-    message = cli.explain(caught.value)
+    message = command.explain(caught.value)
     assert message is not None
     assert message.startswith("part: ")
     assert "introspect.nowhere" in message
 
 
 def test_a_bug_is_not_explained_away() -> None:
-    assert cli.explain(ValueError("a bug")) is None
-    assert cli.explain(RuntimeError("a bug")) is None
+    assert command.explain(ValueError("a bug")) is None
+    assert command.explain(RuntimeError("a bug")) is None
 
 
 def test_the_objective_of_a_sweep() -> None:
@@ -215,7 +216,7 @@ def test_the_objective_of_a_sweep() -> None:
     "override", ["model.model=/data/x", "teacher.api_key=${oc.env:KEY}", "+a.hf_token=null", "sampling.max_tokens=5"]
 )
 def test_ordinary_overrides_are_no_secrets(override: str) -> None:
-    cli.refuse_secrets([override])
+    command.refuse_secrets([override])
 
 
 @pytest.mark.parametrize(
@@ -223,15 +224,16 @@ def test_ordinary_overrides_are_no_secrets(override: str) -> None:
 )
 def test_secrets_on_the_command_line_are_refused(override: str) -> None:
     with pytest.raises(InputError, match=r"oc\.env:NAME"):
-        cli.refuse_secrets([override])
+        command.refuse_secrets([override])
 
 
 def test_a_setting_of_swept_experiments_only(monkeypatch: pytest.MonkeyPatch) -> None:
     error = ConfigCompositionException("Could not override 'a.b'.\nTo append to your config use +a.b=1")
-    assert cli.explain(error) == "Could not override 'a.b'. To append to your config use +a.b=1"
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    assert command.explain(error) == "Could not override 'a.b'. To append to your config use +a.b=1"
     monkeypatch.setattr(sys, "argv", ["train.py", "-m"])
     expected = "Could not override 'a.b'. If the swept experiments have it and the default one has not, write ++a.b=…"
-    assert cli.explain(error) == expected
+    assert command.explain(error) == expected
 
 
 @pytest.mark.parametrize(
@@ -240,7 +242,7 @@ def test_a_setting_of_swept_experiments_only(monkeypatch: pytest.MonkeyPatch) ->
         "introspect.tracking.board",
         "introspect.tracking.dashboard",
         "introspect.dissection",
-        "introspect.reasoning.store",
+        "introspect.chat.store",
     ],
 )
 def test_tools_of_the_package_have_help_of_their_own(module: str) -> None:

@@ -90,7 +90,7 @@ def resnet20(path: Path) -> None:
     """A state dict as the published one, with random weights."""
     import torch
 
-    from introspect.distillation.backbones import Backbone
+    from introspect.vision.backbones import Backbone
 
     torch.save(Backbone("cifar_resnet20", 10).build().state_dict(), path)
 
@@ -111,7 +111,7 @@ def promised(words: tuple[str, ...]) -> list[str]:
     return {
         "introspect.tracking.board": ["./logs/board.html"],
         "introspect.dissection": [f"./{words[4]}/index.csv"] if words[3] == "export" else [],
-        "introspect.reasoning.store": [f"./{words[5]}"] if words[3] == "export" else [],
+        "introspect.chat.store": [f"./{words[5]}"] if words[3] == "export" else [],
     }[words[2]]
 
 

@@ -16,7 +16,7 @@ import torch
 
 from tests import devices
 from tests.conftest import ROOT
-from tests.reasoning.tiny import tiny_folder
+from tests.tuning.tiny import tiny_folder
 
 
 def free_port() -> int:

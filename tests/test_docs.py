@@ -124,7 +124,7 @@ def test_the_site_needs_no_network(site: Path) -> None:
 def test_pages_are_made_of_configs_and_docstrings(site: Path) -> None:
     settings = (site / "reference" / "configs.html").read_text(encoding="utf-8")
     assert "<code>datamodule.packing</code>" in settings or "<code>packing</code>" in settings
-    packing = (site / "reference" / "modules" / "introspect.reasoning.packing.html").read_text(encoding="utf-8")
+    packing = (site / "reference" / "modules" / "introspect.tuning.packing.html").read_text(encoding="utf-8")
     assert "best-fit decreasing" in packing
     assert (site / "search" / "search_index.json").stat().st_size > 100_000
     assert "<h1" in (site / "index.html").read_text(encoding="utf-8")

@@ -10,10 +10,10 @@ import pytest
 from omegaconf import DictConfig
 
 from introspect.app import evaluate, train
-from introspect.reasoning.measure import saved_runs
+from introspect.evaluation.evaluate import saved_runs
 from introspect.tracking.dashboard import SECTIONS
 from tests.composing import compose_config
-from tests.reasoning.tiny import tiny_folder
+from tests.tuning.tiny import tiny_folder
 
 pytestmark = pytest.mark.slow
 

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from introspect.app import train
-from introspect.reasoning.measure import open_model
+from introspect.evaluation.evaluate import open_model
+from introspect.tuning.student import load_student
 from tests.composing import compose_config
-from tests.reasoning.tiny import tiny_folder
+from tests.tuning.tiny import tiny_folder
 
 pytestmark = pytest.mark.slow
 
@@ -47,7 +48,7 @@ def test_grpo_leaves_everything_behind_and_resumes(tmp_path: Path) -> None:
         assert (run / name).is_file(), name
     assert "GRPO" in (run / "student/README.md").read_text()
     # What was tuned is opened like any student, and the checkpoint knows what it was tuned from.
-    assert open_model(str(run / "checkpoints/last.ckpt")).base == str(student)
+    assert open_model(str(run / "checkpoints/last.ckpt"), load_checkpoint=load_student).base == str(student)
 
     longer = [*settings, "trainer.max_epochs=2", "test=false", f"ckpt_path={run / 'checkpoints/resume.ckpt'}"]
     again = train(compose_config("train", longer, tmp_path / "again"))

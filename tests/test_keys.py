@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
+from tests.chat.remote import serving
+from tests.chat.remote.serving import Serving
 from tests.composing import ROOT
-from tests.reasoning import serving
-from tests.reasoning.serving import Serving
-from tests.reasoning.tiny import tiny_folder
+from tests.tuning.tiny import tiny_folder
 
 # Of no known form: only what it stands under tells that it is a secret.
 TEACHER_KEY, JUDGE_KEY, ENGINE_KEY = "correct-horse-battery-9f31", "staple-purple-monkey-77aa", "plain-words-as-key-42"

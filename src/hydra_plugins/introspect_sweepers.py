@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
-from introspect.errors import InputError
+from introspect.core.errors import InputError
 from introspect.sweeps import search
 from introspect.sweeps.jobs import Job, outcome, plan, write
 from introspect.sweeps.sweeper import ReportingSweeper

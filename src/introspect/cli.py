@@ -2,60 +2,33 @@
 
 A mistake of the user's (`InputError`, a config that does not compose, a part that cannot be built from its settings)
 becomes one line on stderr and exit status 2. Anything else is a bug and keeps its traceback, and
-`HYDRA_FULL_ERROR=1` shows the traceback of everything.
+`HYDRA_command.FULL_ERROR=1` shows the traceback of everything.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import sys
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
 from functools import wraps
 from pathlib import Path
 from typing import Any
 
-from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import introspect.assets  # noqa: F401 - configs name embedded models through its resolver
-from introspect.errors import InputError
-from introspect.tracking.redaction import is_secret_key, redact
-
-USER_ERROR = 2
-INTERRUPTED = 130
-FULL_ERROR = "HYDRA_FULL_ERROR"
-MORE = f"({FULL_ERROR}=1 shows the traceback)"
-
-# What the user asked for: `run` changes the variable for Hydra.
-_traceback_wanted = os.environ.get(FULL_ERROR) == "1"
-
-# What has been printed: runs of a sweep may share a mistake, and Hydra hands the first one on in the end.
-_said: set[str] = set()
+from introspect.core import command
+from introspect.core.errors import InputError
+from introspect.core.redaction import redact
 
 
 def run(main: Callable[[], object]) -> None:
-    """Run a function as a command: one of `@hydra.main`, or one with options of its own.
-
-    Raises:
-        SystemExit: with status 2 for a mistake of the user's, 130 when interrupted.
-    """
-    script = Path(sys.argv[0]).resolve()
-    # Tools that are run by `python -m` have no configs beside them, and help of their own.
-    if sys.argv[1:] in (["--help"], ["-h"]) and (script.parent / "configs").is_dir():
-        print(help_text(script))  # noqa: T201
+    """Run a function of `@hydra.main` as a command; see `core.command.run`."""
+    if sys.argv[1:] in (["--help"], ["-h"]):
+        print(help_text(Path(sys.argv[0]).resolve()))  # noqa: T201
         return
-    with _one_line_errors():
-        refuse_secrets(sys.argv[1:])
-        read_environment(Path(".env"))
-        # Hydra would spread what is wrong with the config over many lines: make it hand the exception on.
-        os.environ[FULL_ERROR] = "1"
-        # Our launchers go by the names that users know from the plugins, whose options they then check.
-        warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/")
-        main()
+    command.run(main)
 
 
 def help_text(script: Path) -> str:
@@ -79,14 +52,14 @@ def task(verb: Callable[[DictConfig], Mapping[str, float]]) -> Callable[[DictCon
 
     @wraps(verb)
     def checked(cfg: DictConfig) -> float | None:
-        if not _traceback_wanted:
-            os.environ.pop(FULL_ERROR, None)  # from here on, also for processes that are started
+        if not command.traceback_wanted:
+            os.environ.pop(command.FULL_ERROR, None)  # from here on, also for processes that are started
         try:
-            with _one_line_errors(leave=not _is_swept()):
+            with command.one_line_errors(leave=not _is_swept()):
                 check(cfg)
                 return objective(cfg, verb(cfg))
         finally:
-            os.environ[FULL_ERROR] = "1"  # Hydra hands on what a sweep's run raised, as `run` had it do
+            os.environ[command.FULL_ERROR] = "1"  # Hydra hands on what a sweep's run raised, as `run` had it do
 
     return checked
 
@@ -97,86 +70,6 @@ def _is_swept() -> bool:
     from hydra.types import RunMode
 
     return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
-
-
-@contextmanager
-def _one_line_errors(leave: bool = True) -> Iterator[None]:
-    """Print what the user can mend as one line, and leave the program with a status that says so, or hand it on."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        print("interrupted: every response that was made is kept, the same command makes the rest", file=sys.stderr)  # noqa: T201
-        sys.exit(INTERRUPTED)
-    except Exception as error:
-        message = explain(error)
-        if _traceback_wanted or message is None:
-            raise
-        if message not in _said:
-            print(f"error: {message}", file=sys.stderr)  # noqa: T201
-            _said.add(message)
-        if not leave:
-            raise
-        sys.exit(USER_ERROR)
-
-
-def explain(error: BaseException) -> str | None:
-    """One line that tells the user what to change, or None if the error is a bug and deserves its traceback."""
-    if isinstance(error, InputError):
-        return _one_line(error)
-    if isinstance(error, InstantiationException):
-        return _explain_instantiation(error)
-    if isinstance(error, MissingConfigException) and error.options is not None:
-        group, _, name = str(error.missing_cfg_file).rpartition("/")
-        return f"there is no {group}={name}: {group} can be {', '.join(error.options)}"
-    if isinstance(error, RuntimeError) and str(error).startswith("Error(s) in loading state_dict"):
-        return f"ckpt_path: the weights of the checkpoint are not those of the model: {_one_line(error)[:300]}"
-    if type(error).__name__ == "MisconfigurationException":  # Lightning's; to import it would take seconds
-        return f"{_one_line(error)} {MORE}"
-    if isinstance(error, ValueError) and str(error).startswith("Config group override"):
-        return "a group cannot be null: leave it out with ~GROUP, or take GROUP=none where there is one"
-    if isinstance(error, OverrideParseException):
-        reason = _one_line(error.message.splitlines()[0])
-        return f"{error.override!r} is not key=value: {reason} (a value with = , : or blanks needs quotes: \"key='…'\")"
-    if isinstance(error, HydraException | OmegaConfBaseException):
-        return _explain_composition(error)
-    return None
-
-
-def _explain_composition(error: Exception) -> str:
-    """What is wrong with the config, without Hydra's links and internals."""
-    words, key = [], ""
-    for line in (line.strip() for line in str(error).splitlines()):
-        if line.startswith("full_key:"):
-            key = f" (at {line.partition(':')[2].strip()})"
-        elif line and not line.startswith(("See ", "http", "object_type=", "reference_type=")):
-            words.append(line.removeprefix("InputError raised while resolving interpolation: "))
-    message = " ".join(words) or type(error).__name__
-    return f"{_of_the_sweep(message)}{key}"
-
-
-def _of_the_sweep(message: str) -> str:
-    """Hydra composes the default experiment before a sweep, and refuses a setting that only the swept ones have."""
-    unknown = re.match(r"Could not override '([^']+)'\. ", message)
-    if unknown is None or not {"-m", "--multirun"} & {*sys.argv}:
-        return message
-    return f"{unknown[0]}If the swept experiments have it and the default one has not, write ++{unknown[1]}=…"
-
-
-def _explain_instantiation(error: InstantiationException) -> str:
-    """`data.benchmark: ValueError: …`: the config key and what went wrong at the bottom."""
-    key = next((line.split(":", 1)[1].strip() for line in str(error).splitlines() if line.startswith("full_key:")), "")
-    cause: BaseException = error
-    while cause.__cause__ is not None:
-        cause = cause.__cause__
-    place = f"{key}: " if key else ""
-    if isinstance(cause, InputError):
-        return f"{place}{_one_line(cause)}"
-    what = str(error).splitlines()[0] if cause is error else f"{type(cause).__name__}: {_one_line(cause)}"
-    return f"{place}{what} {MORE}"
-
-
-def _one_line(error: BaseException | str) -> str:
-    return " ".join(str(error).split())
 
 
 def check(cfg: DictConfig) -> None:
@@ -198,7 +91,7 @@ def _unresolved(cfg: DictConfig) -> Iterator[str]:
         try:
             OmegaConf.to_container(cfg, resolve=True)
         except OmegaConfBaseException as error:
-            yield _explain_composition(error)
+            yield command.explain_composition(error)
 
 
 def _missing(values: Any, key: str = "") -> Iterator[str]:
@@ -247,41 +140,6 @@ def _launch_conflicts(cfg: DictConfig) -> Iterator[str]:
             f"-m does not go with trainer.strategy={strategy}, whose processes would each repeat the whole sweep: "
             "use trainer.strategy=ddp_spawn, hydra/launcher=submitit_slurm, or one command per run"
         )
-
-
-def refuse_secrets(overrides: Sequence[str]) -> None:
-    """Refuse a secret on the command line, from where it would reach saved overrides, logs and the process list.
-
-    Raises:
-        InputError: naming the key and how to give it instead.
-    """
-    for override in overrides:
-        key, given, value = override.partition("=")
-        name = key.lstrip("+~")
-        literal = value.strip("'\"") not in ("", "null", "true", "false") and "${" not in value
-        if given and literal and (is_secret_key(name.rpartition(".")[2]) or redact(value) != value):
-            raise InputError(
-                f"{name} looks like a secret, which would be saved with the run: put it into an environment variable "
-                f"and give '{name}=${{oc.env:NAME}}'"
-            )
-
-
-def read_environment(path: Path) -> None:
-    """Set the variables of a file of `NAME=value` lines, if there is one; what the environment has already stays.
-
-    Raises:
-        InputError: for a line that is neither that nor a comment.
-    """
-    if not path.is_file():
-        return
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        text = line.strip().removeprefix("export ")
-        if not text or text.startswith("#"):
-            continue
-        name, given, value = text.partition("=")
-        if not given or not name.strip().isidentifier():
-            raise InputError(f"{path}: line {number}: expected NAME=value or a # comment")
-        os.environ.setdefault(name.strip(), value.strip().strip("'\""))
 
 
 def _hide_saved_secrets(cfg: DictConfig) -> None:

@@ -12,10 +12,10 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from introspect.benchmarks.examples import MultiHopExample
 from introspect.callbacks.answer_accuracy import AnswerAccuracy
-from introspect.errors import InputError
-from introspect.reasoning.examples import MultiHopExample
-from tests.reasoning.asking import Scripted, question
+from introspect.core.errors import InputError
+from tests.chat.asking import Scripted, question
 
 
 class Questions(LightningDataModule):

@@ -8,14 +8,14 @@ from lightning.pytorch import Callback, Trainer
 from introspect.callbacks.concept_detectors import ConceptDetectors
 from introspect.callbacks.keep_teacher import KeepTeacher
 from introspect.callbacks.metrics_file import MetricsFile
+from introspect.core.errors import InputError
 from introspect.dissection import engine
 from introspect.dissection.concepts.shapeworld import ShapeworldConcepts
-from introspect.distillation.backbones import Backbone
 from introspect.distillation.datamodule import ImageDataModule
 from introspect.distillation.module import Distillation
 from introspect.distillation.objectives import CrossEntropy, LogitDistillation
 from introspect.distillation.teacher import Teacher, Training
-from introspect.errors import InputError
+from introspect.vision.backbones import Backbone
 from tests.distillation.made import Colours
 
 STUDENT = Backbone("cifar_resnet8", 3, width=4)

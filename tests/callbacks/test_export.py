@@ -9,12 +9,13 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader
 
 from introspect.callbacks.export import ExportStudent
-from introspect.errors import InputError
-from introspect.reasoning.batching import collate
-from introspect.reasoning.chat import Message
-from introspect.reasoning.student import ReasoningStudent
-from introspect.reasoning.supervision import load_tokenizer, supervise
-from tests.reasoning.tiny import tiny_folder, tiny_tokenizer
+from introspect.chat.protocol import Message
+from introspect.chat.tokenizers import load_tokenizer
+from introspect.core.errors import InputError
+from introspect.tuning.batching import collate
+from introspect.tuning.student import ReasoningStudent
+from introspect.tuning.supervision import supervise
+from tests.tuning.tiny import tiny_folder, tiny_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -18,8 +18,8 @@ from torch.utils.data import DataLoader
 
 from introspect import app
 from introspect.callbacks.resume_point import BestCheckpoint, ResumePoint
+from introspect.core.resuming import place
 from introspect.distillation.datamodule import EpochLoader
-from introspect.resuming import place
 
 BATCHES = 8
 

@@ -14,19 +14,19 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import DataLoader
 
+from introspect.benchmarks.examples import MultiHopExample
 from introspect.callbacks.rollout_report import RolloutReport
-from introspect.errors import InputError
-from introspect.reasoning.chat import ChatFailure
-from introspect.reasoning.evaluation import Failures, rollout
-from introspect.reasoning.examples import MultiHopExample
-from introspect.reasoning.judging import Judging
-from introspect.reasoning.measure import saved_runs
-from introspect.reasoning.models.openai import OpenAIChat
-from introspect.reasoning.models.oracle_judge import OracleJudge
-from introspect.reasoning.models.vllm_server import VLLMServer
-from introspect.reasoning.rollouts import Rollout
-from introspect.reasoning.store import ResponseStore
-from tests.reasoning.asking import Scripted, question
+from introspect.chat.protocol import ChatFailure
+from introspect.chat.remote.openai import OpenAIChat
+from introspect.chat.remote.vllm_server import VLLMServer
+from introspect.chat.store import ResponseStore
+from introspect.core.errors import InputError
+from introspect.evaluation.evaluate import saved_runs
+from introspect.evaluation.judging.running import Judging
+from introspect.evaluation.rollouts import Rollout
+from introspect.evaluation.testing import Failures, rollout
+from introspect.oracle.judge import OracleJudge
+from tests.chat.asking import Scripted, question
 
 QUESTIONS = [question(n) for n in range(4)]
 

@@ -8,11 +8,11 @@ import torch
 
 from introspect.callbacks.metrics_file import MetricsFile
 from introspect.callbacks.student_measure import StudentMeasure
+from introspect.core.errors import InputError
 from introspect.dissection.measures.diffroar import diffroar
 from introspect.dissection.measures.gradients import gradient_maps
 from introspect.dissection.measures.probes import ProbeTraining
-from introspect.distillation.backbones import Backbone
-from introspect.errors import InputError
+from introspect.vision.backbones import Backbone
 from tests.callbacks.test_concept_detectors import detectors, fit
 
 PLACE = "dissect/gradients/"

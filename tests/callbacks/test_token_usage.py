@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from introspect.callbacks.token_usage import TokenUsage, training_flops
-from introspect.errors import InputError
+from introspect.core.errors import InputError
 
 # Two batches: 4 + 2 tokens of which 2 + 1 are supervised, and 3 + 3 of which 2 + 0 are: -100 is not supervised, and the
 # first token is never predicted.

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from introspect.core.errors import InputError
 from introspect.dissection import engine
 from introspect.dissection.concepts.broden import Broden
 from introspect.dissection.engine import dissect, dissect_activations
-from introspect.dissection.preprocessing import preprocessing
-from introspect.errors import InputError
+from introspect.vision.preprocessing import preprocessing
 from tests.dissection.concepts.test_broden import write_broden
 from tests.dissection.made import Made
 

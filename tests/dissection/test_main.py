@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from introspect.core.errors import InputError
 from introspect.dissection.__main__ import main
 from introspect.dissection.concepts.broden import Broden
 from introspect.dissection.files import save
-from introspect.errors import InputError
 from tests.dissection.test_result import made, with_iou
 
 

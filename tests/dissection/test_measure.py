@@ -15,13 +15,13 @@ from torch import nn
 
 from introspect.app import dissect
 from introspect.cli import check
+from introspect.core.errors import InputError
 from introspect.dissection.files import load
 from introspect.dissection.measure import check as check_options
 from introspect.dissection.measure import measure
-from introspect.dissection.networks import backbone_network, load_weights, torchvision_network, weights_preprocessing
-from introspect.dissection.preprocessing import Normalize
-from introspect.distillation.backbones import Backbone
-from introspect.errors import InputError
+from introspect.vision.backbones import Backbone
+from introspect.vision.networks import backbone_network, load_weights, torchvision_network, weights_preprocessing
+from introspect.vision.preprocessing import Normalize
 from tests.composing import compose_config
 from tests.dissection.concepts.test_broden import write_broden
 from tests.dissection.resnet20 import pretrained

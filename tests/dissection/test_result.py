@@ -12,13 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from introspect.core.errors import InputError
 from introspect.dissection.comparison import compare
 from introspect.dissection.concepts.broden import Broden
 from introspect.dissection.engine import dissect_activations
 from introspect.dissection.files import load, save
 from introspect.dissection.result import Dissection, display
 from introspect.dissection.tally import Counts
-from introspect.errors import InputError
 from tests.dissection.made import Made
 
 

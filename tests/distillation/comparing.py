@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.autograd import gradcheck
 
-from introspect.distillation.objectives import Features
+from introspect.vision.features import Features
 
 
 def random(*shape, seed=0):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from introspect.distillation.datasets.base import TensorImages
+from introspect.vision.datasets.base import TensorImages
 
 
 class Colours:

@@ -5,9 +5,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from introspect.distillation.objectives import AttentionTransfer, Features, LabelSmoothing, LogitDistillation
+from introspect.core.errors import InputError
+from introspect.distillation.objectives import AttentionTransfer, LabelSmoothing, LogitDistillation
 from introspect.distillation.objectives.attention import attention, difference
-from introspect.errors import InputError
+from introspect.vision.features import Features
 from tests.distillation.comparing import agrees_with_differences, random, same, slopes, total
 
 LAYERS = ("layer3", "layer4")

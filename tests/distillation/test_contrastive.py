@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from torch import distributed, multiprocessing, nn
 from torch.nn import functional
 
-from introspect.distillation.objectives import ContrastiveDistillation, Features
+from introspect.core.errors import InputError
+from introspect.distillation.objectives import ContrastiveDistillation
 from introspect.distillation.objectives.contrastive import Banks, noise_contrast
-from introspect.errors import InputError
+from introspect.vision.features import Features
 from tests.distillation.comparing import agrees_with_differences, random, same, slopes
 
 CLASSES = torch.tensor([2, 0, 1, 0, 2, 2, 1, 0, 0, 2])

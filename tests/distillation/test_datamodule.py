@@ -7,14 +7,14 @@ from hypothesis import strategies as st
 from lightning.pytorch import Callback, Trainer
 from PIL import Image
 
+from introspect.core.errors import InputError
+from introspect.core.resuming import Place
 from introspect.dissection.measures.images import Reader
-from introspect.distillation.backbones import Backbone
 from introspect.distillation.datamodule import EpochLoader, ImageDataModule, augment
-from introspect.distillation.datasets.files import ImageFolders
 from introspect.distillation.module import Distillation
 from introspect.distillation.objectives import CrossEntropy
-from introspect.errors import InputError
-from introspect.resuming import Place
+from introspect.vision.backbones import Backbone
+from introspect.vision.datasets.files import ImageFolders
 from tests.distillation.made import Colours
 
 

@@ -4,10 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from introspect.distillation.objectives import FactorTransfer, Features
+from introspect.core.errors import InputError
+from introspect.distillation.objectives import FactorTransfer
 from introspect.distillation.objectives.factor import Paraphraser, distance, translator
 from introspect.distillation.teacher import Training
-from introspect.errors import InputError
+from introspect.vision.features import Features
 from tests.distillation.comparing import agrees_with_differences, random, same, slopes
 
 HOW = Training(epochs=1)

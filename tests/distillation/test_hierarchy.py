@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from introspect.distillation.datasets.files import ImageFolders, groups_below
-from introspect.errors import InputError
+from introspect.core.errors import InputError
+from introspect.vision.datasets.files import ImageFolders, groups_below
 
 # Terrier and poodle are dogs, a husky is a dog and a worker; the worker is an animal too.
 PAIRS = """animal dog

@@ -9,12 +9,12 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from torch import nn
 
-from introspect.distillation.backbones import Backbone, features
+from introspect.core.errors import InputError
 from introspect.distillation.datamodule import ImageDataModule
 from introspect.distillation.module import Distillation, load_student
 from introspect.distillation.objectives import AttentionTransfer, CrossEntropy, LogitDistillation
 from introspect.distillation.teacher import Teacher, Training
-from introspect.errors import InputError
+from introspect.vision.backbones import Backbone, features
 from tests.distillation.made import Colours
 
 STUDENT = Backbone("cifar_resnet8", 3, width=4)

@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from introspect.distillation.objectives import CrossEntropy, Features, LabelSmoothing, LogitDistillation
-from introspect.errors import InputError
+from introspect.core.errors import InputError
+from introspect.distillation.objectives import CrossEntropy, LabelSmoothing, LogitDistillation
+from introspect.vision.features import Features
 
 
 def batch(seed, rows=6, classes=5):

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from introspect.distillation.objectives import Features, LogitDistillation, SelfSupervisedDistillation
+from introspect.core.errors import InputError
+from introspect.distillation.objectives import LogitDistillation, SelfSupervisedDistillation
 from introspect.distillation.objectives.self_supervised import (
     SelfSupervision,
     divergence_of,
@@ -16,7 +17,7 @@ from introspect.distillation.objectives.self_supervised import (
     turned,
 )
 from introspect.distillation.teacher import Training
-from introspect.errors import InputError
+from introspect.vision.features import Features
 from tests.distillation.comparing import agrees_with_differences, random, same, slopes, total
 
 HOW = Training(epochs=1)

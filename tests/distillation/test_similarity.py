@@ -10,15 +10,16 @@ from hypothesis import strategies as st
 from lightning.pytorch import Trainer
 
 from introspect.callbacks.class_similarity import ClassSimilarity as Callback
+from introspect.core.errors import InputError
 from introspect.distillation.datamodule import ImageDataModule
-from introspect.distillation.datasets.files import COARSE, KINDS, groups_of
-from introspect.distillation.datasets.shapeworld import ShapeworldImages
 from introspect.distillation.module import Distillation
-from introspect.distillation.objectives import Features, LogitDistillation, ShuffledLogitDistillation
+from introspect.distillation.objectives import LogitDistillation, ShuffledLogitDistillation
 from introspect.distillation.objectives.logit import shuffle_others
 from introspect.distillation.similarity import ClassSimilarity, rank_correlation
 from introspect.distillation.teacher import Teacher, Training
-from introspect.errors import InputError
+from introspect.vision.datasets.files import COARSE, KINDS, groups_of
+from introspect.vision.datasets.shapeworld import ShapeworldImages
+from introspect.vision.features import Features
 from tests.distillation.comparing import random
 from tests.distillation.made import Colours
 from tests.distillation.test_stages import STUDENT, TEACHER

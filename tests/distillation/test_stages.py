@@ -8,7 +8,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
 
-from introspect.distillation.backbones import Backbone, features, outline
+from introspect.core.errors import InputError
 from introspect.distillation.datamodule import ImageDataModule
 from introspect.distillation.module import Distillation, load_student, make_teacher
 from introspect.distillation.objectives import (
@@ -20,7 +20,7 @@ from introspect.distillation.objectives import (
 )
 from introspect.distillation.stages import StageTraining, load_stage, make_stage, stage_file
 from introspect.distillation.teacher import Teacher, Training
-from introspect.errors import InputError
+from introspect.vision.backbones import Backbone, features, outline
 from tests.distillation.made import Colours
 
 STUDENT = Backbone("cifar_resnet8", 3, width=4)

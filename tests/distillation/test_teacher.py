@@ -6,13 +6,13 @@ import pytest
 import torch
 from hydra.utils import instantiate
 
-from introspect.distillation.backbones import Backbone
-from introspect.distillation.datasets.shapeworld import ShapeworldImages
+from introspect.core.errors import InputError
+from introspect.core.plain import plain_settings
 from introspect.distillation.module import Distillation
 from introspect.distillation.objectives import CrossEntropy
 from introspect.distillation.teacher import Teacher, Training
-from introspect.errors import InputError
-from introspect.plain import plain_settings
+from introspect.vision.backbones import Backbone
+from introspect.vision.datasets.shapeworld import ShapeworldImages
 from tests.composing import compose_config
 
 NETWORK = Backbone("cifar_resnet8", 3, width=4)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lightning.pytorch import Trainer
 
-from introspect.distillation.backbones import Backbone
+from introspect.core.errors import InputError
 from introspect.distillation.datamodule import ImageDataModule
 from introspect.distillation.module import Distillation
 from introspect.distillation.objectives import (
@@ -21,7 +21,7 @@ from introspect.distillation.objectives import (
 )
 from introspect.distillation.teacher import Teacher, Training
 from introspect.distillation.teacher_logits import TeacherLogits, logits_file, pixel_sums
-from introspect.errors import InputError
+from introspect.vision.backbones import Backbone
 from tests.distillation.made import Colours
 
 STUDENT = Backbone("cifar_resnet8", 3, width=4)

@@ -10,7 +10,7 @@ import pytest
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from introspect.errors import InputError
+from introspect.core.errors import InputError
 from introspect.sweeps.jobs import read_record
 from tests.sweeps.sweeping import sweep
 

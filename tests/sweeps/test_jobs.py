@@ -7,7 +7,7 @@ import pytest
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
 
-from introspect.errors import InputError, Pruned
+from introspect.core.errors import InputError, Pruned
 from introspect.sweeps.jobs import Record, folders, identity, portable, read_record, write, write_record
 
 

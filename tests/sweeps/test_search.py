@@ -10,7 +10,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
-from introspect.errors import InputError, Pruned
+from introspect.core.errors import InputError, Pruned
 from tests.sweeps.sweeping import sweep
 
 optuna = pytest.importorskip("optuna", reason="searches need the package optuna")

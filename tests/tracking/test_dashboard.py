@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from introspect.errors import InputError
+from introspect.core.errors import InputError
 from introspect.tracking.dashboard import SECTIONS, Request, main, parse, report, workspace
 from introspect.tracking.hyperparameters import plain
 from tests.composing import CONFIGS, compose_config

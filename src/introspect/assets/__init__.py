@@ -6,7 +6,7 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from introspect.errors import InputError
+from introspect.core.errors import InputError
 
 
 def asset(name: str) -> str:

@@ -10,11 +10,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
 from introspect.callbacks.gathering import gather
-from introspect.errors import InputError
-from introspect.reasoning.chat import Sampling
-from introspect.reasoning.evaluation import Testing
-from introspect.reasoning.metrics.summary import summarize
-from introspect.sharing import check_whole, processes, share
+from introspect.chat.protocol import Sampling
+from introspect.core.distributed import check_whole, processes, share
+from introspect.core.errors import InputError
+from introspect.evaluation.metrics.summary import summarize
+from introspect.evaluation.testing import Testing
 
 LOGGED = ("accuracy", "f1", "completion_tokens", "degeneration_rate", "answer_inclusive_error_rate")
 

@@ -10,8 +10,8 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from introspect.distillation.datasets.base import ImageSet
 from introspect.distillation.similarity import ClassSimilarity as Similarity
+from introspect.vision.datasets.base import ImageSet
 
 
 class ClassSimilarity(Callback):

@@ -13,7 +13,7 @@ from introspect.callbacks.gathering import by_first
 from introspect.dissection.concepts.base import ConceptDataset
 from introspect.dissection.engine import dissect
 from introspect.dissection.measure import check, measure, numbers
-from introspect.distillation.backbones import full_precision
+from introspect.vision.backbones import full_precision
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger

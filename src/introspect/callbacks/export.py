@@ -9,10 +9,10 @@ from typing import Literal, cast
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from introspect.errors import InputError
-from introspect.reasoning.export import ModelCard
-from introspect.reasoning.student import ReasoningStudent, load_student
-from introspect.sharing import check_whole
+from introspect.core.distributed import check_whole
+from introspect.core.errors import InputError
+from introspect.tuning.export import ModelCard
+from introspect.tuning.student import ReasoningStudent, load_student
 
 log = logging.getLogger(__name__)
 

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from introspect.callbacks.gathering import by_first, gather
-from introspect.errors import InputError
-from introspect.reasoning.evaluation import Failures, flat, report, save_runs
-from introspect.reasoning.judging import Judging, Verdicts
-from introspect.reasoning.judgments import Judged
-from introspect.reasoning.models.ledger import spent
-from introspect.reasoning.rollouts import Rollout
+from introspect.chat.usage import spent
+from introspect.core.errors import InputError
+from introspect.evaluation.judging.running import Judging, Verdicts
+from introspect.evaluation.judgments import Judged
+from introspect.evaluation.rollouts import Rollout
+from introspect.evaluation.testing import Failures, flat, report, save_runs
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger

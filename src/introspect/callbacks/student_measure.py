@@ -11,10 +11,10 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from introspect.callbacks.gathering import by_first
+from introspect.core.errors import InputError
 from introspect.dissection.measures.images import has_truths
 from introspect.dissection.measures.output import library
-from introspect.distillation.backbones import full_precision
-from introspect.errors import InputError
+from introspect.vision.backbones import full_precision
 
 
 class StudentMeasure(Callback):

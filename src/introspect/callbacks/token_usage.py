@@ -10,8 +10,8 @@ from lightning.fabric.utilities.throughput import get_available_flops
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
-from introspect.errors import InputError
-from introspect.reasoning.batching import IGNORED
+from introspect.core.errors import InputError
+from introspect.tuning.batching import IGNORED
 
 
 class TokenUsage(Callback):

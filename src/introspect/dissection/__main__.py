@@ -7,8 +7,8 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from introspect import cli
-from introspect.errors import InputError
+from introspect.core import command
+from introspect.core.errors import InputError
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -99,4 +99,4 @@ def _export(chosen: Namespace) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

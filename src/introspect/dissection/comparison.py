@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
+from introspect.core.errors import InputError
 from introspect.dissection.result import Dissection
-from introspect.errors import InputError
 
 if TYPE_CHECKING:
     from rich.table import Table

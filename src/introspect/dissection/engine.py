@@ -20,18 +20,18 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from introspect.core.errors import InputError
+from introspect.core.progress import track
+from introspect.dissection.activation_cache import Spool
 from introspect.dissection.concepts.base import ConceptDataset
-from introspect.dissection.preprocessing import Preprocess, described
-from introspect.dissection.preprocessing import preprocessing as preprocessing_of
 from introspect.dissection.result import Dissection
 from introspect.dissection.rules import IOU_THRESHOLD, QUANTILE, Work, as_controls, as_names
 from introspect.dissection.rules import Rules as Rules
-from introspect.dissection.spool import Spool
 from introspect.dissection.tally import Annotation, Presence
-from introspect.dissection.taps import find_layers, tapped
 from introspect.dissection.views import View, runs, views_of
-from introspect.errors import InputError
-from introspect.progress import track
+from introspect.vision.hooks import find_layers, tapped
+from introspect.vision.preprocessing import Preprocess, described
+from introspect.vision.preprocessing import preprocessing as preprocessing_of
 
 T = TypeVar("T")
 

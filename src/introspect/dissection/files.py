@@ -20,10 +20,10 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from introspect.core.errors import InputError
 from introspect.dissection.concepts.base import Label
 from introspect.dissection.result import Dissection
 from introspect.dissection.tally import Counts
-from introspect.errors import InputError
 
 _SETTINGS = (
     "network",

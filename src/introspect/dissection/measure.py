@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from introspect.core.errors import InputError
 from introspect.dissection.comparison import compare
 from introspect.dissection.concepts.base import ConceptDataset
 from introspect.dissection.engine import dissect
 from introspect.dissection.files import save
-from introspect.dissection.networks import origin
 from introspect.dissection.report import write_report
 from introspect.dissection.report.tables import detector_table, log_units
 from introspect.dissection.result import PLAIN, Dissection
 from introspect.dissection.rules import IOU_THRESHOLD, QUANTILE, Rules, Work, as_controls, as_names, whole_number
 from introspect.dissection.tally import Presence
-from introspect.dissection.taps import find_layers
-from introspect.errors import InputError
+from introspect.vision.hooks import find_layers
+from introspect.vision.networks import origin
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger

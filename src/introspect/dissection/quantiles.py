@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from introspect.errors import InputError
+from introspect.core.errors import InputError
 
 _LEAST_ROOM = 4096  # newcomers per unit
 

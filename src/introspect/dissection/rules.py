@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
 
+from introspect.core.errors import InputError
 from introspect.dissection.tally import PRESENCES, Presence
-from introspect.errors import InputError
 
 Control = Literal["rotation", "labels"]
 

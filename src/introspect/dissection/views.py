@@ -11,13 +11,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from introspect.core.errors import InputError
+from introspect.dissection.activation_cache import Spool
 from introspect.dissection.concepts.base import ConceptDataset
 from introspect.dissection.quantiles import UpperQuantile
 from introspect.dissection.result import PLAIN, Dissection, Examples
 from introspect.dissection.rules import Rules, Work
-from introspect.dissection.spool import Spool
 from introspect.dissection.tally import Counts, Masks, add
-from introspect.errors import InputError
 
 _TALLY_VALUES = 2**20  # activations that are counted at a time
 

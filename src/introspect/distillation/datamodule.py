@@ -16,10 +16,10 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset, Subset, default_collate
 
-from introspect.distillation.datasets.base import ImageSet, Sample, Split
-from introspect.errors import InputError
-from introspect.resuming import Place, mixed, place
-from introspect.sharing import SharedLoader, batches, processes
+from introspect.core.distributed import SharedLoader, batches, processes
+from introspect.core.errors import InputError
+from introspect.core.resuming import Place, mixed, place
+from introspect.vision.datasets.base import ImageSet, Sample, Split
 
 
 class ImageDataModule(LightningDataModule):

@@ -20,19 +20,20 @@ from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 from torchmetrics.classification import MulticlassAccuracy
 
-from introspect.averaging import Mean
-from introspect.checkpoints import check_checkpoint
-from introspect.dissection.preprocessing import preprocessing
-from introspect.distillation.backbones import Backbone, CompiledFeatures, features, outline
-from introspect.distillation.objectives import CrossEntropy, Features, LabelSmoothing, Objective
+from introspect.core.averaging import Mean
+from introspect.core.checkpoints import check_checkpoint
+from introspect.core.distributed import check_whole
+from introspect.core.errors import InputError
+from introspect.core.plain import plain_settings
+from introspect.core.resuming import settle
+from introspect.distillation.objectives import CrossEntropy, LabelSmoothing, Objective
 from introspect.distillation.optimization import sgd
 from introspect.distillation.stages import is_trial, load_stage, make_stage, stage_file, train_apart
 from introspect.distillation.teacher import Teacher, locked
 from introspect.distillation.teacher_logits import TeacherLogits, check_fixed, logits_file, make_logits
-from introspect.errors import InputError
-from introspect.plain import plain_settings
-from introspect.resuming import settle
-from introspect.sharing import check_whole
+from introspect.vision.backbones import Backbone, CompiledFeatures, features, outline
+from introspect.vision.features import Features
+from introspect.vision.preprocessing import preprocessing
 
 log = logging.getLogger(__name__)
 

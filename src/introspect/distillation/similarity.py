@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 from torchmetrics import Metric
 
-from introspect.errors import InputError
+from introspect.core.errors import InputError
 
 
 class ClassSimilarity(Metric):

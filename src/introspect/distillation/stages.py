@@ -18,12 +18,12 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
-from introspect.distillation.backbones import features
+from introspect.core.errors import InputError
+from introspect.core.plain import plain_settings
 from introspect.distillation.objectives import Stage
 from introspect.distillation.optimization import sgd
 from introspect.distillation.teacher import Training, keep_weights, load_weights, locked
-from introspect.errors import InputError
-from introspect.plain import plain_settings
+from introspect.vision.backbones import features
 
 log = logging.getLogger(__name__)
 

@@ -14,10 +14,10 @@ from typing import Any
 
 from torch import nn
 
-from introspect.checkpoints import check_checkpoint
-from introspect.distillation.backbones import Backbone
-from introspect.errors import InputError
-from introspect.plain import plain_settings
+from introspect.core.checkpoints import check_checkpoint
+from introspect.core.errors import InputError
+from introspect.core.plain import plain_settings
+from introspect.vision.backbones import Backbone
 
 log = logging.getLogger(__name__)
 
@@ -174,7 +174,7 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    from introspect.dissection.networks import load_weights as load_torch
+    from introspect.vision.networks import load_weights as load_torch
 
     path = Path(path)
     if path.suffix != ".safetensors":

@@ -19,11 +19,11 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
-from introspect.distillation.backbones import features
+from introspect.core.errors import InputError
+from introspect.core.plain import plain_settings
+from introspect.core.progress import track
 from introspect.distillation.teacher import Teacher, locked
-from introspect.errors import InputError
-from introspect.plain import plain_settings
-from introspect.progress import track
+from introspect.vision.backbones import features
 
 log = logging.getLogger(__name__)
 

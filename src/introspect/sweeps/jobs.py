@@ -19,9 +19,9 @@ from typing import Literal
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, OmegaConf
 
-from introspect.cli import explain
-from introspect.errors import Pruned
-from introspect.tracking.redaction import redact
+from introspect.core.command import explain
+from introspect.core.errors import Pruned
+from introspect.core.redaction import redact
 
 RECORD = "job.json"
 Status = Literal["finished", "pruned", "failed", "unfinished"]

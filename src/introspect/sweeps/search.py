@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep, Transformer
 
-from introspect.errors import InputError
+from introspect.core.errors import InputError
 from introspect.sweeps.jobs import Record
 
 if TYPE_CHECKING:

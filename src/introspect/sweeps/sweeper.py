@@ -16,9 +16,9 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from introspect.errors import InputError
+from introspect.core.errors import InputError
+from introspect.core.redaction import redact
 from introspect.sweeps.jobs import DONE, RECORD, Job, describe, outcome
-from introspect.tracking.redaction import redact
 
 log = logging.getLogger(__name__)
 

@@ -39,7 +39,7 @@ def log_artifacts(
         limit: megabytes of an artifact up to which its files are uploaded; of a larger one, W&B gets the places, sizes
             and checksums. 0 logs no artifacts.
     """
-    from introspect.tracking.run_logger import RunLogger
+    from introspect.core.run_logger import RunLogger
 
     trackers = [logger for logger in loggers if isinstance(logger, RunLogger) and logger.is_kept]
     if not trackers or limit == 0:

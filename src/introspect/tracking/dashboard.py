@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from introspect import cli
-from introspect.errors import InputError
+from introspect.core import command
+from introspect.core.errors import InputError
 
 if TYPE_CHECKING:
     from wandb_workspaces.reports.v2 import Report
@@ -236,4 +236,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

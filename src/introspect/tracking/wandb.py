@@ -6,15 +6,13 @@ import logging
 import netrc
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
-    from lightning.pytorch.loggers import Logger
-
-    from introspect.tracking.run_logger import RunLogger
+    from introspect.core.run_logger import RunLogger
 
 log = logging.getLogger(__name__)
 
@@ -60,20 +58,6 @@ def _id_of(path: str | Path | None) -> str | None:
     return match["id"] if match else None
 
 
-def log_histograms(loggers: Iterable[Logger], values: Mapping[str, Sequence[float]]) -> None:
-    """Give W&B the distributions of some numbers, by name; other loggers know none."""
-    from introspect.tracking.run_logger import RunLogger
-
-    trackers = [logger for logger in loggers if isinstance(logger, RunLogger)]
-    shown = {name: list(numbers) for name, numbers in values.items() if len(numbers)}
-    if not trackers or not shown:
-        return
-    import wandb
-
-    for tracker in trackers:
-        tracker.experiment.log({name: wandb.Histogram(numbers) for name, numbers in shown.items()})
-
-
 def _sweep() -> str | None:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
@@ -116,7 +100,7 @@ def wandb_logger(
     """
     import wandb
 
-    from introspect.tracking.run_logger import RunLogger
+    from introspect.core.run_logger import RunLogger
 
     mode = os.environ.get("WANDB_MODE")
     if mode is None:

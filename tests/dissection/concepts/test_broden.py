@@ -11,9 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
+from introspect.core.errors import InputError
 from introspect.dissection.concepts.base import ConceptDataset, primary_categories
 from introspect.dissection.concepts.broden import Broden
-from introspect.errors import InputError
 
 
 def write_broden(root: Path) -> Path:

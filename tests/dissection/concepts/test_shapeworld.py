@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import nn
 
+from introspect.core.errors import InputError
 from introspect.dissection.concepts.base import ConceptDataset
 from introspect.dissection.concepts.broden import Broden
 from introspect.dissection.concepts.shapeworld import ShapeworldConcepts, export
 from introspect.dissection.engine import dissect
-from introspect.distillation.backbones import CifarResNet
-from introspect.errors import InputError
-from introspect.shapeworld import VOCABULARY
+from introspect.vision.backbones import CifarResNet
+from introspect.vision.shapeworld import VOCABULARY
 
 
 class Knowing(nn.Module):

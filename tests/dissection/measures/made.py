@@ -12,10 +12,10 @@ from lightning.pytorch import Trainer
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from introspect.distillation.backbones import Backbone
+from introspect.core.errors import InputError
 from introspect.distillation.module import Distillation
 from introspect.distillation.objectives import CrossEntropy
-from introspect.errors import InputError
+from introspect.vision.backbones import Backbone
 
 SETTINGS = ["extras.print_config=false", "logger=csv", "measure.device=cpu"]
 

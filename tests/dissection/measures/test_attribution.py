@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from introspect.core.errors import InputError
 from introspect.dissection.measures.attribution import METHODS, Attribution, gradients, with_relu_modules
 from introspect.dissection.measures.images import PixelNetwork, measured
-from introspect.distillation.backbones import Backbone
-from introspect.errors import InputError
+from introspect.vision.backbones import Backbone
 from tests.dissection.measures.made import Sides, plain, without
 
 pytest.importorskip("captum", reason="an extra that only attributions need")

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from introspect.core.errors import InputError
 from introspect.dissection.measures.bands import HARD, Sweep, bands, hard, normalised, scores
-from introspect.errors import InputError
 
 TRUTH = torch.tensor([[[0.0, 0.4], [0.9, 0.0]]])
 

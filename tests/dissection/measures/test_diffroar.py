@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from introspect.app import dissect
 from introspect.cli import check
+from introspect.core.errors import InputError
 from introspect.dissection.measures.diffroar import DiffRoar, diffroar
 from introspect.dissection.measures.images import Reader
 from introspect.dissection.measures.masking import RankFile, keep, ranks
 from introspect.dissection.measures.probes import ProbeTraining
-from introspect.errors import InputError
 from tests.composing import compose_config
 from tests.dissection.measures.made import SETTINGS, Sides, Squares, checkpoint, plain
 

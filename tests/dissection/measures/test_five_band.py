@@ -11,12 +11,12 @@ import torch
 
 from introspect.app import dissect
 from introspect.cli import check
+from introspect.core.errors import InputError
 from introspect.dissection.measures.bands import Sweep, hard, scores
 from introspect.dissection.measures.five_band import five_band
 from introspect.dissection.measures.images import Reader
-from introspect.distillation.datasets.shapeworld import ShapeworldImages
-from introspect.errors import InputError
-from introspect.shapeworld import Shapeworld
+from introspect.vision.datasets.shapeworld import ShapeworldImages
+from introspect.vision.shapeworld import Shapeworld
 from tests.composing import compose_config
 from tests.dissection.measures.made import SETTINGS, Sides, Squares, checkpoint, plain, without
 from tests.distillation.made import Colours

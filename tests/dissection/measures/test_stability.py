@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 
 from introspect.app import dissect
 from introspect.cli import check
+from introspect.core.errors import InputError
 from introspect.dissection.__main__ import main
 from introspect.dissection.engine import dissect_activations
 from introspect.dissection.files import save
 from introspect.dissection.measures.stability import Stability, concepts_of, jaccard, stability
 from introspect.dissection.result import Dissection
-from introspect.errors import InputError
 from tests.composing import compose_config
 from tests.dissection.made import Made
 from tests.dissection.measures.made import checkpoint

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from introspect.errors import InputError
+from introspect.core.errors import InputError
 from introspect.tracking.board.curves import Curve, read_curves
 from tests.tracking.board.made import curves
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from introspect.core.errors import InputError
 from introspect.dissection.files import save
-from introspect.errors import InputError
 from introspect.tracking.board.dissections import read_layers
 from tests.tracking.board.made import dissection, image_run
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from introspect.errors import InputError
+from introspect.core.errors import InputError
 from introspect.tracking.board import write_board
 from introspect.tracking.board.__main__ import main
 from tests.browsing import HOSTILE, Opened, opened

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from introspect.errors import InputError
+from introspect.core.errors import InputError
 from introspect.tracking.board.runs import Run, find_runs, read_run
 from tests.tracking.board.made import curves, hydra, image_run, reasoning_run, rollout
 

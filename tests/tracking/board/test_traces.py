@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from introspect.errors import InputError
-from introspect.reasoning.phases import Passage
-from introspect.reasoning.rollouts import save_rollouts
+from introspect.core.errors import InputError
+from introspect.evaluation.rollouts import save_rollouts
+from introspect.oracle.phases import Passage
 from introspect.tracking.board.traces import marked, read_side
 from tests.tracking.board.made import PLANNED, reasoning_run, rollout
 

@@ -22,9 +22,9 @@ from typing import TypeVar
 import numpy as np
 import torch
 
+from introspect.core.errors import InputError
 from introspect.dissection.concepts.base import Annotated, Label, primary_categories
 from introspect.dissection.rules import as_names, whole_number
-from introspect.errors import InputError
 
 log = logging.getLogger(__name__)
 

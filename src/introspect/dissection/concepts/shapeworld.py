@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from introspect.core.errors import InputError
 from introspect.dissection.concepts.base import Annotated, Label
 from introspect.dissection.rules import as_names, whole_number
-from introspect.errors import InputError
-from introspect.shapeworld import LAYERS, SPLITS, VOCABULARY, Shapeworld, Split
+from introspect.vision.shapeworld import LAYERS, SPLITS, VOCABULARY, Shapeworld, Split
 
 
 class ShapeworldConcepts:

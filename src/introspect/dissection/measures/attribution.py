@@ -22,10 +22,10 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
+from introspect.core.errors import InputError
 from introspect.dissection.measures.images import PixelNetwork
 from introspect.dissection.measures.output import library
 from introspect.dissection.rules import as_names, whole_number
-from introspect.errors import InputError
 
 Gradient = Literal["loss", "logit"]
 

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from introspect.errors import InputError
+from introspect.core.errors import InputError
 
 HARD = (-0.7, -0.3, 0.3, 0.7)
 _NONE = 2  # the place of band 0 among the five

@@ -20,17 +20,17 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from introspect.core.errors import InputError
+from introspect.core.progress import track
 from introspect.dissection.measure import AUTO, MODEL, chosen_device, own_preprocessing
 from introspect.dissection.measures.attribution import gradients
 from introspect.dissection.measures.images import Batch, LabelledImages, PixelNetwork, Reader, check_logits, measured
 from introspect.dissection.measures.masking import SIDES, RankFile
 from introspect.dissection.measures.output import Columns, Shown, canvas, check_figure, publish
 from introspect.dissection.measures.probes import ProbeTraining, Task, predictive_power
-from introspect.dissection.networks import Buildable, origin
-from introspect.dissection.preprocessing import preprocessing as preprocessing_of
 from introspect.dissection.rules import whole_number
-from introspect.errors import InputError
-from introspect.progress import track
+from introspect.vision.networks import Buildable, origin
+from introspect.vision.preprocessing import preprocessing as preprocessing_of
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger

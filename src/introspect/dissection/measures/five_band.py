@@ -2,7 +2,7 @@
 
 Han et al. report pixel accuracy, precision, recall and false positive rate; which methods and thresholds they took is
 not known to us. Ours are: means over all images, the last class of cells (nothing to be found) included; the mean over
-a sweep as its summary; and the truth of shapeworld, see `introspect.distillation.datasets.shapeworld`.
+a sweep as its summary; and the truth of shapeworld, see `introspect.vision.datasets.shapeworld`.
 
 Shapes: n images of h x w pixels, m methods, k settings of a sweep, c classes, e examples.
 """
@@ -17,15 +17,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from introspect.core.progress import track
 from introspect.dissection.measure import AUTO, MODEL, chosen_device, own_preprocessing
 from introspect.dissection.measures.attribution import Attribution, check_methods
 from introspect.dissection.measures.bands import HARD, Scores, Sweep, normalised, scores
 from introspect.dissection.measures.images import LabelledImages, PixelNetwork, Reader, check_logits, measured
 from introspect.dissection.measures.output import Columns, Shown, canvas, check_figure, publish
-from introspect.dissection.networks import origin
-from introspect.dissection.preprocessing import preprocessing as preprocessing_of
 from introspect.dissection.rules import whole_number
-from introspect.progress import track
+from introspect.vision.networks import origin
+from introspect.vision.preprocessing import preprocessing as preprocessing_of
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from introspect.core.progress import track
 from introspect.dissection.measure import AUTO, MODEL, chosen_device, own_preprocessing
 from introspect.dissection.measures.attribution import gradients
 from introspect.dissection.measures.images import (
@@ -30,10 +31,9 @@ from introspect.dissection.measures.images import (
     measured,
 )
 from introspect.dissection.measures.output import Columns, Shown, canvas, check_figure, publish
-from introspect.dissection.networks import origin
-from introspect.dissection.preprocessing import preprocessing as preprocessing_of
 from introspect.dissection.rules import whole_number
-from introspect.progress import track
+from introspect.vision.networks import origin
+from introspect.vision.preprocessing import preprocessing as preprocessing_of
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger

@@ -13,15 +13,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset, default_collate
 
+from introspect.core.errors import InputError
 from introspect.dissection.engine import moved
 from introspect.dissection.rules import whole_number
-from introspect.errors import InputError
 
 SPLITS = ("train", "validation", "test")
 
 
 class LabelledImages(Protocol):
-    """A data set of images with classes, such as those of `introspect.distillation.datasets`.
+    """A data set of images with classes, such as those of `introspect.vision.datasets`.
 
     One whose training images come with other pixels each time also has `fixed`, which gives the same ones each time; it
     is taken then. One that knows what matters in its images also has `explained`, with the same arguments and in the

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from torch import Tensor
 
-from introspect.errors import InputError
+from introspect.core.errors import InputError
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger

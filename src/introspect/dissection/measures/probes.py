@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
+from introspect.core.errors import InputError
 from introspect.dissection.measures.images import LabelledImages, check_logits, collate
 from introspect.dissection.measures.masking import RankedImages, Side, keep
-from introspect.dissection.networks import Buildable
 from introspect.dissection.rules import whole_number
-from introspect.errors import InputError
+from introspect.vision.networks import Buildable
 
 
 @dataclass(frozen=True, slots=True)

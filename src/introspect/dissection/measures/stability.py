@@ -21,16 +21,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from introspect.core.errors import InputError
 from introspect.dissection.comparison import check_comparable
 from introspect.dissection.concepts.base import Annotated, ConceptDataset
 from introspect.dissection.engine import dissect
 from introspect.dissection.measure import AUTO, MODEL, chosen_device, own_preprocessing
 from introspect.dissection.measures.output import Columns, Shown, canvas, check_figure, publish
-from introspect.dissection.networks import origin
 from introspect.dissection.result import Dissection
 from introspect.dissection.rules import IOU_THRESHOLD, QUANTILE, as_names, whole_number
 from introspect.dissection.tally import Presence
-from introspect.errors import InputError
+from introspect.vision.networks import origin
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from introspect.core.run_logger import log_histograms
 from introspect.dissection.concepts.base import ConceptDataset
 from introspect.dissection.report.pictures import pictures
 from introspect.dissection.result import Dissection, display
-from introspect.tracking.wandb import log_histograms
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger

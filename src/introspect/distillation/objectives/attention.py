@@ -11,8 +11,9 @@ from typing import Literal
 from torch import Tensor, linalg
 from torch.nn import functional
 
-from introspect.distillation.objectives.base import Features, Objective, Transfer, check_pair, exact
-from introspect.errors import InputError
+from introspect.core.errors import InputError
+from introspect.distillation.objectives.base import Objective, Transfer, check_pair
+from introspect.vision.features import Features, exact
 
 
 class AttentionTransfer(Transfer):

@@ -5,25 +5,16 @@ Shapes: b images, c classes, u units, h x w cells.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from introspect.errors import InputError
+from introspect.core.errors import InputError
+from introspect.vision.features import Features
 
 if TYPE_CHECKING:
     from introspect.distillation.teacher import Training
-
-
-@dataclass(frozen=True, slots=True)
-class Features:
-    """What a network makes of a batch: logits [b, c], and the outputs of those layers that an objective wants."""
-
-    logits: Tensor
-    maps: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class Stage(nn.Module):
@@ -109,6 +100,16 @@ class Objective(nn.Module):
         raise NotImplementedError
 
 
+class CrossEntropy(Objective):
+    """`cross_entropy`: mean over the batch of -log softmax(z)[y], in nats."""
+
+    def forward(
+        self, student: Features, teacher: Features | None, targets: Tensor, numbers: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """See `Objective.forward`."""
+        return {"cross_entropy": functional.cross_entropy(student.logits, targets)}
+
+
 class Transfer(Objective):
     """A loss on what is inside the networks, beside an objective on labels and logits.
 
@@ -125,8 +126,6 @@ class Transfer(Objective):
     needs_teacher = True
 
     def __init__(self, *, base: Objective | None, base_weight: float, weight: float) -> None:
-        from introspect.distillation.objectives.cross_entropy import CrossEntropy
-
         super().__init__()
         if not base_weight > 0 or not weight >= 0:
             raise InputError(
@@ -212,8 +211,3 @@ def check_pair(student_layer: str, student: Tensor, teacher_layer: str, teacher:
 def pooled(maps: Tensor) -> Tensor:
     """Means of maps [b, u, h, w] over their cells: [b, u]; vectors are left as they are."""
     return maps.mean((2, 3)) if maps.dim() == 4 else maps.flatten(1)
-
-
-def exact(values: Tensor) -> Tensor:
-    """The values in float32, if they are of a shorter type: mixed precision must not reach what needs digits."""
-    return values.to(torch.promote_types(values.dtype, torch.float32))

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn import functional
 
-from introspect.distillation.objectives.base import Features, Objective, Transfer, check_maps, exact, pooled, positive
-from introspect.errors import InputError
-from introspect.resuming import mixed
+from introspect.core.errors import InputError
+from introspect.core.resuming import mixed
+from introspect.distillation.objectives.base import Objective, Transfer, check_maps, pooled, positive
+from introspect.vision.features import Features, exact
 
 _SIDES = ("student", "teacher")
 _EPSILON = 1e-7  # of the reference

@@ -12,17 +12,9 @@ import torch
 from torch import Tensor, linalg, nn
 from torch.nn import functional
 
-from introspect.distillation.objectives.base import (
-    Features,
-    Objective,
-    Stage,
-    Transfer,
-    check_maps,
-    check_pair,
-    exact,
-    share,
-)
-from introspect.errors import InputError
+from introspect.core.errors import InputError
+from introspect.distillation.objectives.base import Objective, Stage, Transfer, check_maps, check_pair, share
+from introspect.vision.features import Features, exact
 
 if TYPE_CHECKING:
     from introspect.distillation.teacher import Training

@@ -9,7 +9,8 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional
 
-from introspect.distillation.objectives.base import Features, Objective, share
+from introspect.distillation.objectives.base import Objective, share
+from introspect.vision.features import Features
 
 
 class LabelSmoothing(Objective):

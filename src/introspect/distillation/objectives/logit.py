@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from introspect.distillation.objectives.base import Features, Objective, positive, share
-from introspect.errors import InputError
+from introspect.core.errors import InputError
+from introspect.distillation.objectives.base import Objective, positive, share
+from introspect.vision.features import Features
 
 
 class LogitDistillation(Objective):

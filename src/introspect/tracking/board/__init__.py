@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from introspect.errors import InputError
+from introspect.core.errors import InputError
 
 NAME = "board.html"
 ROLLOUTS = 100
@@ -24,7 +24,7 @@ def write_board(root: str | Path, path: str | Path | None = None, *, rollouts: i
     Raises:
         InputError: there is no such folder, or no run in it.
     """
-    from introspect.progress import track
+    from introspect.core.progress import track
     from introspect.tracking.board.page import write_page
     from introspect.tracking.board.runs import find_runs, read_run
 

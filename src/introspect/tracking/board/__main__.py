@@ -7,7 +7,7 @@ from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
 
-from introspect import cli
+from introspect.core import command
 from introspect.tracking.board import NAME, ROLLOUTS, write_board
 
 
@@ -25,4 +25,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

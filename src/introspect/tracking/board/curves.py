@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from introspect.errors import InputError
+from introspect.core.errors import InputError
 
 POINTS = 120  # of a curve at most
 _AXES = ("step", "epoch")

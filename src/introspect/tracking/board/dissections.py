@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from introspect.errors import InputError
+from introspect.core.errors import InputError
 
 BINS = 100  # of IoU, from 0 to 1
 _CONCEPTS = 12  # listed per layer

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from introspect.errors import InputError
+from introspect.core.errors import InputError
+from introspect.core.redaction import REDACTED, is_secret_key, redact
 from introspect.tracking.board.curves import Curve, read_curves
 from introspect.tracking.board.dissections import Layer, read_layers
 from introspect.tracking.board.traces import Side, read_side
-from introspect.tracking.redaction import REDACTED, is_secret_key, redact
 
 Status = Literal["finished", "unfinished", "broken"]
 T = TypeVar("T")

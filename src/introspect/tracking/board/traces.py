@@ -9,10 +9,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from introspect.errors import InputError
-from introspect.reasoning.evaluation import verdict
-from introspect.reasoning.phases import Passage, arrival, passages, phases_present
-from introspect.reasoning.rollouts import Rollout, load_rollouts
+from introspect.core.errors import InputError
+from introspect.evaluation.outcomes import verdict
+from introspect.evaluation.rollouts import Rollout, load_rollouts
+from introspect.oracle.phases import Passage, arrival, passages, phases_present
 
 PHASES = 5
 

@@ -1,0 +1,124 @@
+"""Hugging Face models from a folder or the hub: loaded completely or not at all, and named by their content."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from introspect.core.errors import InputError
+
+# What decides a model's answers; README, training state and the like do not.
+_CONTENT = (
+    "config.json",
+    "generation_config.json",
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "adapter_config.json",
+    "tokenizer*",
+    "vocab*",
+    "merges.txt",
+    "*_tokens*.json",
+    "chat_template*",
+    "*.model",
+    "*.py",
+)
+
+# Entries of a config that say where the model comes from, not what it computes.
+_NO_CONTENT = ("_name_or_path", "architectures", "dtype", "transformers_version", "use_cache")
+
+
+def load_pretrained(
+    name_or_path: str | Path,
+    *,
+    revision: str | None = None,
+    dtype: str = "auto",
+    device: str = "auto",
+    attn_implementation: str = "sdpa",
+    trust_remote_code: bool = False,
+) -> tuple[Any, Any]:
+    """A causal language model in evaluation mode and its tokenizer, from a model folder or a hub id.
+
+    `dtype` is `auto` (the stored one) or a torch name such as `float32`; `device` `auto` takes a GPU if there is one.
+    Only safetensors weights are read. Raises InputError for a folder that holds no model, files that cannot be read,
+    weights that lack a tensor or do not fit the config, and a tokenizer with more tokens than the model.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    source = _source(name_or_path)
+    shared = {"revision": revision, "trust_remote_code": trust_remote_code}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, **shared)
+        model, report = AutoModelForCausalLM.from_pretrained(
+            source,
+            dtype=dtype,
+            attn_implementation=attn_implementation,
+            use_safetensors=True,
+            output_loading_info=True,
+            **shared,
+        )
+    except Exception as error:  # Whatever the libraries raise (tokenizers a bare Exception), it is about these files.
+        raise InputError(f"{source}: cannot be loaded as a causal language model: {_first_line(error)}") from error
+    if missing := sorted(report["missing_keys"]) or sorted(map(str, report["mismatched_keys"])):
+        raise InputError(
+            f"{source}: {len(missing)} tensors are missing or misshapen in the weights, first {missing[0]}"
+        )
+    if len(tokenizer) > (rows := model.get_input_embeddings().weight.shape[0]):
+        raise InputError(f"{source}: the tokenizer has {len(tokenizer)} tokens, the model embeds only {rows}")
+    return model.to(_device(device)).eval(), tokenizer
+
+
+def source_identity(name_or_path: str | Path, config: Any, revision: str | None = None) -> str:
+    """What a model with this config is called in a store: a hub id and its commit, or the digest of a folder."""
+    source = _source(name_or_path)
+    if Path(source).is_dir():
+        return f"sha256:{folder_digest(Path(source))}"
+    return f"{source}@{getattr(config, '_commit_hash', None) or revision or 'main'}"
+
+
+def folder_digest(folder: Path) -> str:
+    """SHA-256 of the names and contents of the files in a model folder that decide its answers."""
+    files = sorted({file for pattern in _CONTENT for file in folder.glob(pattern) if file.is_file()})
+    total = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            total.update(f"{file.name}\0{hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
+    return total.hexdigest()
+
+
+def weights_digest(model: Any, tokenizer: Any) -> str:
+    """SHA-256 of a model in memory: its config, its tensors, and the tokenizer's vocabulary."""
+    config = {name: value for name, value in model.config.to_dict().items() if name not in _NO_CONTENT}
+    total = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        total.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\n".encode())
+        total.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
+    for token, index in sorted(tokenizer.get_vocab().items()):
+        total.update(f"{token}\0{index}\n".encode())
+    return total.hexdigest()
+
+
+def _source(name_or_path: str | Path) -> str:
+    """The folder or hub id that is meant; InputError for a path that leads to no model folder."""
+    text = str(name_or_path)
+    path = Path(text).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise InputError(f"{path}: not a model folder: it has no config.json")
+        return str(path)
+    if isinstance(name_or_path, Path) or path.exists() or text.startswith((".", "/", "~")) or text.count("/") > 1:
+        raise InputError(f"{path}: no such folder; expected a Hugging Face model folder or a hub id")
+    return text
+
+
+def _device(device: str) -> torch.device:
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(device)
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

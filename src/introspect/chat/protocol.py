@@ -1,0 +1,168 @@
+"""The engine room's vocabulary: requests, responses, and the protocol that every chat model speaks.
+
+Student rollouts, trace synthesis and judging are the same act with different prompts. Each response carries the id
+of its request, so results may stream in any order and are joined on ids, never on position.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple, Protocol
+
+from introspect.benchmarks.examples import MultiHopExample
+
+Role = Literal["system", "user", "assistant"]
+
+THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
+ANSWER_OPEN, ANSWER_CLOSE = "<answer>", "</answer>"
+
+# The finish reasons of a turn that ended by itself, in the words of OpenAI-compatible servers.
+FINISHED = frozenset({"stop", "tool_calls", "function_call"})
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: Role
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How a response is drawn. The defaults are the paper's, for students, teachers and judges alike.
+
+    `temperature` 0 is greedy decoding; `top_k` 0 keeps the whole vocabulary; `max_tokens` bounds the completion and
+    None leaves only the model's context length.
+    """
+
+    temperature: float = 0.6
+    top_p: float = 0.95
+    top_k: int = 20
+    max_tokens: int | None = None
+    seed: int = 42
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """One completion to be made. `sample` numbers the draws of the same prompt from 0 and enters the random seed.
+
+    `example` is what the request is about. It is never sent to a model: only the oracle, which answers from the
+    benchmark's own annotation, reads it.
+    """
+
+    id: str
+    messages: tuple[Message, ...]
+    sampling: Sampling = field(default_factory=Sampling)
+    sample: int = 0
+    example: MultiHopExample | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one response. `completion_tokens` counts reasoning, tags, answer and end-of-turn token."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    reasoning_tokens: int
+
+    @property
+    def answer_tokens(self) -> int:
+        """Completion tokens that are not reasoning."""
+        return self.completion_tokens - self.reasoning_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class ChatResponse:
+    """What a model said: its private reasoning apart from its visible content.
+
+    `finish_reason` is the server's word: `stop` for a turn that ended by itself, `length` for one that hit the limit.
+    """
+
+    request_id: str
+    reasoning: str
+    content: str
+    finish_reason: str
+    usage: Usage
+
+    @property
+    def finished(self) -> bool:
+        """Whether the turn ended by itself; a rollout that did not is a degeneration."""
+        return self.finish_reason in FINISHED
+
+
+@dataclass(frozen=True, slots=True)
+class ChatFailure:
+    """A request that a model gave up on, after `attempts` attempts.
+
+    `reason` is one word to count by (`chat.remote.retry` lists those of servers); `detail` is one line for people.
+    """
+
+    request_id: str
+    reason: str
+    detail: str = ""
+    attempts: int = 1
+
+
+class ChatModel(Protocol):
+    """Anything that answers chat requests.
+
+    `identity` names everything besides the request that determines an answer: weights, chat template, engine. It is
+    part of the key under which responses are stored. A model that may fail to answer also has a `max_failure_rate`,
+    the share of the requests in [0, 1] that may fail before the run does; without one no request may.
+    """
+
+    @property
+    def identity(self) -> Mapping[str, str]:
+        """What the answers depend on besides the request."""
+        ...
+
+    def generate(self, requests: Iterable[ChatRequest]) -> Iterator[ChatResponse | ChatFailure]:
+        """Yield one response or failure per request, as each is finished, in any order."""
+        ...
+
+
+class SplitText(NamedTuple):
+    """An assistant turn in two parts. `closed` is False when a think block was opened and never closed."""
+
+    reasoning: str
+    content: str
+    closed: bool
+
+
+def split_reasoning(text: str) -> SplitText:
+    """Split an assistant turn into reasoning and content: the only place where this is decided.
+
+    Reasoning runs from the first `<think>` (or from the start, when the chat template has already opened it) to the
+    last `</think>`. An open think block is all reasoning: nothing in it counts as an answer. Text without tags is all
+    content.
+    """
+    head, opened, tail = text.partition(THINK_OPEN)
+    if opened and head.strip():
+        # Visible text before the block: a model that mentions the tag, not one that thinks first.
+        return SplitText("", text.strip(), True)
+    body = tail if opened else text
+    reasoning, closed, content = body.rpartition(THINK_CLOSE)
+    if closed:
+        return SplitText(reasoning.strip(), content.strip(), True)
+    return SplitText(body.strip(), "", False) if opened else SplitText("", text.strip(), True)
+
+
+def join_reasoning(reasoning: str, content: str) -> str:
+    """The assistant turn of a reasoning and a content: the inverse of `split_reasoning`, and every training target."""
+    if not reasoning:
+        return content
+    return f"{THINK_OPEN}\n{reasoning}\n{THINK_CLOSE}\n\n{content}"
+
+
+def tag_answer(answer: str) -> str:
+    """`<answer>…</answer>`."""
+    return f"{ANSWER_OPEN}{answer}{ANSWER_CLOSE}"
+
+
+def extract_answer(content: str) -> str:
+    """The text between the last `<answer>` and the first `</answer>` after it, stripped; "" where either is missing."""
+    _, opened, tail = content.rpartition(ANSWER_OPEN)
+    answer, closed, _ = tail.partition(ANSWER_CLOSE)
+    return answer.strip() if opened and closed else ""

@@ -1,0 +1,1 @@
+"""Any OpenAI-compatible server as a chat model, and vLLM servers that are started here."""

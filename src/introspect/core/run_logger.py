@@ -1,0 +1,110 @@
+"""Lightning's W&B logger with the axes and summaries of our metrics, which no server can bring to a halt."""
+
+from __future__ import annotations
+
+import logging
+from argparse import Namespace
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+if TYPE_CHECKING:
+    from lightning.pytorch.loggers import Logger
+    from wandb import Run
+
+log = logging.getLogger(__name__)
+
+STEP = "trainer/global_step"
+
+
+class RunLogger(WandbLogger):
+    """Logs to W&B, offline if its server can not be reached.
+
+    Args:
+        axes: metric, or a pattern such as `val/*`, to the metric that it is drawn over; others go over the optimizer
+            step.
+        summaries: metric to what of its curve is the run's number: `max`, `min`, `last`, `mean`, or several, with
+            commas.
+        settings: of Lightning's logger and of `wandb.init`.
+    """
+
+    def __init__(
+        self, *, axes: Mapping[str, str] | None = None, summaries: Mapping[str, str] | None = None, **settings: Any
+    ) -> None:
+        super().__init__(**settings)
+        self.axes, self.summaries = dict(axes or {}), dict(summaries or {})
+        self._defined = False
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether the run is kept anywhere, which WANDB_MODE=disabled prevents."""
+        return self._wandb_init.get("mode") != "disabled"
+
+    @property
+    def experiment(self) -> Run:
+        """The run, which is begun when it is asked for first."""
+        if getattr(rank_zero_only, "rank", 0) != 0:
+            return super().experiment
+        try:
+            run = super().experiment
+        except Exception as error:
+            if not self._is_unreachable(error):
+                raise
+            log.warning("W&B can not be reached (%s): this run is kept offline", " ".join(str(error).split())[:200])
+            self._wandb_init["mode"] = "offline"
+            self._log_model = False
+            run = super().experiment
+        if not self._defined:
+            self._defined = True
+            self._define(run)
+        return run
+
+    def _is_unreachable(self, error: Exception) -> bool:
+        """Whether a run could not be begun for a reason that an offline run has not."""
+        import wandb
+
+        return self._wandb_init.get("mode") == "online" and isinstance(error, wandb.errors.Error | OSError)
+
+    def _define(self, run: Run) -> None:
+        """Say what is drawn over what, and which number of a curve is the run's."""
+        for axis in sorted({*self.axes.values()}):
+            run.define_metric(axis, summary="none")
+        for name, axis in self.axes.items():
+            run.define_metric(name, step_metric=axis)
+        for name, summary in self.summaries.items():
+            run.define_metric(name, step_metric=self._axis(name), summary=summary)
+
+    def _axis(self, name: str) -> str:
+        """What a metric is drawn over: by its name, or by the pattern that it fits."""
+        patterns = [key for key in self.axes if key.endswith("*") and name.startswith(key[:-1])]
+        return self.axes.get(name) or self.axes.get(max(patterns, key=len, default=""), STEP)
+
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any] | Namespace) -> None:
+        """Log settings flat, `model/lr`: columns to filter, to group and to draw parallel coordinates by."""
+        super().log_hyperparams(flat(vars(params) if isinstance(params, Namespace) else params))
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, by `outer/inner`; an empty one stays as it is."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            found |= flat(value, f"{prefix}{name}/")
+        else:
+            found[f"{prefix}{name}"] = value
+    return found
+
+
+def log_histograms(loggers: Iterable[Logger], values: Mapping[str, Sequence[float]]) -> None:
+    """Give W&B the distributions of some numbers, by name; other loggers know none."""
+    trackers = [logger for logger in loggers if isinstance(logger, RunLogger)]
+    shown = {name: list(numbers) for name, numbers in values.items() if len(numbers)}
+    if not trackers or not shown:
+        return
+    import wandb
+
+    for tracker in trackers:
+        tracker.experiment.log({name: wandb.Histogram(numbers) for name, numbers in shown.items()})

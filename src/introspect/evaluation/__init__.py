@@ -1,0 +1,1 @@
+"""Rollouts, what they score, and what a judge says of them."""

@@ -1,0 +1,173 @@
+"""What the oracle writes: traces in five phases, plain solutions, a teacher's own answers, guides.
+
+All of it is said in a few wordings; a text draws one of each.
+"""
+
+from __future__ import annotations
+
+import random
+
+from introspect.benchmarks.answers import normalize_answer
+from introspect.benchmarks.examples import MultiHopExample
+from introspect.oracle.drafts import Reading
+from introspect.oracle.evidence import (
+    Phrase,
+    end_sentence,
+    fill_goals,
+    join_words,
+    plan_goals,
+    starting_titles,
+    step_lines,
+    unique,
+)
+
+# Each phase has a few wordings; a trace draws one of each.
+PHRASES: dict[str, tuple[str, ...]] = {
+    "ask": ("The question is: {question}", "We are asked: {question}"),
+    "filter": (
+        "We start from the document on {titles}; the others can wait.",
+        "The document on {titles} comes first; the others can wait.",
+    ),
+    "filter_many": (
+        "The documents on {titles} matter; the others can wait.",
+        "We start from the documents on {titles}; the others can wait.",
+    ),
+    "plan": ("The plan: find {goals}.", "To get there we find {goals}."),
+    "plan_read": ("The plan: read about {titles} and join what we find.",),
+    "quote": ('The document on {title} says: "{statement}"',),
+    "conclude": ("So {goal} is {finding}.",),
+    "conclude_question": ("{goal} {finding}.",),
+    "sound": ("Is this sound? Yes.", "Does this hold? Yes."),
+    "sound_kept": ("Is this sound? Yes.", "Does this hold? Yes."),
+    "calm": ("Wait, did we mix up any documents? No.",),
+    "wrong": ("Wait, what about {wrong}? The document on {title} speaks of it, not of what is asked.",),
+    "wrong_unseen": ("Wait, what about {wrong}? No document says so.",),
+    "wander": ("Wait, does the document on {title} matter? No, it is not what is asked.",),
+    "loop": ("Wait, should we check again? No, every step holds.",),
+    "verify": ("We verify: from {path}, as the question asks.",),
+    "verify_read": ("We verify: every part of the question is met.",),
+    "answer": ("The answer is {answer}.",),
+}
+
+
+# What only plain texts say; the words of steps are those of `PHRASES`.
+PLAIN_PHRASES: dict[str, tuple[str, ...]] = {
+    "open": ("Okay. The question is: {question}", "Okay. We are asked: {question}"),
+    "look": ("Let me look at the document on {title}.", "Let me read the document on {title}."),
+    "aside": ("It does not help.", "It is not what is asked."),
+    "recall": ("Let me check again. {said}", "Let me check. {said}"),
+    "settle": ("So the answer is {answer}.",),
+}
+# How often the teacher's own answer looks at a document that does not matter before a step, or back at the end.
+_ASIDE, _RECALL = 0.5, 0.5
+
+
+def _voice(rng: random.Random) -> Phrase:
+    wordings = PHRASES | PLAIN_PHRASES
+    return lambda phrase, **values: rng.choice(wordings[phrase]).format(**values)
+
+
+def write_trace(example: MultiHopExample, rng: random.Random, draft: Reading | None = None) -> str:
+    """The five phases as paragraphs; with a draft, its sound steps are kept and its wrong turn is mended."""
+    say = _voice(rng)
+    goals = fill_goals(example.evidence)
+    titles = starting_titles(example)
+    paragraphs = [
+        say("ask", question=end_sentence(example.question, "?"))
+        + " "
+        + say("filter" if len(titles) == 1 else "filter_many", titles=join_words(titles)),
+        say("plan", goals=", then ".join(plan_goals(example.evidence)))
+        if all(goals)
+        else say("plan_read", titles=join_words(unique(example.documents[s.document].title for s in example.evidence))),
+    ]
+    for number, step in enumerate(example.evidence):
+        kept = draft.kept[number] if draft else None
+        lines = [kept] if kept else step_lines(step, goals[number], example.documents[step.document], say)
+        paragraphs.append(" ".join([*lines, say("sound_kept" if kept else "sound")]))
+    paragraphs.append(_self_correction(example, draft, say))
+    findings = [step.finding for step in example.evidence]
+    path = unique([*titles[:1], *(finding for finding in findings if finding)])
+    chained = all(findings) and "#" in "".join(step.goal or "" for step in example.evidence[1:])
+    closing = say("verify", path=" to ".join(path)) if chained else say("verify_read")
+    paragraphs.append(f"{closing} {say('answer', answer=example.answer)}")
+    return "\n\n".join(paragraphs)
+
+
+def write_plain(example: MultiHopExample, rng: random.Random, draft: Reading | None = None) -> str:
+    """One direct solution, a paragraph per step: nothing is planned, asked, doubted, corrected or checked."""
+    say = _voice(rng)
+    paragraphs = [say("ask", question=end_sentence(example.question, "?"))]
+    paragraphs += [" ".join(lines) for lines in _steps(example, draft, say)]
+    return "\n\n".join([*paragraphs, say("answer", answer=example.answer)])
+
+
+def write_answer(example: MultiHopExample, rng: random.Random) -> str:
+    """How a large reasoning model thinks aloud about a plain question, without knowing the answer.
+
+    It reads documents that turn out not to matter, and looks back at what it found, but does not go wrong.
+    """
+    say = _voice(rng)
+    needed = {step.document for step in example.evidence}
+    others = [document.title for index, document in enumerate(example.documents) if index not in needed]
+    rng.shuffle(others)
+    paragraphs = [say("open", question=end_sentence(example.question, "?"))]
+    steps = _steps(example, None, say)
+    for lines in steps:
+        if others and rng.random() < _ASIDE:
+            paragraphs.append(f"{say('look', title=others.pop())} {say('aside')}")
+        paragraphs.append(" ".join(lines))
+    if rng.random() < _RECALL:
+        paragraphs.append(say("recall", said=steps[-1][-1]))
+    return "\n\n".join([*paragraphs, say("settle", answer=example.answer)])
+
+
+def write_guide(example: MultiHopExample) -> str:
+    """A guide to the solution, in plain text: what is asked, the steps, and what to beware of."""
+    say = _voice(random.Random(0))
+    needed = unique(example.documents[step.document].title for step in example.evidence)
+    others = unique(document.title for document in example.documents if document.title not in needed)
+    parts = [
+        f"What is asked: {end_sentence(example.question, '?')} It takes {len(example.evidence)} steps,"
+        f" over the documents on {join_words(needed)}.",
+        *(f"Step {number}: {' '.join(lines)}" for number, lines in enumerate(_steps(example, None, say), start=1)),
+        f"The answer is {example.answer}.",
+        "Where students go wrong: they stop at what an earlier step finds, take a fact of another document for the one"
+        " that is asked, or give up a right result when they look at it again.",
+    ]
+    if others:
+        parts.append(f"What looks useful and is not: the documents on {join_words(others)}.")
+    return "\n\n".join(parts)
+
+
+def _steps(example: MultiHopExample, draft: Reading | None, say: Phrase) -> list[list[str]]:
+    """The sentences of every step: the draft's own where it made the step, else the oracle's."""
+    goals = fill_goals(example.evidence)
+    kept = draft.kept if draft else (None,) * len(goals)
+    return [
+        [own] if own else step_lines(step, goal, example.documents[step.document], say)
+        for step, goal, own in zip(example.evidence, goals, kept, strict=True)
+    ]
+
+
+def _self_correction(example: MultiHopExample, draft: Reading | None, say: Phrase) -> str:
+    """Phase 4: mend the draft's wrong answer, or its loop, or its detour; without one, look for a mix-up."""
+    if draft is None:
+        return say("calm")
+    if draft.answer:
+        title = _source_of(draft.answer, example)
+        return say("wrong" if title else "wrong_unseen", wrong=draft.answer, title=title)
+    if draft.repeated[1] > 2:
+        return say("loop")
+    return say("wander", title=draft.wandered[0]) if draft.wandered else say("calm")
+
+
+def _source_of(wrong: str, example: MultiHopExample) -> str | None:
+    """The title of a document that mentions the wrong answer, one that no step needs if there is one."""
+    needle = f" {normalize_answer(wrong)} "
+    needed = {step.document for step in example.evidence}
+    places = [
+        (index in needed, document.title)
+        for index, document in enumerate(example.documents)
+        if needle in f" {normalize_answer(document.title + ' ' + document.text)} "
+    ]
+    return min(places)[1] if places else None

@@ -1,1 +1,0 @@
-"""Reasoning students: benchmarks, rollouts, trace recipes, tuning and metrics."""

@@ -1,1 +1,0 @@
-"""Chat models: one module per engine that speaks the `ChatModel` protocol."""

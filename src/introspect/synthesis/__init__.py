@@ -1,0 +1,1 @@
+"""How traces are made: recipes, acceptance, prompts, published sets."""

@@ -1,0 +1,1 @@
+"""Training a reasoning student: masks, packing, likelihood, the modules and their data."""

@@ -1,0 +1,1 @@
+"""Reinforcement learning on answer F1 (group relative policy optimisation)."""

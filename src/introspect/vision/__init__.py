@@ -1,0 +1,1 @@
+"""Images: data sets, generated worlds, backbones, and hooks that read their layers."""

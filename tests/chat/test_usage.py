@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from introspect.chat.protocol import Usage
+from introspect.chat.usage import Ledger, Price, short
+from introspect.core.errors import InputError
+
+
+def test_tokens_money_and_failures() -> None:
+    ledger = Ledger(Price(prompt=2.0, completion=8.0, currency="EUR"))
+    ledger.attempt(Usage(1_000_000, 500_000, 400_000))
+    ledger.close()
+    ledger.attempt(Usage(500_000, 500_000, 0), fault="empty")
+    ledger.attempt(fault="timeout")
+    ledger.close("timeout")
+    assert ledger.cost == 3.0 + 8.0
+    assert ledger.metrics() == {
+        "answered": 1.0,
+        "failed": 1.0,
+        "attempts": 3.0,
+        "prompt_tokens": 1_500_000.0,
+        "completion_tokens": 1_000_000.0,
+        "reasoning_tokens": 400_000.0,
+        "wasted_tokens": 500_000.0,
+        "responses_without_usage": 0.0,
+        "responses_with_estimated_reasoning": 0.0,
+        "fault/empty": 1.0,
+        "fault/timeout": 1.0,
+        "failure/timeout": 1.0,
+        "cost": 11.0,
+    }
+    assert ledger.note() == "1.50M in, 1.00M out (400.0k reasoning), 11.00 EUR, 2 faulty attempts, 1 failed"
+
+
+def test_an_unknown_price_is_no_price() -> None:
+    for price in (None, Price(), Price(prompt=1.0)):
+        ledger = Ledger(price)
+        ledger.attempt(Usage(10, 20, 5))
+        assert ledger.cost is None
+        assert "cost" not in ledger.metrics()
+        assert ledger.note() == "10 in, 20 out (5 reasoning)"
+
+
+def test_a_price_is_not_negative() -> None:
+    with pytest.raises(InputError, match="expected 0 or more"):
+        Price(prompt=1.0, completion=-0.1)
+
+
+@given(st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 10**6)), max_size=20))
+def test_the_cost_is_that_of_the_sum(usages: list[tuple[int, int]]) -> None:
+    price, ledger = Price(prompt=0.15, completion=0.6), Ledger(Price(prompt=0.15, completion=0.6))
+    for prompt, completion in usages:
+        ledger.attempt(Usage(prompt, completion, 0))
+    assert ledger.cost == pytest.approx(sum(price.of(p, c) or 0.0 for p, c in usages))
+
+
+@pytest.mark.parametrize(
+    ("number", "text"), [(0, "0"), (999, "999"), (12_345, "12.3k"), (4_560_000, "4.56M"), (7_890_000_000, "7.89G")]
+)
+def test_short_numbers(number: int, text: str) -> None:
+    assert short(number) == text
