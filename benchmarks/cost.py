@@ -35,7 +35,6 @@ from dissection import Noise, Repeated  # noqa: E402
 from torch import nn  # noqa: E402
 
 from introspect.benchmarks.hopworld import Hopworld  # noqa: E402
-from introspect.chat.local.decoding import forget  # noqa: E402
 from introspect.chat.local.loading import load_pretrained  # noqa: E402
 from introspect.chat.local.transformers import TransformersChat  # noqa: E402
 from introspect.chat.prompts import question_messages  # noqa: E402
@@ -88,11 +87,8 @@ def rollouts(rows: int) -> Callable[[], object]:
     sampling = Sampling(max_tokens=64, seed=0)
     requests = [ChatRequest(e.id, tuple(question_messages(e)), sampling) for e in examples]
 
-    def answer() -> None:
-        forget()
-        list(TransformersChat(model, tokenizer, batch_size=rows, identity="benchmark").draw(requests))
-
-    return answer
+    chat = TransformersChat(model, tokenizer, batch_size=rows, identity="benchmark")
+    return lambda: list(chat.draw(requests))
 
 
 def dissection(units: int, images: int) -> Callable[[], object]:

@@ -2,8 +2,8 @@
 
 Both answer the same hopworld questions with the same sampling settings, in turns in one process. Plain `generate` takes
 the questions in batches of the same size, sorted by the length of the prompt, and waits for the longest answer of each;
-the rows of ours come and go, and steps read ahead what was said before. Their random numbers differ, so the answers
-do: what is compared is completion tokens per second of answers that a stop token or the limit ended.
+the rows of ours come and go. Their random numbers differ, so the answers do: what is compared is completion tokens per
+second of answers that a stop token or the limit ended.
 
     python benchmarks/rollouts.py --questions 200 --limit 3072 --rounds 3
     python benchmarks/rollouts.py --model FOLDER --batch 8 --limit 256 --questions 16
@@ -26,7 +26,6 @@ import torch  # noqa: E402
 from memory import peak  # noqa: E402
 
 from introspect.benchmarks.hopworld import Hopworld  # noqa: E402
-from introspect.chat.local.decoding import forget  # noqa: E402
 from introspect.chat.local.loading import load_pretrained  # noqa: E402
 from introspect.chat.local.transformers import TransformersChat  # noqa: E402
 from introspect.chat.prompts import question_messages  # noqa: E402
@@ -69,10 +68,9 @@ def plain(model: Any, tokenizer: Any, requests: Sequence[ChatRequest], batch: in
     return count
 
 
-def ours(model: Any, tokenizer: Any, requests: Sequence[ChatRequest], batch: int, lookahead: int) -> int:
+def ours(model: Any, tokenizer: Any, requests: Sequence[ChatRequest], batch: int) -> int:
     """Completion tokens of the framework's own engine."""
-    forget()  # an answer to the same question in an earlier round would help
-    chat = TransformersChat(model, tokenizer, batch_size=batch, lookahead=lookahead, identity="benchmark")
+    chat = TransformersChat(model, tokenizer, batch_size=batch, identity="benchmark")
     return sum(len(drawn.completion_ids) for drawn in chat.draw(requests))
 
 
@@ -93,8 +91,7 @@ def main() -> None:
         sampling = Sampling(max_tokens=options.limit, seed=number)
         requests = [ChatRequest(e.id, tuple(question_messages(e)), sampling) for e in examples]
         ways: dict[str, Callable[[], int]] = {
-            "ours": lambda asked=requests: ours(model, tokenizer, asked, options.batch, 64),
-            "ours, nothing read ahead": lambda asked=requests: ours(model, tokenizer, asked, options.batch, 0),
+            "ours": lambda asked=requests: ours(model, tokenizer, asked, options.batch),
             "plain generate": lambda asked=requests: plain(model, tokenizer, asked, options.batch),
         }
         for name, way in ways.items():

@@ -1,15 +1,13 @@
 from __future__ import annotations
 
 import random
-from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
 from introspect.chat.local.cache import RowLayer, is_ragged, row_cache, takes_rows
-from introspect.chat.local.decoding import Decoder, Prompt, _phrases_of, forget
-from introspect.chat.local.lookahead import WINDOW, Phrases
+from introspect.chat.local.decoding import Decoder, Prompt
 from introspect.core.errors import InputError
 from tests.tuning.tiny import tiny_model
 
@@ -109,11 +107,6 @@ def decode(model: Any, asked: list[Prompt], batch_size: int) -> dict[int, tuple[
     return {completion.prompt.tag: (completion.ids, completion.stopped) for completion in completions}
 
 
-@pytest.fixture(autouse=True)
-def _no_memory_of_other_tests() -> None:
-    forget()
-
-
 @pytest.mark.parametrize("family", [full, sliding, linear, local, biased, latent])
 def test_greedy_rows_are_those_of_generate(family: Any) -> None:
     """Rows of different lengths that come and go in a batch of 4, against one row at a time."""
@@ -155,7 +148,7 @@ def test_no_step_is_spent_on_a_finished_row() -> None:
         return forward(**inputs)
 
     asked = [prompt for prompt in prompts(30) if len(prompt.ids) > 1]
-    decoder = Decoder(model, stop_ids=STOPS, pad_id=0, batch_size=6, lookahead=0)
+    decoder = Decoder(model, stop_ids=STOPS, pad_id=0, batch_size=6)
     model.forward = counting
     completions = list(decoder.decode(asked))
     # The first token of a row comes with its prompt, each further one with a step.
@@ -219,75 +212,7 @@ def test_a_model_without_cache_is_refused() -> None:
         Decoder(Plain(2, 2), stop_ids=(), pad_id=0, batch_size=1)
 
 
-@pytest.mark.parametrize("temperature", [0.0, 0.8])
-def test_guesses_change_the_steps_and_not_the_text(temperature: float) -> None:
-    model = full().double()
-    asked = prompts(20, temperature=temperature, top_p=0.95, top_k=3)
-    asked = [replace(p, limit=150) for p in asked]  # long enough to go round in circles
-    forward, widths = model.forward, []
-
-    def counting(**inputs: Any) -> Any:
-        widths.append(inputs["input_ids"].shape[1])
-        return forward(**inputs)
-
-    texts, steps = [], []
-    decoders = [
-        Decoder(model, stop_ids=STOPS[:1], pad_id=0, batch_size=4, lookahead=lookahead) for lookahead in (0, 1, 5, 16)
-    ]
-    model.forward = counting
-    for decoder in decoders:
-        forget()
-        decoder._phrases = _phrases_of(model) if decoder._phrases else None
-        widths.clear()
-        texts.append({c.prompt.tag: (c.ids, c.stopped) for c in decoder.decode(asked)})
-        steps.append(len(widths))
-    assert texts[0] == texts[1] == texts[2] == texts[3]
-    assert steps[0] > steps[1] > steps[2] if temperature == 0 else steps[0] >= steps[2]
-
-
-def test_guesses_are_learnt_from_every_prompt_and_every_token(monkeypatch: pytest.MonkeyPatch) -> None:
-    read: list[tuple[list[int], int]] = []
-    learnt: list[tuple[list[int], int, int]] = []
-    plain_read, plain_learn = Phrases.read, Phrases.learn
-
-    def reading(self: Phrases, ids: torch.Tensor, prompt: int) -> None:
-        read.append((ids.tolist(), prompt))
-        plain_read(self, ids, prompt)
-
-    def learning(self: Phrases, windows: torch.Tensor, follows: torch.Tensor, named: torch.Tensor) -> None:
-        learnt.extend(zip(windows.tolist(), follows.tolist(), named.tolist(), strict=True))
-        plain_learn(self, windows, follows, named)
-
-    monkeypatch.setattr(Phrases, "read", reading)
-    monkeypatch.setattr(Phrases, "learn", learning)
-    decoder = Decoder(full(), stop_ids=STOPS, pad_id=0, batch_size=4)
-    completions = list(decoder.decode(prompts(20)))
-    assert sorted(read) == sorted((list(prompt.ids), hash(prompt.ids)) for prompt in prompts(20))
-    said = []
-    for completion in completions:
-        text = [-1] * WINDOW + [*completion.prompt.ids, *completion.ids]
-        for place in range(len(text) - len(completion.ids), len(text)):
-            said.append((text[place - WINDOW : place], text[place], hash(completion.prompt.ids)))
-    assert sorted(learnt) == sorted(said)
-
-
-def test_what_was_said_to_one_prompt_takes_fewer_steps_to_say_again() -> None:
-    model = full().double()
-    steps: list[int] = []
-    forward = model.forward
-    decoders = [Decoder(model, stop_ids=(), pad_id=0, batch_size=4) for _ in range(2)]
-    model.forward = lambda **inputs: steps.append(inputs["input_ids"].shape[1]) or forward(**inputs)
-    asked = [replace(prompt, limit=60) for prompt in prompts(4)]
-    texts, counts = [], []
-    for decoder in decoders:
-        steps.clear()
-        texts.append({c.prompt.tag: c.ids for c in decoder.decode(asked)})
-        counts.append(len(steps))
-    assert texts[0] == texts[1]
-    assert counts[1] < counts[0] / 2
-
-
-def test_a_table_that_was_made_in_a_test_of_lightning_serves_a_training() -> None:
+def test_a_test_of_lightning_draws_the_same() -> None:
     model = full()
     with torch.inference_mode():
         first = decode(model, prompts(3), 2)
@@ -295,32 +220,16 @@ def test_a_table_that_was_made_in_a_test_of_lightning_serves_a_training() -> Non
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
-def test_guesses_near_the_end_of_the_context_stay_inside_it(attention: str) -> None:
-    """Learned positions have no row behind the context; a limit that ends there must not be overrun by guesses."""
+def test_answers_fill_the_context_and_stay_inside_it(attention: str) -> None:
+    """Learned positions have no row behind the context."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     torch.manual_seed(3)
     config = GPT2Config(vocab_size=12, n_positions=40, n_embd=16, n_layer=1, n_head=2, initializer_range=0.02)
     model = GPT2LMHeadModel._from_config(config, attn_implementation=attention).eval()
     asked = [Prompt(tag, (5, 6, 7) * (tag + 1), 40 - 3 * (tag + 1), 0.0, 1.0, 0, tag) for tag in range(3)]
-    plain = {
-        c.prompt.tag: c.ids for c in Decoder(model, stop_ids=(), pad_id=0, batch_size=2, lookahead=0).decode(asked)
-    }
-    ahead = {c.prompt.tag: c.ids for c in Decoder(model, stop_ids=(), pad_id=0, batch_size=2).decode(asked)}
-    assert ahead == plain
-    assert [len(ahead[tag]) for tag in range(3)] == [37, 34, 31]
-
-
-@pytest.mark.parametrize("context", [35, 36, 37, 38])
-def test_the_last_row_guesses_far_and_stays_inside_the_context(context: int) -> None:
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    torch.manual_seed(3)
-    config = GPT2Config(vocab_size=12, n_positions=context, n_embd=16, n_layer=1, n_head=2, initializer_range=0.02)
-    asked = [Prompt(0, (5, 6, 7), context - 3, 0.0, 1.0, 0, 0)]
-    for batch_size in (2, 4, 16):
-        [whole] = Decoder(GPT2LMHeadModel(config).eval(), stop_ids=(), pad_id=0, batch_size=batch_size).decode(asked)
-        assert len(whole.ids) == context - 3
+    texts = {c.prompt.tag: c.ids for c in Decoder(model, stop_ids=(), pad_id=0, batch_size=2).decode(asked)}
+    assert [len(texts[tag]) for tag in range(3)] == [37, 34, 31]
 
 
 def test_only_layers_of_full_attention_are_replaced() -> None:

@@ -28,8 +28,8 @@ AHEAD = 0.125
 class RowLayer(DynamicLayer):  # type: ignore[misc]
     """The keys and values `[n, h, t, d]` of one full-attention layer: views into a roomier block of memory.
 
-    `places` `[n, q]` are the columns that the next update writes, row by row; None appends to all rows alike. Columns
-    that a row has not written are the caller's to mask; they are finite.
+    `places` `[n]` is the column of each row that the next update writes; None appends `q` columns to all rows alike.
+    Columns that a row has not written are the caller's to mask; they are finite.
     """
 
     places: Tensor | None = None
@@ -48,7 +48,7 @@ class RowLayer(DynamicLayer):  # type: ignore[misc]
             if self.places is None:
                 room[:rows, :, start:end] = states
             else:
-                room[torch.arange(rows, device=room.device)[:, None], :, self.places] = states.transpose(1, 2)
+                room[torch.arange(rows, device=room.device), :, self.places] = states[:, :, 0]
         self._view(rows, end)
         keys, values = self._room
         return keys[:rows, :, :end], values[:rows, :, :end]
@@ -129,7 +129,7 @@ def takes_rows(model: Any) -> bool:
 
 
 def write_at(cache: DynamicCache, places: Tensor | None, end: int = 0) -> None:
-    """Let the next updates write the columns `places` `[n, q]`, all below `end`; None lets them append."""
+    """Let the next updates write the columns `places` `[n]`, all below `end`; None lets them append."""
     for layer in cache.layers:
         if isinstance(layer, RowLayer):
             layer.places, layer.end = places, end

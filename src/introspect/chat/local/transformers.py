@@ -51,14 +51,12 @@ class TransformersChat:
         batch_size: int = 32,
         max_new_tokens: int | None = None,
         max_length: int | None = None,
-        lookahead: int = 64,
         identity: str | None = None,
     ) -> None:
         """Wrap a causal language model and its tokenizer.
 
         `batch_size` is the most rows decoded together; `max_new_tokens` bounds every completion, whatever its request
-        allows, and `max_length` prompt and completion together, as if the context were no longer; `lookahead` is the
-        most tokens guessed per step from what was said before, which changes the time and not the answer;
+        allows, and `max_length` prompt and completion together, as if the context were no longer;
         `identity` names the weights in a store's keys, None takes a digest of them whenever it is asked for.
 
         Raises InputError for a tokenizer without chat template.
@@ -69,12 +67,10 @@ class TransformersChat:
             raise InputError(f"max_new_tokens: expected at least 1 or null, got {max_new_tokens}")
         if max_length is not None and max_length < 1:
             raise InputError(f"max_length: expected at least 1 or null, got {max_length}")
-        if lookahead < 0:
-            raise InputError(f"lookahead: expected at least 0, got {lookahead}")
         self._name = tokenizer.name_or_path or type(model).__name__
         self._model, self._tokenizer = model, tokenizer
         self._batch_size, self._max_new_tokens, self._identity = batch_size, max_new_tokens, identity
-        self._max_length, self._lookahead = max_length, lookahead
+        self._max_length = max_length
         self._turns = Turns(tokenizer, self._name)
         self._stop_ids = _stop_ids(model, tokenizer)
 
@@ -88,7 +84,6 @@ class TransformersChat:
         device: str = "auto",
         batch_size: int = 32,
         max_new_tokens: int | None = None,
-        lookahead: int = 64,
         attn_implementation: str = "sdpa",
         trust_remote_code: bool = False,
         chat_template: TemplateChoice = "own",
@@ -104,8 +99,7 @@ class TransformersChat:
         )
         tokenizer = with_template(tokenizer, chat_template)
         identity = source_identity(name_or_path, model.config, revision)
-        options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "lookahead": lookahead, "identity": identity}
-        return cls(model, tokenizer, batch_size=batch_size, **options)
+        return cls(model, tokenizer, batch_size=batch_size, max_new_tokens=max_new_tokens, identity=identity)
 
     @property
     def identity(self) -> Mapping[str, str]:
@@ -147,8 +141,7 @@ class TransformersChat:
     def draw(self, requests: Iterable[ChatRequest]) -> Generator[Drawn, None, None]:
         """`generate`, with the tokens of each response: what a policy gradient must be taken of."""
         pad_id = self._tokenizer.pad_token_id or 0
-        settings: dict[str, Any] = {"batch_size": self._batch_size, "lookahead": self._lookahead}
-        decoder = Decoder(self._model, stop_ids=self._stop_ids, pad_id=pad_id, **settings)
+        decoder = Decoder(self._model, stop_ids=self._stop_ids, pad_id=pad_id, batch_size=self._batch_size)
         with _evaluating(self._model):
             for completion in decoder.decode(self._prompts(requests)):
                 yield Drawn(self._response(completion), completion.prompt.ids, tuple(completion.ids))
