@@ -7,12 +7,10 @@ import logging
 from collections.abc import Callable
 from typing import Any, Literal
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-
 from introspect.core.errors import InputError
 from introspect.sweeps import search
 from introspect.sweeps.jobs import Job, outcome, plan, write
-from introspect.sweeps.sweeper import ReportingSweeper
+from introspect.sweeps.sweeper import ReportingSweeper, combinations
 
 log = logging.getLogger(__name__)
 
@@ -36,9 +34,8 @@ class Grid(ReportingSweeper):
             InputError: some did not finish.
         """
         overrides = self.begin(arguments)
-        [batch] = BasicSweeper.split_arguments(overrides, None)
         # All are composed before the first begins: a mistake in the last is found at once.
-        jobs = plan(self.compose, batch, self.folder)
+        jobs = plan(self.compose, combinations(overrides), self.folder)
         left = [job for job in jobs if not job.is_done]
         if len(left) < len(jobs):
             log.info("%d of %d jobs are finished in %s", len(jobs) - len(left), len(jobs), self.folder)

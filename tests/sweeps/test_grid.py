@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
+from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig
 
 from introspect.core.errors import InputError
@@ -83,16 +85,20 @@ def test_the_command_line_replaces_a_studys_values(tmp_path: Path) -> None:
     assert task.made == [(1, 7), (2, 7)]
 
 
-def test_a_launcher_that_gives_up_takes_no_table_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from hydra._internal.core_plugins.basic_launcher import BasicLauncher
+def test_a_range_is_for_searches(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"a=interval\(1,2\): a grid needs single values"):
+        sweep(tmp_path, ["a=interval(1,2)"], Task())
 
-    launch = BasicLauncher.launch
+
+def test_a_launcher_that_gives_up_takes_no_table_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    [launcher] = [found for found in Plugins.instance().discover(Launcher) if found.__name__ == "BasicLauncher"]
+    launch = launcher.launch
 
     def dying(self: Any, job_overrides: Any, initial_job_idx: int) -> Any:
         launch(self, job_overrides[:1], initial_job_idx)
         raise MemoryError("a worker was killed")
 
-    monkeypatch.setattr(BasicLauncher, "launch", dying)
+    monkeypatch.setattr(launcher, "launch", dying)
     with pytest.raises(InputError, match=r"1 of 2 jobs .*MemoryError: a worker was killed\): 1 \(killed, or still"):
         sweep(tmp_path, ["a=1,2"], Task())
     assert "| accuracy ↑ | 0.110 |" in (tmp_path / "sweep/study.md").read_text()
@@ -104,8 +110,6 @@ def test_secrets_are_not_saved_with_the_sweep(tmp_path: Path) -> None:
 
 
 def test_a_launcher_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from hydra.core.plugins import Plugins
-
     def absent(self: Any, **_: Any) -> Any:
         raise RuntimeError("Unknown plugin class")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -118,6 +119,21 @@ class ReportingSweeper(Sweeper):
         raise InputError(
             f"{len(lost)} of {len(jobs)} jobs did not finish{cause}: {describe(self.folder, lost)}; {remedy}"
         )
+
+
+def combinations(overrides: Sequence[Override]) -> list[list[str]]:
+    """Every combination of the values that the overrides give, the last override varying fastest.
+
+    Raises:
+        InputError: an override gives a range that only a search can use.
+    """
+    choices: list[list[str]] = []
+    for each in overrides:
+        if each.is_sweep_override() and not each.is_discrete_sweep():
+            raise InputError(f"{each.input_line}: a grid needs single values; a range needs hparams_search=…")
+        values = each.sweep_string_iterator() if each.is_sweep_override() else [each.get_value_element_as_str()]
+        choices.append([f"{each.get_key_element()}={value}" for value in values])
+    return [list(combination) for combination in itertools.product(*choices)]
 
 
 def missing_launcher(config: DictConfig, error: BaseException) -> str:
