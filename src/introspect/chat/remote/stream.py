@@ -6,7 +6,7 @@ import asyncio
 import queue
 import threading
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from itertools import islice
 from typing import Any, Generic, TypeVar
@@ -14,11 +14,11 @@ from typing import Any, Generic, TypeVar
 T = TypeVar("T")
 R = TypeVar("R")
 Work = Callable[[T], Awaitable[R]]
+# Makes the context that gives the function that is called for every item, and lasts as long as the stream.
+Opened = Callable[[], AbstractAsyncContextManager[Work[T, R]]]
 
-# How long `close` waits for the calls under way to be cancelled.
-_PATIENCE_S = 10.0
-# How long a consumer that waits leaves the loop alone.
-_HEARTBEAT_S = 1.0
+# Seconds that `close` waits for the calls under way to be cancelled.
+_CANCEL_S = 10.0
 
 
 class Stream(Generic[T, R], Iterator[R]):
@@ -28,178 +28,126 @@ class Stream(Generic[T, R], Iterator[R]):
     are pulled by the consumer's own thread, as places become free: at most `2 * width` items and results exist at a
     time, however many there are and however slow the consumer is. What `work` or the items raise, the consumer gets;
     what was finished before can still be taken.
+
+    Args:
+        items: arguments of the calls.
+        opened: context manager that gives the function `work`.
+        width: calls at a time.
     """
 
-    def __init__(
-        self, items: Iterable[T], opened: Callable[[], AbstractAsyncContextManager[Work[T, R]]], width: int
-    ) -> None:
-        """`opened` makes the context that gives the function `work` and lasts as long as the stream."""
+    def __init__(self, items: Iterable[T], opened: Opened[T, R], width: int) -> None:
         self._items = iter(items)
         self._ready: deque[R] = deque()
-        self._room = 2 * width
-        self._engine: _Engine[T, R] = _Engine(opened, width)
+        self._most = 2 * width
+        self._pending = 0  # items submitted whose results are not in `_ready` yet
+        self._worker = _Worker(opened, width)
         self._is_closed = False
+        self._has_ended = False  # the thread, and all that it had to give is in `_ready`
 
     def __next__(self) -> R:
         if not self._ready and not self._is_closed:
-            self._refill()
+            self._receive(wait=False)
+            if not self._has_ended:
+                self._submit()
+            if not self._ready and self._pending:
+                self._receive(wait=True)
         if self._ready:
-            self._room += 1
             return self._ready.popleft()
         self.close()
+        self._worker.raise_error()
         raise StopIteration
 
     def take(self) -> list[R]:
         """Every further result that is there already, without waiting."""
-        for batch in self._engine.finished(wait=False):
-            self._ready += batch
+        self._receive(wait=False)
         taken = list(self._ready)
         self._ready.clear()
-        self._room += len(taken)
         return taken
 
     def close(self) -> None:
         """Cancel the calls under way and end the thread. `take` still gives what was finished."""
         if not self._is_closed:
             self._is_closed = True
-            self._engine.stop()
+            self._worker.stop()
 
     def __del__(self) -> None:
         self.close()
 
-    def _refill(self) -> None:
-        """Send more items, and wait until at least one result is ready or nothing is under way."""
-        for batch in self._engine.finished(wait=False):
-            self._ready += batch
-        if chunk := list(islice(self._items, self._room)):
-            self._room -= len(chunk)
-            self._engine.submit(chunk)
-        while not self._ready and self._engine.outstanding:
-            for batch in self._engine.finished(wait=True):
-                self._ready += batch
-        if not self._ready:
-            self._engine.check()
+    def _submit(self) -> None:
+        if chunk := list(islice(self._items, self._most - self._pending - len(self._ready))):
+            self._pending += len(chunk)
+            self._worker.submit(chunk)
+
+    def _receive(self, *, wait: bool) -> None:
+        """Collect the results that are there; if there are none and `wait` is set, wait for one."""
+        with suppress(queue.Empty):
+            while (result := self._worker.results.get(block=wait)) is not None:
+                self._ready += result
+                self._pending -= 1
+                wait = False
+            self._pending, self._has_ended = 0, True
 
 
-class _Engine(Generic[T, R]):
-    """The thread's side of a stream: knows nothing of the consumer, so that a forgotten stream can be collected."""
+class _Worker(Generic[T, R]):
+    """The thread and its event loop. It knows nothing of the stream, so that a forgotten stream can be collected."""
 
-    def __init__(self, opened: Callable[[], AbstractAsyncContextManager[Work[T, R]]], width: int) -> None:
+    def __init__(self, opened: Opened[T, R], width: int) -> None:
         self._opened, self._width = opened, width
-        self._batches: queue.SimpleQueue[list[R]] = queue.SimpleQueue()
+        self.results: queue.SimpleQueue[tuple[R] | None] = queue.SimpleQueue()  # None when the thread ends
         self._error: BaseException | None = None
+        self._backlog: asyncio.Queue[T] = asyncio.Queue()
+        self._is_over = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
-        self._loop: asyncio.AbstractEventLoop
-        self._work: Work[T, R]
-        self._over: asyncio.Event
-        self._is_open = threading.Event()
-        self._backlog: deque[T] = deque()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._done: list[R] = []
-        self.outstanding = 0  # items submitted whose results the consumer has not seen; the consumer's thread counts
 
-    def submit(self, chunk: list[T]) -> None:
-        """Hand items over. Called by the consumer's thread, as all that has no underscore."""
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="stream", daemon=True)
+    def submit(self, chunk: Sequence[T]) -> None:
+        """Hand items over; the first ones start the thread."""
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+            self._thread = threading.Thread(target=self._run, args=(self._loop,), name="stream", daemon=True)
             self._thread.start()
-            self._is_open.wait()
-        self.check()
-        self.outstanding += len(chunk)
-        self._loop.call_soon_threadsafe(self._accept, chunk)
-
-    def finished(self, *, wait: bool) -> Iterator[list[R]]:
-        """Batches of results; if there are none, an error is raised or, if told to, the next batch waited for."""
-        found = False
-        while True:
-            try:
-                batch = self._batches.get(wait and not found, _HEARTBEAT_S)
-            except queue.Empty:
-                if found or not wait:
-                    return
-                self._poke()
-                continue
-            found = True
-            if not batch:  # the engine has stopped
-                self.outstanding = 0
-                return
-            self.outstanding -= len(batch)
-            yield batch
-
-    def _poke(self) -> None:
-        """Wake the loop: on a virtual machine a wake-up can be late by minutes, seen as a stall of everything."""
-        with suppress(RuntimeError):  # the loop is closed
-            self._loop.call_soon_threadsafe(self._flush)
-
-    def check(self) -> None:
-        """Raise what the engine has stopped for, if it has."""
-        if self._error is not None:
-            error, self._error = self._error, None
-            raise error
+        self._call(self._accept, chunk)
 
     def stop(self) -> None:
-        """Cancel everything and end the thread."""
-        if self._thread is None:
-            return
-        if self._thread.is_alive():
-            with suppress(RuntimeError):  # the loop was closed in this very moment
-                self._loop.call_soon_threadsafe(self._over.set)
-        if self._thread is not threading.current_thread():  # which a garbage collection can run in
-            self._thread.join(_PATIENCE_S)
+        """Cancel all calls and wait for the end of the thread."""
+        if self._thread is not None:
+            self._call(self._is_over.set)
+            if self._thread is not threading.current_thread():  # where a garbage collection may run
+                self._thread.join(_CANCEL_S)
 
-    def _run(self) -> None:
+    def raise_error(self) -> None:
+        """Raise what ended the thread, once, if anything did."""
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+    def _call(self, function: Callable[..., Any], *arguments: Any) -> None:
+        assert self._loop is not None
+        with suppress(RuntimeError):  # the loop is closed: the thread has ended
+            self._loop.call_soon_threadsafe(function, *arguments)
+
+    def _run(self, loop: asyncio.AbstractEventLoop) -> None:
         try:
-            asyncio.run(self._main())
+            with asyncio.Runner(loop_factory=lambda: loop) as runner:
+                runner.run(self._main())
+        except BaseExceptionGroup as group:
+            self._error = group.exceptions[0]
         except BaseException as error:  # noqa: BLE001 - raised again in the consumer's thread
             self._error = error
         finally:
-            self._batches.put([])
-            self._is_open.set()
+            self.results.put(None)
 
     async def _main(self) -> None:
-        self._loop, self._over = asyncio.get_running_loop(), asyncio.Event()
-        async with self._opened() as work:
-            self._work = work
-            self._is_open.set()
-            try:
-                await self._over.wait()
-            finally:
-                self._backlog.clear()
-                for task in self._tasks:
-                    task.cancel()
-                await asyncio.gather(*self._tasks, return_exceptions=True)
-                self._flush()
-        if self._error is not None:
-            raise self._error
+        async with self._opened() as work, asyncio.TaskGroup() as group:
+            tasks = [group.create_task(self._work(work)) for _ in range(self._width)]
+            await self._is_over.wait()
+            for task in tasks:
+                task.cancel()
 
-    def _accept(self, chunk: list[T]) -> None:
-        self._backlog += chunk
-        while self._backlog and len(self._tasks) < self._width:
-            self._start(self._backlog.popleft())
+    async def _work(self, work: Work[T, R]) -> None:
+        while True:
+            self.results.put((await work(await self._backlog.get()),))
 
-    def _start(self, item: T) -> None:
-        task: asyncio.Task[None] = self._loop.create_task(self._one(item))
-        self._tasks.add(task)
-        task.add_done_callback(self._next)
-
-    async def _one(self, item: T) -> None:
-        result = await self._work(item)
-        if not self._done:  # one batch for all that finish in the same turn of the loop
-            self._loop.call_soon(self._flush)
-        self._done.append(result)
-
-    def _next(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
-        if task.cancelled():
-            return
-        if (error := task.exception()) is not None:
-            if self._error is None:
-                self._error = error
-            self._over.set()
-        elif self._backlog and not self._over.is_set():
-            self._start(self._backlog.popleft())
-
-    def _flush(self) -> None:
-        if self._done:
-            self._batches.put(self._done)
-            self._done = []
+    def _accept(self, chunk: Sequence[T]) -> None:
+        for item in chunk:
+            self._backlog.put_nowait(item)
