@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable
 from typing import Any, Literal
 
 from introspect.core.errors import InputError
+from introspect.core.files import write_json
 from introspect.sweeps import search
-from introspect.sweeps.jobs import Job, outcome, plan, write
+from introspect.sweeps.jobs import Job, outcome, plan
 from introspect.sweeps.sweeper import ReportingSweeper, combinations
 
 log = logging.getLogger(__name__)
@@ -113,10 +113,7 @@ class Search(ReportingSweeper):
         if found is None:
             return
         number, value, overrides = found
-        write(
-            self.folder / "best.json",
-            json.dumps({"job": number, "value": value, "overrides": overrides}, indent=2) + "\n",
-        )
+        write_json(self.folder / "best.json", {"job": number, "value": value, "overrides": overrides})
         metric = self.config.optimized_metric
         log.info(
             "the best of %d trials is %d, %s=%g: %s", len(study.trials), number, metric, value, " ".join(overrides)

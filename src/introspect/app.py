@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from introspect.core.checkpoints import check_checkpoint
 from introspect.core.errors import InputError, Pruned
+from introspect.core.files import write_text
 from introspect.tracking import wandb
 from introspect.tracking.artifacts import log_artifacts
 from introspect.tracking.hyperparameters import code, plain
@@ -137,7 +138,7 @@ def introduce(cfg: DictConfig) -> None:
     tree = config_tree(plain(cfg))
     with (folder / "config_tree.log").open("w") as file:
         rich.print(tree, file=file)
-    (folder / "tags.log").write_text(f"{', '.join(cfg.tags)}\n")
+    write_text(folder / "tags.log", f"{', '.join(cfg.tags)}\n")
     if cfg.extras.print_config:
         rich.print(tree)
 

@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 import introspect.assets  # noqa: F401 - configs name embedded models through its resolver
 from introspect.core import command
 from introspect.core.errors import InputError
+from introspect.core.files import write_text
 from introspect.core.redaction import redact
 
 
@@ -155,7 +156,7 @@ def _hide_saved_secrets(cfg: DictConfig) -> None:
     folder = Path(HydraConfig.get().runtime.output_dir) / subfolder
     for path in folder.glob("*.yaml"):
         saved = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-        path.write_text(OmegaConf.to_yaml(OmegaConf.create(redact(saved))))
+        write_text(path, OmegaConf.to_yaml(OmegaConf.create(redact(saved))))
 
 
 def objective(cfg: DictConfig, metrics: Mapping[str, float]) -> float | None:

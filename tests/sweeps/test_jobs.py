@@ -8,7 +8,8 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
 
 from introspect.core.errors import InputError, Pruned
-from introspect.sweeps.jobs import Record, folders, identity, portable, read_record, write, write_record
+from introspect.core.files import write_text
+from introspect.sweeps.jobs import Record, folders, identity, portable, read_record, write_record
 
 
 class Picky(Exception):
@@ -48,7 +49,7 @@ def test_identity_does_not_tell_secrets_apart() -> None:
     ],
 )
 def test_records(tmp_path: Path, status: JobStatus, result: object, expected: tuple[object, ...]) -> None:
-    write(tmp_path / "0/.hydra/config.yaml", "a: 1\n")
+    write_text(tmp_path / "0/.hydra/config.yaml", "a: 1\n")
     config = OmegaConf.create({"a": 1, "hydra": {"runtime": {"output_dir": str(tmp_path / "0")}}})
     write_record(config, JobReturn(status=status, _return_value=result))
     record = read_record(tmp_path / "0")
@@ -59,15 +60,15 @@ def test_records(tmp_path: Path, status: JobStatus, result: object, expected: tu
 
 def test_a_folder_without_a_readable_record(tmp_path: Path) -> None:
     assert read_record(tmp_path) is None
-    write(tmp_path / "0/.hydra/config.yaml", "a: 1\n")
+    write_text(tmp_path / "0/.hydra/config.yaml", "a: 1\n")
     unfinished = Record("unfinished", identity(OmegaConf.create({"a": 1})))
     assert read_record(tmp_path / "0") == unfinished
-    write(tmp_path / "0/job.json", '{"status": "finished"')
+    write_text(tmp_path / "0/job.json", '{"status": "finished"')
     assert read_record(tmp_path / "0") == unfinished
 
 
 def test_folders_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
     for name in ("10", "2", "0"):
-        write(tmp_path / name / ".hydra/config.yaml", "")
+        write_text(tmp_path / name / ".hydra/config.yaml", "")
     assert [place.name for place in folders(tmp_path)] == ["0", "2", "10"]
     assert not list(tmp_path.rglob("*.partial"))

@@ -125,6 +125,20 @@ def test_what_became_of_a_run_is_in_the_table(tmp_path):
     assert block.rows[1].cells == ("0.500",)
 
 
+@pytest.mark.parametrize("content", [b'{"test/accuracy": 0.', b"", b"[1, 2]", b"\xff\xfe"])
+def test_a_run_with_unreadable_metrics_is_broken_in_the_table(tmp_path, caplog, content):
+    job(tmp_path, 0, ["experiment=kd", "seed=1"], {"test/accuracy": 0.5})
+    job(tmp_path, 1, ["experiment=kd", "seed=2"], None)
+    (tmp_path / "1/metrics.json").write_bytes(content)
+    (tmp_path / "1/job.json").write_text(json.dumps({"status": "finished", "identity": "x", "value": 0.7}))
+    assert read_runs(tmp_path)[1] == Run("kd", "2", {}, "broken")
+    StudyTable(NAMES).on_multirun_end(OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}}))
+    study = (tmp_path / "study.md").read_text()
+    assert "| seeds | 1; broken: 2 |" in study
+    assert "| accuracy ↑ | 0.500 |" in study
+    assert f"{tmp_path / '1/metrics.json'} is not readable as JSON" in caplog.text
+
+
 def test_what_was_lost_and_made_again_stands_once(tmp_path):
     job(tmp_path, 0, ["experiment=kd", "seed=1"], None)
     (tmp_path / "0/job.json").write_text(json.dumps({"status": "failed", "identity": "x", "error": "?"}))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,6 +9,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from introspect.core.files import write_json
 from introspect.distillation.similarity import ClassSimilarity as Similarity
 from introspect.vision.datasets.base import ImageSet
 
@@ -59,5 +59,4 @@ class ClassSimilarity(Callback):
             student, teacher = self.found.matrices().tolist()
         if trainer.is_global_zero:
             matrices = {"student": student, **({"teacher": teacher} if "cka" in values else {})}
-            self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / "class_similarity.json").write_text(json.dumps({"groups": self.groups, **matrices}))
+            write_json(self.folder / "class_similarity.json", {"groups": self.groups, **matrices}, indent=None)

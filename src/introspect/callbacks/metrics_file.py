@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+
+from introspect.core.files import write_json
 
 
 class MetricsFile(Callback):
@@ -21,6 +22,5 @@ class MetricsFile(Callback):
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write it."""
         if trainer.is_global_zero:
-            self.folder.mkdir(parents=True, exist_ok=True)
             values = {name: float(value) for name, value in sorted(trainer.callback_metrics.items())}
-            (self.folder / "metrics.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+            write_json(self.folder / "metrics.json", values)

@@ -9,7 +9,6 @@ tally.csv              a row per unit, best first: its best label of each catego
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +20,7 @@ import torch
 from torch import Tensor
 
 from introspect.core.errors import InputError
+from introspect.core.files import replacing, write_csv, write_json
 from introspect.dissection.concepts.base import Label
 from introspect.dissection.result import Dissection
 from introspect.dissection.tally import Counts
@@ -43,7 +43,6 @@ _SETTINGS = (
 def save(dissection: Dissection, folder: str | Path) -> None:
     """Write the files; the folder is made if it is absent. Examples are not part of them."""
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     content = {
         **{name: getattr(dissection, name) for name in _SETTINGS},
         "categories": list(dissection.categories),
@@ -51,7 +50,6 @@ def save(dissection: Dissection, folder: str | Path) -> None:
         "detectors": dissection.summary(),
         "detectors_of_concept": dissection.unique(),
     }
-    (folder / "dissection.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     counts, best = dissection.counts, dissection.best
     names, categories = [label.name for label in dissection.labels], dissection.categories
     _write(
@@ -79,10 +77,8 @@ def save(dissection: Dissection, folder: str | Path) -> None:
         pixels=counts.intersections[unit, label],
         iou=dissection.iou[unit, label],
     )
-    with (folder / "tally.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(tally_columns(dissection))
-        writer.writerows(tally_rows(dissection))
+    write_csv(folder / "tally.csv", tally_columns(dissection), tally_rows(dissection))
+    write_json(folder / "dissection.json", content)  # last: a folder that has it is complete
 
 
 def load(folder: str | Path) -> Dissection:
@@ -164,7 +160,8 @@ def tally_rows(dissection: Dissection) -> Iterator[list[str | int | float]]:
 
 def _write(path: Path, **columns: Tensor | list[str]) -> None:
     arrays = {name: column.numpy() if isinstance(column, Tensor) else column for name, column in columns.items()}
-    pq.write_table(pa.table(arrays), path)
+    with replacing(path) as partial:
+        pq.write_table(pa.table(arrays), partial)
 
 
 def _tensor(table: pa.Table, name: str) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields, replace
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from introspect.core.errors import InputError
+from introspect.core.files import write_json, write_text
 from introspect.dissection.comparison import compare
 from introspect.dissection.concepts.base import ConceptDataset
 from introspect.dissection.engine import dissect
@@ -161,8 +161,8 @@ def _write(
         {layer + (f":{control}" if control else ""): g for (layer, control), g in groups.items()}, seed=seed
     )
     rich.print(comparison.table())
-    (folder / "comparison.md").write_text(comparison.markdown(), encoding="utf-8")
-    (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+    write_text(folder / "comparison.md", comparison.markdown())
+    write_json(folder / "metrics.json", metrics)
     return metrics
 
 

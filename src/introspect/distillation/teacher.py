@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -16,6 +15,7 @@ from torch import nn
 
 from introspect.core.checkpoints import check_checkpoint
 from introspect.core.errors import InputError
+from introspect.core.files import replacing
 from introspect.core.plain import plain_settings
 from introspect.vision.backbones import Backbone
 
@@ -132,13 +132,8 @@ def keep_weights(network: nn.Module, path: Path, settings: str) -> Path:
     weights = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
     if broken := [name for name, value in weights.items() if not value.isfinite().all()]:
         raise InputError(f"{path.stem}: the training diverged ({broken[0]} is not finite): give it a smaller lr")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    try:
+    with replacing(path) as partial:
         save_file(weights, partial, metadata={"settings": settings})
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
     return path
 
 

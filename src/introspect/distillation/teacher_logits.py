@@ -20,6 +20,7 @@ from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
 from introspect.core.errors import InputError
+from introspect.core.files import replacing
 from introspect.core.plain import plain_settings
 from introspect.core.progress import track
 from introspect.distillation.teacher import Teacher, locked
@@ -134,17 +135,13 @@ def make_logits(
         with torch.no_grad(), trainer.precision_plugin.forward_context():
             return features(network, prepare(images.to(device), network)).logits
 
-    partial = path.with_suffix(".partial")  # what a run that was killed has left is written over
     try:
         with locked(path):
             if path.is_file():
                 return
             log.info("the teacher is asked once about each training image, and what it says is kept in %s", path)
-            try:
+            with replacing(path, locked=True) as partial:
                 _write(partial, answer, data, teacher.backbone.classes)
-                partial.replace(path)
-            finally:
-                partial.unlink(missing_ok=True)
     except OSError as error:
         raise InputError(f"model.teacher.cache: {path}: can not be written ({error.strerror or error})") from error
 

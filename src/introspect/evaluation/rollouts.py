@@ -6,7 +6,6 @@ run, without a model.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any, get_args
 from introspect.benchmarks.examples import MultiHopExample, Tier
 from introspect.chat.protocol import FINISHED, ChatRequest, ChatResponse, extract_answer
 from introspect.core.errors import InputError
+from introspect.core.files import replacing
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,14 +140,9 @@ def save_rollouts(rollouts: Iterable[Rollout], path: str | Path, failed: int = 0
         raise InputError(f"{path}: there are no rollouts to save")
     _check_unique(rollouts, path)
     values = {column: [getattr(rollout, field) for rollout in rollouts] for column, field in _COLUMNS.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
+    with replacing(path) as partial:
         schema = _schema().with_metadata({_FAILED: str(failed)})
         pq.write_table(pa.table(values, schema=schema), partial, compression="zstd")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def load_rollouts(path: str | Path, limit: int | None = None) -> list[Rollout]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
@@ -15,6 +14,7 @@ from introspect.chat.lazy import release
 from introspect.chat.prompts import Style, check_style, question_messages
 from introspect.chat.protocol import ChatModel, ChatRequest, Sampling
 from introspect.chat.store import ResponseStore, answer
+from introspect.core.files import write_json
 from introspect.core.progress import track
 from introspect.core.run_logger import log_histograms
 from introspect.evaluation.judging.running import Verdicts, save_judgments
@@ -161,7 +161,7 @@ def report(
     content: dict[str, Any] = {**comparison.to_json(), "judge": None if verdicts is None else verdicts.to_json()}
     if baseline is None:
         content["baseline"] = None
-    (folder / "metrics.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / "metrics.json", content)
     table = comparison_table(comparison)
     if verdicts is not None:
         table.caption = f"{table.caption}; judge: {verdicts.judge.get('model', 'of no name')}"

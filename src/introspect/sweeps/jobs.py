@@ -10,7 +10,6 @@ import hashlib
 import json
 import math
 import pickle
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from introspect.core.command import explain
 from introspect.core.errors import Pruned
+from introspect.core.files import write_json
 from introspect.core.redaction import redact
 
 RECORD = "job.json"
@@ -80,7 +80,7 @@ def write_record(config: DictConfig, returned: JobReturn) -> None:
         value=float(result) if is_number else None,
         error=one_line(result) if status == "failed" and isinstance(result, BaseException) else None,
     )
-    write(Path(config.hydra.runtime.output_dir) / RECORD, json.dumps(asdict(record), indent=2) + "\n")
+    write_json(Path(config.hydra.runtime.output_dir) / RECORD, asdict(record))
 
 
 def one_line(error: BaseException) -> str:
@@ -96,16 +96,6 @@ def portable(error: Exception) -> Exception:
     except Exception:  # noqa: BLE001 - anything may go wrong in the pickling of another's class
         return RuntimeError(one_line(error))
     return error
-
-
-def write(file: Path, text: str) -> None:
-    """Whole or not at all: jobs of a sweep may be processes beside each other, on several machines."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=file.parent, suffix=".partial", delete=False, encoding="utf-8") as out:
-        out.write(text)
-    partial = Path(out.name)
-    partial.chmod(0o644)
-    partial.replace(file)
 
 
 def read_record(folder: Path) -> Record | None:

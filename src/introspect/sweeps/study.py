@@ -16,7 +16,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from introspect.core.command import explain
 from introspect.core.errors import Pruned
-from introspect.sweeps.jobs import DONE, Record, folders, portable, read_record, write, write_record
+from introspect.core.files import write_text
+from introspect.sweeps.jobs import DONE, Record, folders, portable, read_record, write_record
 from introspect.tracking.table import OBJECTIVE, Block, Run, compare, latex, markdown, published
 from introspect.tracking.wandb import finish, wandb_logger
 
@@ -24,14 +25,15 @@ log = logging.getLogger(__name__)
 
 METRICS = "metrics.json"
 SEED, EXPERIMENT = "seed", "experiment"
+BROKEN = "broken"  # the status of a finished run whose numbers cannot be read
 
 
 class StudyTable(Callback):
     """Compares the arms of a sweep over seeds: `study.md` and `study.tex` in its folder, in the end in the terminal.
 
     Each job leaves in its folder what became of it. The files are written anew after every one, so that they are there
-    if a later one fails. A run that did not finish is named in the table, with what became of it; a sweep without any
-    numbers gives no table.
+    if a later one fails. A run that did not finish, or whose numbers cannot be read (`broken`), is named in the table,
+    with what became of it; a sweep without any numbers gives no table.
 
     Args:
         metrics: names of the rows, as they stand in each run's `metrics.json` (`outer/inner` where it is nested), with
@@ -60,7 +62,9 @@ class StudyTable(Callback):
         for place in folders(folder):
             record = read_record(place)
             is_without = record is None or (record.value is None and record.status != "pruned")
-            if is_without and not (place / METRICS).is_file():
+            if read_metrics(place) is None:
+                log.warning("%s is not readable as JSON: this run is broken", place / METRICS)
+            elif is_without and not (place / METRICS).is_file():
                 log.warning("%s: no %s: this run has no numbers in the table", place, METRICS)
         table = self._write(config)
         if not table:
@@ -85,8 +89,8 @@ class StudyTable(Callback):
         table = compare(read_runs(folder), self._names(config))
         if table:
             table += published(table[0].arms, self.others)
-            write(folder / "study.md", markdown(table))
-            write(folder / "study.tex", latex(table))
+            write_text(folder / "study.md", markdown(table))
+            write_text(folder / "study.tex", latex(table))
         return table
 
     def _names(self, config: DictConfig) -> dict[str, str]:
@@ -156,8 +160,12 @@ def read_runs(folder: Path) -> list[Run]:
         }
         arm, seed = _arm(varied), overrides.get(SEED, "")
         again = sum((run.arm, run.seed.partition(" ")[0]) == (arm, seed) for run in runs)
-        measured = _measured(place, record) if status == "finished" else {}
-        runs.append(Run(arm, f"{seed} ({again + 1})" if again else seed, measured, status))
+        metrics = read_metrics(place) if status == "finished" else {}
+        if metrics is None:
+            status, metrics = BROKEN, {}
+        elif record and record.value is not None:
+            metrics[OBJECTIVE] = record.value
+        runs.append(Run(arm, f"{seed} ({again + 1})" if again else seed, metrics, status))
     return runs
 
 
@@ -168,12 +176,16 @@ def _status(place: Path, record: Record | None) -> str:
     return record.status if record else "unfinished"
 
 
-def _measured(place: Path, record: Record | None) -> dict[str, float]:
+def read_metrics(place: Path) -> dict[str, float] | None:
+    """The numbers of a run's folder, by `outer/inner`; none without a file, None where the file is broken."""
     file = place / METRICS
-    found = _flat(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
-    if record and record.value is not None:
-        found[OBJECTIVE] = record.value
-    return found
+    if not file.is_file():
+        return {}
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return _flat(content) if isinstance(content, Mapping) else None
 
 
 def _overrides(file: Path) -> dict[str, str]:

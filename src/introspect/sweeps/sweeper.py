@@ -18,6 +18,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from introspect.core.errors import InputError
+from introspect.core.files import write_text
 from introspect.core.redaction import redact
 from introspect.sweeps.jobs import DONE, RECORD, Job, describe, outcome
 
@@ -69,9 +70,8 @@ class ReportingSweeper(Sweeper):
         Returns:
             The settings of the config file, then those of the command line; one that comes again replaces the first.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
         content = OmegaConf.to_container(self.config, resolve=False)
-        OmegaConf.save(OmegaConf.create(redact(content)), self.folder / "multirun.yaml")
+        write_text(self.folder / "multirun.yaml", OmegaConf.to_yaml(OmegaConf.create(redact(content))))
         assert self.hydra_context is not None
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         given = [f"{name}={value}" for name, value in self.params.items()]

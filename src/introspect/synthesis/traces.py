@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, Literal, get_args
 
 from introspect.chat.protocol import Message, Role
 from introspect.core.errors import InputError
+from introspect.core.files import replacing
 
 # What the traces of a recipe are: rewritten drafts, written from scratch, or answers as they were given.
 Kind = Literal["rewrite", "synthesis", "rollout"]
@@ -70,13 +70,8 @@ def save_traces(traces: Iterable[Trace], path: str | Path) -> None:
     kinds = {column: pa.int64() if column in _NUMBERS else pa.string() for column in _COLUMNS}
     fields = [pa.field(column, kind, nullable=False) for column, kind in kinds.items()]
     schema = pa.schema([*fields, pa.field(_DRAFT, pa.string())])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
+    with replacing(path) as partial:
         pq.write_table(pa.Table.from_pylist(rows, schema=schema), partial, compression="zstd")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def load_traces(path: str | Path) -> tuple[Trace, ...]:

@@ -12,6 +12,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from introspect.core.files import PARTIAL
+
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
     from wandb import Artifact
@@ -86,7 +88,7 @@ def kind_of(place: Path) -> str:
 def _files(place: Path) -> list[Path]:
     if place.is_file():
         return [place]
-    return sorted(path for path in place.rglob("*") if path.is_file() and not path.name.endswith(".partial"))
+    return sorted(path for path in place.rglob("*") if path.is_file() and path.suffix != PARTIAL)
 
 
 def artifact(place: Path, kind: str, limit: int) -> Artifact:

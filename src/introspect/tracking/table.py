@@ -28,7 +28,8 @@ _LATEX = {
 class Run:
     """A run of a sweep: what was varied but the seed, the seed, what was measured, and what became of it.
 
-    status: as of `sweeps.jobs.Record`. Only finished runs have numbers that count.
+    status: as of `sweeps.jobs.Record`, or `broken` where its numbers cannot be read. Only finished runs have numbers
+    that count.
     """
 
     arm: str

@@ -21,6 +21,7 @@ from introspect.chat.protocol import ChatModel
 from introspect.chat.tokenizers import Conversation, TemplateChoice, load_tokenizer
 from introspect.core.distributed import SharedLoader, batches, processes
 from introspect.core.errors import InputError
+from introspect.core.files import write_json
 from introspect.core.resuming import place
 from introspect.synthesis.recipes.base import Recipe
 from introspect.synthesis.traces import Trace, TraceSet, load_traces, save_traces
@@ -366,8 +367,7 @@ class TraceDataModule(QuestionsDataModule):
                 logger.log_metrics(shown, step=0)
 
     def _write_manifest(self, content: Mapping[str, Any]) -> None:
-        self.manifest.parent.mkdir(parents=True, exist_ok=True)
-        self.manifest.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_json(self.manifest, content)
 
 
 def _check_settings(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from introspect.chat.tokenizers import end_of_turn_id
+from introspect.core.files import write_text
 
 _CARD = """\
 ---
@@ -106,7 +107,7 @@ def save_folder(network: Any, tokenizer: Any, folder: str | Path, card: str) -> 
         generation.pad_token_id = tokenizer.pad_token_id
     network.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    (folder / "README.md").write_text(card, encoding="utf-8")
+    write_text(folder / "README.md", card)
     return folder
 
 

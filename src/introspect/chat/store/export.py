@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from itertools import islice
@@ -13,6 +12,7 @@ from typing import Any
 from introspect.chat.protocol import FINISHED, extract_answer, join_reasoning
 from introspect.chat.store.database import ResponseStore
 from introspect.core.errors import InputError
+from introspect.core.files import replacing
 
 # Rows written at a time: what the export holds in memory.
 _ROWS = 1000
@@ -73,10 +73,8 @@ def _write_parquet(store: ResponseStore, path: Path, model: str | None) -> int:
 
     kinds = dict.fromkeys(COLUMNS, pa.string()) | dict.fromkeys(_NUMBERS, pa.int64()) | {"valid": pa.bool_()}
     schema = pa.schema([pa.field(name, kind, nullable=False) for name, kind in kinds.items()])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     count = 0
-    try:
+    with replacing(path) as partial:
         with pq.ParquetWriter(partial, schema, compression="zstd") as writer:
             rows = _rows(store, model)
             while batch := list(islice(rows, _ROWS)):
@@ -85,9 +83,6 @@ def _write_parquet(store: ResponseStore, path: Path, model: str | None) -> int:
         if not count:
             of = "" if model is None else f" of model {model}"
             raise InputError(f"{store.path}: no responses{of}; those here are of {', '.join(store.models()) or 'none'}")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
     return count
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from introspect.core.errors import InputError
+from introspect.core.files import write_csv
 from introspect.dissection.concepts.base import Annotated, Label
 from introspect.dissection.rules import as_names, whole_number
 from introspect.vision.shapeworld import LAYERS, SPLITS, VOCABULARY, Shapeworld, Split
@@ -105,14 +105,14 @@ def export(concepts: ShapeworldConcepts, root: str | Path) -> None:
         images, shares = images + (counts > 0), shares + counts
         split = "val" if concepts.world.split == SPLITS[1] else concepts.world.split
         rows.append([item.name, split, height, width, height, width, *(";".join(cell) for cell in cells.values())])
-    _write_table(root / "index.csv", ["image", "split", "ih", "iw", "sh", "sw", *concepts.categories], rows)
+    write_csv(root / "index.csv", ["image", "split", "ih", "iw", "sh", "sw", *concepts.categories], rows)
     _write_tables_of_labels(concepts, root, images, shares)
 
 
 def _write_tables_of_labels(concepts: ShapeworldConcepts, root: Path, images: np.ndarray, shares: np.ndarray) -> None:
     named = [label for label in concepts.labels if label.name]
     covered = {label.number: f"{shares[label.number]:.9f}" for label in named}
-    _write_table(
+    write_csv(
         root / "label.csv",
         ["number", "name", "category", "frequency", "coverage", "syns"],
         [[n, name, f"{category}({images[n]})", images[n], covered[n], ""] for n, name, category in named],
@@ -123,12 +123,12 @@ def _write_tables_of_labels(concepts: ShapeworldConcepts, root: Path, images: np
         count = int(sum(images[label.number] for label in own))
         categories.append([category, own[0].number, own[-1].number, len(own), count])
         ranked = sorted(own, key=lambda label: -images[label.number])
-        _write_table(
+        write_csv(
             root / f"c_{category}.csv",
             ["code", "number", "name", "frequency", "coverage"],
             [[code, n, name, images[n], covered[n]] for code, (n, name, _) in enumerate(ranked, start=1)],
         )
-    _write_table(root / "category.csv", ["name", "first", "last", "count", "frequency"], categories)
+    write_csv(root / "category.csv", ["name", "first", "last", "count", "frequency"], categories)
 
 
 def _write_image(path: Path, pixels: np.ndarray) -> None:
@@ -136,10 +136,3 @@ def _write_image(path: Path, pixels: np.ndarray) -> None:
 
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.ascontiguousarray(pixels)).save(path)
-
-
-def _write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(rows)

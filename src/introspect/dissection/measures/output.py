@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from torch import Tensor
 
 from introspect.core.errors import InputError
+from introspect.core.files import replacing, write_json
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
@@ -77,12 +77,10 @@ def publish(
     import rich
 
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     metrics = result.metrics()
     content = {"measure": result.name, "source": result.source, "settings": result.settings(), "metrics": metrics}
     for name, written in ((result.name, content), ("metrics", metrics)):
-        text = json.dumps(written, indent=2, allow_nan=False)
-        (folder / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+        write_json(folder / f"{name}.json", written, allow_nan=False)
     for name, columns in result.tables().items():
         _write(folder / f"{result.name}_{name}.parquet", columns)
     pictures = _draw(result, folder) if figure else {}
@@ -129,14 +127,16 @@ def _write(path: Path, columns: Columns) -> None:
     import pyarrow.parquet as pq
 
     arrays = {name: c.numpy() if isinstance(c, Tensor) else list(c) for name, c in columns.items()}
-    pq.write_table(pa.table(arrays), path)
+    with replacing(path) as partial:
+        pq.write_table(pa.table(arrays), partial)
 
 
 def _draw(result: Measured, folder: Path) -> dict[str, Path]:
     paths = {}
     for name, drawn in result.figures().items():
         paths[name] = folder / f"{result.name}_{name}.png"
-        drawn.savefig(paths[name], dpi=120)
+        with replacing(paths[name]) as partial:
+            drawn.savefig(partial, dpi=120, format="png")
         log.info("figure: %s", paths[name])
     return paths
 

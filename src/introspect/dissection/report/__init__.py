@@ -7,6 +7,7 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from introspect.core.files import write_text
 from introspect.dissection.concepts.base import ConceptDataset
 from introspect.dissection.report.pictures import SIDE, pictures
 from introspect.dissection.result import Dissection, display
@@ -49,9 +50,7 @@ def write_report(dissection: Dissection, concepts: ConceptDataset, path: str | P
     text = environment.get_template("report.html.jinja").render(
         dissection=dissection, settings=dissection.settings(), summary=dissection.summary(), units=units, side=side
     )
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    write_text(path, text)
 
 
 def _embedded(image: Image) -> str:

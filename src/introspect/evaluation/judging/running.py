@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -17,6 +16,7 @@ from introspect.chat.lazy import release
 from introspect.chat.protocol import ChatFailure, ChatModel, ChatRequest, ChatResponse, Sampling
 from introspect.chat.store import ResponseStore, answer
 from introspect.core.errors import InputError
+from introspect.core.files import replacing
 from introspect.core.progress import track
 from introspect.evaluation.judging.judges import JUDGES, Judge, chosen_judges
 from introspect.evaluation.judgments import Failed, Judged, Judgment, Unparsed
@@ -313,10 +313,5 @@ def save_judgments(judged: Sequence[Judged], path: str | Path) -> None:
     ]
     names = ("example_id", "rollout_id", "judge", "outcome", "judgment")
     kinds = [pa.field(name, pa.int64() if name == "rollout_id" else pa.string(), nullable=False) for name in names]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
+    with replacing(path) as partial:
         pq.write_table(pa.Table.from_pylist(rows, schema=pa.schema(kinds)), partial, compression="zstd")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -5,7 +5,6 @@ What is written is a folder like one on the Hugging Face hub: `data/<split>-0000
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -17,6 +16,7 @@ from introspect.benchmarks.examples import MultiHopExample
 from introspect.chat.prompts import Style, question_messages
 from introspect.chat.protocol import Message, extract_answer, join_reasoning, split_reasoning
 from introspect.core.errors import InputError
+from introspect.core.files import replacing, write_text
 from introspect.evaluation.rollouts import Rollout
 from introspect.synthesis.traces import Draft, Kind, Trace
 
@@ -201,15 +201,9 @@ def _write(
 
     schema = _schema(row(records[0]))
     path = folder / "data" / f"{about.split}-00000-of-00001.parquet"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        with pq.ParquetWriter(partial, schema, compression="zstd") as file:
-            remaining = map(row, records)
-            while chunk := list(islice(remaining, _BATCH)):
-                file.write_table(pa.Table.from_pylist(chunk, schema=schema))
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-    (folder / "README.md").write_text(about.render(), encoding="utf-8")
+    with replacing(path) as partial, pq.ParquetWriter(partial, schema, compression="zstd") as file:
+        remaining = map(row, records)
+        while chunk := list(islice(remaining, _BATCH)):
+            file.write_table(pa.Table.from_pylist(chunk, schema=schema))
+    write_text(folder / "README.md", about.render())
     return folder

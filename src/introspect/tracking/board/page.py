@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from introspect.core.files import write_text
 from introspect.tracking.board.curves import Curve
 from introspect.tracking.board.dissections import Layer
 from introspect.tracking.board.runs import Run
@@ -61,13 +62,7 @@ def write_page(runs: Iterable[Run], root: Path, path: Path) -> None:
         hashes=[_hash(script), _hash(gzip.decompress(plotly).decode())],
         blobs=blobs,
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8", newline="\n")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_text(path, text)
 
 
 def _hash(script: str) -> str:
