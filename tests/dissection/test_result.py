@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from introspect.core.errors import InputError
-from introspect.dissection.comparison import compare
+from introspect.dissection.comparison import compare_dissections
 from introspect.dissection.concepts.broden import Broden
 from introspect.dissection.engine import dissect_activations
 from introspect.dissection.files import load, save
@@ -134,7 +134,7 @@ def test_the_table_is_the_reference_s(run: str, shared: Path, tmp_path: Path) ->
 def test_a_comparison_has_intervals() -> None:
     few = made([with_iou(0.5)] * 5 + [(0, 0.0)] * 45)
     many = made([with_iou(0.5)] * 30 + [(0, 0.0)] * 20)
-    found = compare({"few": few, "many": many}, resamples=500)
+    found = compare_dissections({"few": few, "many": many}, resamples=500)
     total = found.counts["few"]["total"]
     assert total.value == 5
     assert 0 <= total.low < 5 < total.high <= 12
@@ -143,7 +143,7 @@ def test_a_comparison_has_intervals() -> None:
     difference = found.differences["many"]["total"]
     assert difference.value == 25
     assert 15 < difference.low < 25 < difference.high < 35
-    assert found == compare({"few": few, "many": many}, resamples=500)
+    assert found == compare_dissections({"few": few, "many": many}, resamples=500)
     assert "| total | 5 [" in found.markdown()
     assert "| total | +25 [" in found.markdown()
     assert list(found.table().columns[0].cells) == list(found.counts)
@@ -156,16 +156,16 @@ def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
     for trial in range(60):
         detects = torch.rand(100, generator=generator) < 0.3
         layer = made([with_iou(0.5) if yes else (0, 0.0) for yes in detects.tolist()])
-        low, high = compare({"a": layer}, resamples=200, seed=trial).counts["a"]["total"][1:]
+        low, high = compare_dissections({"a": layer}, resamples=200, seed=trial).counts["a"]["total"][1:]
         held += low <= 30 <= high
     assert held >= 52
 
 
 def test_comparisons_that_can_not_be() -> None:
     with pytest.raises(InputError, match="at least one"):
-        compare({})
+        compare_dissections({})
     with pytest.raises(InputError, match="resamples: got 0"):
-        compare({"a": made([(1, 0.5)])}, resamples=0)
+        compare_dissections({"a": made([(1, 0.5)])}, resamples=0)
 
 
 @pytest.mark.parametrize(
@@ -186,29 +186,32 @@ def test_dissections_that_were_made_in_different_ways(change: dict, message: str
     layer = made([(1, 0.5)])
     other = replace(layer, **change)
     with pytest.raises(InputError, match=message):
-        compare({"a": layer, "b": other}, resamples=10)
+        compare_dissections({"a": layer, "b": other}, resamples=10)
     same = {"layer": "x", "network": "y", "control": "rotation", "seed": 9, "preprocessing": "z", "checkpoint": "c"}
-    assert compare({"a": layer, "b": replace(layer, **same)}, resamples=10).differences["b"]["total"].value == 0
+    assert (
+        compare_dissections({"a": layer, "b": replace(layer, **same)}, resamples=10).differences["b"]["total"].value
+        == 0
+    )
 
 
 def test_labels_must_be_the_same() -> None:
     layer, other = made([(1, 0.5)]), made([(1, 0.5)], labels=7)
     with pytest.raises(InputError, match=r"different labels .*\(a: without these; b: part-6 \(part\)\)"):
-        compare({"a": layer, "b": other}, resamples=10)
+        compare_dissections({"a": layer, "b": other}, resamples=10)
 
 
 def test_one_threshold_makes_other_thresholds_comparable() -> None:
     layer = made([with_iou(0.5), with_iou(0.1)])
-    found = compare({"a": layer, "b": replace(layer, iou_threshold=0.2)}, threshold=0.3, resamples=10)
+    found = compare_dissections({"a": layer, "b": replace(layer, iou_threshold=0.2)}, threshold=0.3, resamples=10)
     assert [counts["total"].value for counts in found.counts.values()] == [1, 1]
 
 
 def test_several_of_a_kind_stand_as_their_mean() -> None:
     three, six = made([with_iou(0.5)] * 3 + [(0, 0.0)] * 7), made([with_iou(0.5)] * 6 + [(0, 0.0)] * 4)
-    found = compare({"layer": six, "turned": [three, three, six]}, resamples=400)
+    found = compare_dissections({"layer": six, "turned": [three, three, six]}, resamples=400)
     mean = found.counts["turned"]["total"]
     assert mean.value == 4
     assert found.differences["turned"]["total"].value == -2
-    alone = compare({"layer": three}, resamples=400).counts["layer"]["total"]
+    alone = compare_dissections({"layer": three}, resamples=400).counts["layer"]["total"]
     assert mean.high - mean.low > alone.high - alone.low  # they also differ among each other
     assert "| total | 6 [" in found.markdown()

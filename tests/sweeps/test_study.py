@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from introspect.sweeps.jobs import read_record
 from introspect.sweeps.study import StudyTable, log_study, read_runs
-from introspect.tracking.table import Run, compare, markdown
+from introspect.tracking.table import Run, compare_arms, markdown
 from introspect.tracking.wandb import finish
 
 NAMES = {"test/accuracy": "accuracy ↑", "dissect/detectors/total": "detectors", "model/aes": "AES"}
@@ -75,7 +75,7 @@ def test_wandb_gets_the_runs_in_their_own_group(tmp_path, monkeypatch, config, g
     job(tmp_path, 0, ["experiment=kd", "seed=1"], {"test/accuracy": 0.5}, config)
     job(tmp_path, 1, ["experiment=kd", "seed=2"], {"dissect/detectors/total": 3.0}, config)
     found = read_runs(tmp_path)
-    log_study(tmp_path, found, NAMES, compare(found, NAMES))
+    log_study(tmp_path, found, NAMES, compare_arms(found, NAMES))
     assert seen == [f"{group} {tmp_path.name}"]
     [table] = tmp_path.glob("wandb/offline-run-*/files/media/table/study_[0-9]*.json")
     content = json.loads(table.read_text())
@@ -86,7 +86,7 @@ def test_wandb_gets_the_runs_in_their_own_group(tmp_path, monkeypatch, config, g
 def test_without_wandb_nothing_is_logged(tmp_path):
     job(tmp_path, 0, ["experiment=kd", "seed=1"], {"test/accuracy": 0.5}, {"logger": {"csv": {}}})
     found = read_runs(tmp_path)
-    log_study(tmp_path, found, NAMES, compare(found, NAMES))
+    log_study(tmp_path, found, NAMES, compare_arms(found, NAMES))
     assert not (tmp_path / "wandb").exists()
 
 
@@ -110,7 +110,7 @@ def test_a_seed_that_comes_again_is_a_run_of_its_own(tmp_path):
     for number in range(2):
         job(tmp_path, number, ["experiment=kd", "++seed=1"], {"test/accuracy": 0.5 + number / 10})
     assert [(run.arm, run.seed) for run in read_runs(tmp_path)] == [("kd", "1"), ("kd", "1 (2)")]
-    assert "| accuracy ↑ | 0.550 ± 0.071 |" in markdown(compare(read_runs(tmp_path), NAMES))
+    assert "| accuracy ↑ | 0.550 ± 0.071 |" in markdown(compare_arms(read_runs(tmp_path), NAMES))
 
 
 def test_what_became_of_a_run_is_in_the_table(tmp_path):
@@ -120,7 +120,7 @@ def test_what_became_of_a_run_is_in_the_table(tmp_path):
     job(tmp_path, 2, ["experiment=kd", "seed=3"], None)
     (tmp_path / "2/job.json").write_text(json.dumps({"status": "pruned", "identity": "y"}))
     job(tmp_path, 3, ["experiment=kd", "seed=4"], None)
-    [block] = compare(read_runs(tmp_path), NAMES)
+    [block] = compare_arms(read_runs(tmp_path), NAMES)
     assert block.rows[0].cells == ("1; failed: 2; pruned: 3; unfinished: 4",)
     assert block.rows[1].cells == ("0.500",)
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from introspect.tracking.table import Run, best, compare, labels_of, latex, markdown, published, spread
+from introspect.tracking.table import Run, best, compare_arms, labels_of, latex, markdown, published, spread
 
 NAMES = {"test/accuracy": "accuracy ↑", "dissect/detectors/total": "detectors", "model/aes": "AES"}
 
@@ -24,7 +24,7 @@ def runs():
 
 
 def test_arms_stand_side_by_side_and_differences_are_paired_by_seed():
-    assert markdown(compare(runs(), NAMES)).splitlines() == [
+    assert markdown(compare_arms(runs(), NAMES)).splitlines() == [
         "| mean ± sd over seeds | scratch | kd |",
         "|---|---|---|",
         "| seeds | 1, 2, 3 | 1, 2, 3 |",
@@ -39,7 +39,7 @@ def test_arms_stand_side_by_side_and_differences_are_paired_by_seed():
 
 
 def test_the_same_for_a_paper():
-    assert latex(compare(runs(), {"test/accuracy": "accuracy_% ↑"})).splitlines()[:8] == [
+    assert latex(compare_arms(runs(), {"test/accuracy": "accuracy_% ↑"})).splitlines()[:8] == [
         r"\begin{tabular}{lcc}",
         r"\toprule",
         r"mean $\pm$ sd over seeds & scratch & kd \\",
@@ -53,25 +53,25 @@ def test_the_same_for_a_paper():
 
 def test_a_seed_without_its_pair_takes_no_part_in_the_difference():
     kept = [run for run in runs() if (run.arm, run.seed) != ("scratch", "2")]
-    assert "| detectors | +4.0 ± 1.4 |" in markdown(compare(kept, NAMES)).splitlines()
+    assert "| detectors | +4.0 ± 1.4 |" in markdown(compare_arms(kept, NAMES)).splitlines()
 
 
 def test_a_run_that_failed_has_no_part_in_a_mean():
     failed = Run("kd", "4", {"test/accuracy": 0.0}, "failed")
-    lines = markdown(compare([*runs(), failed], NAMES)).splitlines()
+    lines = markdown(compare_arms([*runs(), failed], NAMES)).splitlines()
     assert "| seeds | 1, 2, 3 | 1, 2, 3; failed: 4 |" in lines
     assert "| accuracy ↑ | 0.720 ± 0.020 | **0.760 ± 0.017** |" in lines
 
 
 def test_nothing_measured_is_no_table():
-    assert compare([Run("a", "1", {"other": 1.0})], NAMES) == []
-    assert compare([Run("a", "1", {"test/accuracy": 1.0}, "failed")], NAMES) == []
-    assert compare([], NAMES) == []
+    assert compare_arms([Run("a", "1", {"other": 1.0})], NAMES) == []
+    assert compare_arms([Run("a", "1", {"test/accuracy": 1.0}, "failed")], NAMES) == []
+    assert compare_arms([], NAMES) == []
 
 
 def test_many_arms_stand_below_each_other_and_a_search_has_no_differences():
     many = [Run(f"lr=0.12345{at}", "", {"objective": at / 10}) for at in range(7)]
-    lines = markdown(compare(many, {"objective": "val/accuracy ↑"})).splitlines()
+    lines = markdown(compare_arms(many, {"objective": "val/accuracy ↑"})).splitlines()
     assert lines[0] == "| mean ± sd over seeds | seeds | val/accuracy ↑ |"
     assert lines[-1] == "| lr=0.1235 | one | **0.600** |"
     assert len(lines) == 9
@@ -116,7 +116,7 @@ def test_spreads():
 
 
 def test_a_bar_in_a_name_does_not_break_the_table():
-    assert r"| a=x\|y |" in markdown(compare([Run("a=x|y", "1", {"test/accuracy": 1.0})], NAMES))
+    assert r"| a=x\|y |" in markdown(compare_arms([Run("a=x|y", "1", {"test/accuracy": 1.0})], NAMES))
 
 
 def test_published_numbers_stand_below_as_they_were_printed_for_the_arms_that_are_there():

@@ -13,6 +13,7 @@ from introspect.callbacks.gathering import gather
 from introspect.chat.protocol import Sampling
 from introspect.core.distributed import check_whole, processes, share
 from introspect.core.errors import InputError
+from introspect.core.inference import evaluating
 from introspect.evaluation.metrics.summary import summarize
 from introspect.evaluation.testing import Testing
 
@@ -64,12 +65,9 @@ class AnswerAccuracy(Callback):
             rank_zero_warn("there are no validation questions: val/accuracy is not measured")
             return
         mine = share(examples, *processes(trainer))
-        was_training = pl_module.training
-        pl_module.eval()
-        with torch.no_grad(), trainer.precision_plugin.val_step_context():  # as in the test
+        with evaluating(pl_module), torch.no_grad(), trainer.precision_plugin.val_step_context():  # as in the test
             model = cast(Any, pl_module).chat_model(**self.options)
             answered = self.testing.rollouts(model, mine, "validation rollouts") if mine else []
-        pl_module.train(was_training)
         scores = summarize(gather(answered))
         for name in LOGGED:
             pl_module.log(f"val/{name}", scores[name], prog_bar=name == "accuracy")

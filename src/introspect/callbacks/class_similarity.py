@@ -10,6 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from introspect.core.files import write_json
+from introspect.core.inference import float64_device
 from introspect.distillation.similarity import ClassSimilarity as Similarity
 from introspect.vision.datasets.base import ImageSet
 
@@ -31,8 +32,7 @@ class ClassSimilarity(Callback):
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin with nothing."""
-        # It sums in float64, which Apple's GPUs do not have.
-        place = torch.device("cpu") if pl_module.device.type == "mps" else pl_module.device
+        place = float64_device(pl_module.device)
         self.found = Similarity(self.groups, self.classes).to(place)
         self.taught = Similarity(self.groups, self.classes).to(place)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 from introspect.chat.protocol import Message, join_reasoning, tag_answer
-from introspect.core.errors import InputError
+from introspect.core.errors import InputError, first_line
 
 TemplateChoice = Literal["auto", "own", "verbatim"]
 
@@ -91,7 +91,7 @@ def load_tokenizer(
         tokenizer = AutoTokenizer.from_pretrained(str(path), revision=revision, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError, ImportError) as error:
         kind = "folder" if path.is_dir() else "hub id, and no folder of that name"
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise InputError(f"{source}: no tokenizer could be loaded from this {kind} ({reason})") from error
     return with_template(tokenizer, chat_template)
 
@@ -165,7 +165,7 @@ def _apply(tokenizer: Any, messages: list[dict[str, str]], *, add_generation_pro
         # `tokenize=False`: asked for tokens, transformers 5 returns a dict whose length is no number of tokens.
         return str(tokenizer.apply_chat_template(messages, add_generation_prompt=add_generation_prompt, tokenize=False))
     except (ValueError, jinja2.TemplateError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         name = tokenizer_name(tokenizer)
         raise InputError(f"{name}: the chat template can not render a conversation ({reason})") from error
 

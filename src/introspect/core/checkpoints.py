@@ -6,7 +6,7 @@ import pickle
 import zipfile
 from pathlib import Path
 
-from introspect.core.errors import InputError
+from introspect.core.errors import InputError, first_line
 
 
 def check_checkpoint(path: str | Path) -> None:
@@ -29,7 +29,7 @@ def check_checkpoint(path: str | Path) -> None:
     try:
         content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise InputError(f"ckpt_path={path} is not a checkpoint that can be loaded safely: {reason}") from error
     if not isinstance(content, dict) or not {"state_dict", "pytorch-lightning_version"} <= content.keys():
         raise InputError(f"ckpt_path={path} is not a Lightning checkpoint: it lacks state_dict or its version")

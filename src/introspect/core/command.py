@@ -17,7 +17,7 @@ from pathlib import Path
 from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
-from introspect.core.errors import InputError
+from introspect.core.errors import InputError, one_line
 from introspect.core.redaction import is_secret_key, redact
 
 USER_ERROR = 2
@@ -78,7 +78,7 @@ def explain(error: BaseException) -> str | None:
         group, _, name = str(error.missing_cfg_file).rpartition("/")
         return f"there is no {group}={name}: {group} can be {', '.join(error.options)}"
     if isinstance(error, RuntimeError) and str(error).startswith("Error(s) in loading state_dict"):
-        return f"ckpt_path: the weights of the checkpoint are not those of the model: {one_line(error)[:300]}"
+        return f"ckpt_path: the weights of the checkpoint are not those of the model: {one_line(error, 300)}"
     if type(error).__name__ == "MisconfigurationException":  # Lightning's; to import it would take seconds
         return f"{one_line(error)} {MORE}"
     if isinstance(error, ValueError) and str(error).startswith("Config group override"):
@@ -122,11 +122,6 @@ def _explain_instantiation(error: InstantiationException) -> str:
         return f"{place}{one_line(cause)}"
     what = str(error).splitlines()[0] if cause is error else f"{type(cause).__name__}: {one_line(cause)}"
     return f"{place}{what} {MORE}"
-
-
-def one_line(error: BaseException | str) -> str:
-    """A message with its line breaks and runs of blanks as single blanks."""
-    return " ".join(str(error).split())
 
 
 def refuse_secrets(overrides: Sequence[str]) -> None:

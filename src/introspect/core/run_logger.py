@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from introspect.core.errors import one_line
+
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
     from wandb import Run
@@ -52,7 +54,7 @@ class RunLogger(WandbLogger):
         except Exception as error:
             if not self._is_unreachable(error):
                 raise
-            log.warning("W&B can not be reached (%s): this run is kept offline", " ".join(str(error).split())[:200])
+            log.warning("W&B can not be reached (%s): this run is kept offline", one_line(error, 200))
             self._wandb_init["mode"] = "offline"
             self._log_model = False
             run = super().experiment

@@ -43,14 +43,14 @@ def _parser() -> ArgumentParser:
 def _compare(chosen: Namespace) -> None:
     import rich
 
-    from introspect.dissection.comparison import compare
+    from introspect.dissection.comparison import compare_dissections
     from introspect.dissection.files import load
     from introspect.dissection.rules import Rules
 
     if chosen.threshold is not None:
         Rules(iou_threshold=chosen.threshold)
     names = _short_names(chosen.folders)
-    found = compare(
+    found = compare_dissections(
         {name: load(folder) for name, folder in zip(names, chosen.folders, strict=True)},
         threshold=chosen.threshold,
         seed=chosen.seed,

@@ -87,7 +87,7 @@ def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def compare(
+def compare_dissections(
     dissections: Mapping[str, Dissection | Sequence[Dissection]],
     *,
     threshold: float | None = None,

@@ -10,7 +10,6 @@ Shapes: b images, u units, h x w cells of a feature map.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from introspect.core.errors import InputError
+from introspect.core.inference import device_of, float64_device, moved
 from introspect.core.progress import track
 from introspect.dissection.activation_cache import Spool
 from introspect.dissection.concepts.base import ConceptDataset
@@ -99,7 +99,7 @@ def dissect(
             reading.run(model, work, show)
         flat = [view for found in views.values() for view in found]
         for view in show(flat, description="counting", total=len(flat)):
-            view.count(spool, concepts, _counting_device(target))
+            view.count(spool, concepts, float64_device(target))
     return {view.name: view.result(concepts, type(model).__name__, described(prepare)) for view in flat}
 
 
@@ -241,32 +241,10 @@ class _Reading:
         for layer, views in self.views.items():
             if layer not in found:
                 raise InputError(f"layer={layer}: the network does not use it when it sees an image")
-            maps = found.pop(layer).to(_counting_device(self.device))
+            maps = found.pop(layer).to(float64_device(self.device))
             self.spool.add_maps(layer, maps.cpu())
             for view in views:
                 view.observe(maps, names, len(self.concepts))
-
-
-@contextmanager
-def moved(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """The network on a device for a while, then where it was."""
-    home = device_of(model)
-    try:
-        model.to(device)
-        yield
-    finally:
-        model.to(home)
-
-
-def _counting_device(device: torch.device) -> torch.device:
-    """Where maps are counted that were made on a device: MPS has no float64."""
-    return torch.device("cpu") if device.type == "mps" else device
-
-
-def device_of(model: nn.Module) -> torch.device:
-    """Where the weights of a network are; the CPU if it has none."""
-    tensors = [*model.parameters(), *model.buffers()]
-    return tensors[0].device if tensors else torch.device("cpu")
 
 
 def _pass_on(items: Iterable[T], *, description: str, total: int | None = None) -> Iterator[T]:

@@ -9,12 +9,12 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 
 from introspect.core.errors import InputError
 from introspect.core.files import write_json, write_text
-from introspect.dissection.comparison import compare
+from introspect.core.inference import AUTO, chosen_device
+from introspect.dissection.comparison import compare_dissections
 from introspect.dissection.concepts.base import ConceptDataset
 from introspect.dissection.engine import dissect
 from introspect.dissection.files import save
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MODEL = "model"
-AUTO = "auto"
 
 
 def measure(
@@ -157,7 +156,7 @@ def _write(
     metrics: dict[str, float] = {}
     for (layer, _), group in groups.items():
         metrics |= numbers(group, f"{layer}/" if len(layers) > 1 else "")
-    comparison = compare(
+    comparison = compare_dissections(
         {layer + (f":{control}" if control else ""): g for (layer, control), g in groups.items()}, seed=seed
     )
     rich.print(comparison.table())
@@ -195,21 +194,3 @@ def own_preprocessing(network: nn.Module) -> Callable[[Tensor], Tensor]:
             "reference or [[mean of r, g, b], [deviation of r, g, b]]"
         )
     return prepare
-
-
-def chosen_device(name: str) -> str:
-    """The device that an option names; `auto` takes a CUDA GPU where there is one.
-
-    Raises:
-        InputError: this machine has no such device.
-    """
-    if name == AUTO:
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except (RuntimeError, TypeError):
-        raise InputError(f"device={name}: expected auto, cpu, cuda, cuda:1, … or mps") from None
-    there = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
-    if (device.index or 0) >= there.get(device.type, 0):
-        raise InputError(f"device={name}: this machine has none; device=auto takes what there is")
-    return name

@@ -23,7 +23,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from introspect.core.averaging import Mean
 from introspect.core.checkpoints import check_checkpoint
 from introspect.core.distributed import check_whole
-from introspect.core.errors import InputError
+from introspect.core.errors import InputError, one_line
 from introspect.core.plain import plain_settings
 from introspect.core.resuming import settle
 from introspect.distillation.objectives import CrossEntropy, LabelSmoothing, Objective
@@ -411,7 +411,7 @@ def load_student(ckpt_path: str | Path) -> nn.Module:
         }
         network.load_state_dict(state)
     except (KeyError, TypeError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error, 200)
         raise InputError(f"ckpt_path={ckpt_path}: not a checkpoint of a classifier ({reason})") from error
     network.preprocess = preprocessing(settings["normalization"])  # type: ignore[assignment]
     network.origin = (settings["student"]["name"], str(ckpt_path))  # type: ignore[assignment]  # for reports

@@ -14,7 +14,7 @@ from typing import Any
 from torch import nn
 
 from introspect.core.checkpoints import check_checkpoint
-from introspect.core.errors import InputError
+from introspect.core.errors import InputError, one_line
 from introspect.core.files import replacing
 from introspect.core.plain import plain_settings
 from introspect.vision.backbones import Backbone
@@ -180,4 +180,4 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
     try:
         network.load_state_dict(load_file(path))
     except (SafetensorError, RuntimeError) as error:
-        raise InputError(f"{path}: not the weights of the network: {' '.join(str(error).split())[:200]}") from error
+        raise InputError(f"{path}: not the weights of the network: {one_line(error, 200)}") from error

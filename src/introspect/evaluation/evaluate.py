@@ -19,6 +19,7 @@ from introspect.chat.protocol import ChatModel, Sampling
 from introspect.chat.store import ResponseStore
 from introspect.chat.usage import spent
 from introspect.core.errors import InputError
+from introspect.core.inference import chosen_device
 from introspect.evaluation.judging.running import Examples, Judging
 from introspect.evaluation.rollouts import Rollout, failed_requests, load_rollouts
 from introspect.evaluation.testing import Failures, flat, report, rollout, save_runs
@@ -215,18 +216,10 @@ def open_model(source: str, engine: Engine | None = None, load_checkpoint: Calla
         )
     options = made.keywords
     trusted = bool(options.get("trust_remote_code", False))
-    student = load_checkpoint(source, trust_remote_code=trusted).to(_device(options.get("device", AUTO)))
+    student = load_checkpoint(source, trust_remote_code=trusted).to(chosen_device(options.get("device", AUTO)))
     base = None if student.hparams["architecture"] else student.hparams["model"]
     chosen = {name: options[name] for name in ("batch_size", "max_new_tokens") if name in options}
     return Opened(student.chat_model(**chosen), base)
-
-
-def _device(name: str) -> str:
-    import torch
-
-    if name == AUTO:
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return name
 
 
 def base_of(folder: Path) -> str | None:

@@ -13,7 +13,7 @@ from typing import Any, get_args
 
 from introspect.benchmarks.examples import MultiHopExample, Tier
 from introspect.chat.protocol import FINISHED, ChatRequest, ChatResponse, extract_answer
-from introspect.core.errors import InputError
+from introspect.core.errors import InputError, first_line
 from introspect.core.files import replacing
 
 
@@ -188,8 +188,7 @@ def _read_table(path: Path, limit: int | None) -> Any:
         with pq.ParquetFile(path) as file:
             table = file.read() if limit is None else _first_rows(file, limit)
     except (pa.ArrowException, OSError) as error:
-        reason = str(error).partition("\n")[0]
-        raise InputError(f"{path}: not a readable Parquet file of rollouts ({reason})") from error
+        raise InputError(f"{path}: not a readable Parquet file of rollouts ({first_line(error)})") from error
     for column in _STORED:
         if column not in table.column_names:
             raise InputError(f"{path}: column {column!r} is missing; rollouts have {', '.join(_STORED)}")

@@ -18,7 +18,7 @@ from introspect.core.files import write_json
 from introspect.core.progress import track
 from introspect.core.run_logger import log_histograms
 from introspect.evaluation.judging.running import Verdicts, save_judgments
-from introspect.evaluation.metrics.summary import Comparison, compare, confidence_intervals, summarize
+from introspect.evaluation.metrics.summary import Comparison, compare_runs, confidence_intervals, summarize
 from introspect.evaluation.metrics.table import comparison_table
 from introspect.evaluation.outcomes import verdict
 from introspect.evaluation.rollouts import Rollout, save_rollouts
@@ -227,7 +227,7 @@ def _compared(
         )
         return replace(comparison, model={**comparison.model, "failed": failures.model})
     judged = (judged_before, judged_after) if judged_before and judged_after else None
-    comparison = compare(baseline, model, judged=judged)
+    comparison = compare_runs(baseline, model, judged=judged)
     return replace(
         comparison,
         baseline={**comparison.baseline, "failed": failures.baseline},

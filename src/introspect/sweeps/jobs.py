@@ -19,7 +19,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, OmegaConf
 
 from introspect.core.command import explain
-from introspect.core.errors import Pruned
+from introspect.core.errors import Pruned, one_line
 from introspect.core.files import write_json
 from introspect.core.redaction import redact
 
@@ -78,15 +78,14 @@ def write_record(config: DictConfig, returned: JobReturn) -> None:
         status=status,
         identity=identity(config),
         value=float(result) if is_number else None,
-        error=one_line(result) if status == "failed" and isinstance(result, BaseException) else None,
+        error=failure(result) if status == "failed" and isinstance(result, BaseException) else None,
     )
     write_json(Path(config.hydra.runtime.output_dir) / RECORD, asdict(record))
 
 
-def one_line(error: BaseException) -> str:
+def failure(error: BaseException) -> str:
     """An exception in one line of at most 300 characters, with its type unless it is the user's to mend."""
-    message = explain(error) or f"{type(error).__name__}: {error}"
-    return redact(" ".join(message.split()))[:300]
+    return one_line(explain(error) or f"{type(error).__name__}: {error}", 300)
 
 
 def portable(error: Exception) -> Exception:
@@ -94,7 +93,7 @@ def portable(error: Exception) -> Exception:
     try:
         pickle.loads(pickle.dumps(error))  # noqa: S301 - what this process has just written
     except Exception:  # noqa: BLE001 - anything may go wrong in the pickling of another's class
-        return RuntimeError(one_line(error))
+        return RuntimeError(failure(error))
     return error
 
 

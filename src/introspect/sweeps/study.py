@@ -18,7 +18,7 @@ from introspect.core.command import explain
 from introspect.core.errors import Pruned
 from introspect.core.files import write_text
 from introspect.sweeps.jobs import DONE, Record, folders, portable, read_record, write_record
-from introspect.tracking.table import OBJECTIVE, Block, Run, compare, latex, markdown, published
+from introspect.tracking.table import OBJECTIVE, Block, Run, compare_arms, latex, markdown, published
 from introspect.tracking.wandb import finish, wandb_logger
 
 log = logging.getLogger(__name__)
@@ -86,7 +86,7 @@ class StudyTable(Callback):
 
     def _write(self, config: DictConfig) -> list[Block]:
         folder = Path(config.hydra.sweep.dir)
-        table = compare(read_runs(folder), self._names(config))
+        table = compare_arms(read_runs(folder), self._names(config))
         if table:
             table += published(table[0].arms, self.others)
             write_text(folder / "study.md", markdown(table))

@@ -17,7 +17,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from introspect.core.errors import InputError
+from introspect.core.errors import InputError, one_line
 from introspect.core.files import write_text
 from introspect.core.redaction import redact
 from introspect.sweeps.jobs import DONE, RECORD, Job, describe, outcome
@@ -96,7 +96,7 @@ class ReportingSweeper(Sweeper):
         try:
             self.launcher.launch(batch, initial_job_idx=jobs[0].number)
         except Exception as error:
-            self.trouble = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            self.trouble = f"{type(error).__name__}: {one_line(error, 300)}"
             log.warning("the launcher gave up: %s", self.trouble, exc_info=not isinstance(error, InputError))
 
     def end(self, jobs: Sequence[Job], remedy: str) -> None:
@@ -143,5 +143,5 @@ def missing_launcher(config: DictConfig, error: BaseException) -> str:
         str(name), "hydra-submitit-launcher" if str(name).startswith("submitit") else None
     )
     if package is None:
-        return f"hydra/launcher={name}: {' '.join(str(error).split())}"
+        return f"hydra/launcher={name}: {one_line(error)}"
     return f"hydra/launcher={name} needs the package {package}: pip install {package}"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from introspect.chat.protocol import Message, Role
-from introspect.core.errors import InputError
+from introspect.core.errors import InputError, first_line
 from introspect.core.files import replacing
 
 # What the traces of a recipe are: rewritten drafts, written from scratch, or answers as they were given.
@@ -90,7 +90,7 @@ def load_traces(path: str | Path) -> tuple[Trace, ...]:
     try:
         table = pq.ParquetFile(path).read()
     except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{path}: not a readable Parquet file of traces ({str(error).splitlines()[0]})") from error
+        raise InputError(f"{path}: not a readable Parquet file of traces ({first_line(error)})") from error
     if missing := [column for column in _COLUMNS if column not in table.column_names]:
         raise InputError(f"{path}: column {missing[0]!r} is missing; traces have {', '.join(_COLUMNS)}")
     known = [*_COLUMNS, *({_DRAFT} & {*table.column_names})]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from introspect.core import command
-from introspect.core.errors import InputError
+from introspect.core.errors import InputError, first_line
 
 if TYPE_CHECKING:
     from wandb_workspaces.reports.v2 import Report
@@ -214,7 +214,7 @@ def parse(arguments: Sequence[str]) -> Request:
         merged = OmegaConf.merge(OmegaConf.structured(Request), OmegaConf.from_dotlist(list(arguments)))
         found = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
-        raise InputError(f"{str(error).splitlines()[0]}; {expected}") from error
+        raise InputError(f"{first_line(error)}; {expected}") from error
     assert isinstance(found, Request)
     return found
 
@@ -230,7 +230,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         made.save()
     except Exception as error:  # of several libraries: no network, no key, no such project
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise InputError(f"W&B did not take the {'report' if request.report else 'workspace'}: {reason}") from error
     sys.stdout.write(f"{made.url}\n")
 

@@ -56,7 +56,7 @@ class Block:
     rows: tuple[Row, ...]
 
 
-def compare(runs: Sequence[Run], names: Mapping[str, str]) -> list[Block]:
+def compare_arms(runs: Sequence[Run], names: Mapping[str, str]) -> list[Block]:
     """The arms side by side, mean ± standard deviation over seeds, and differences to the first arm, paired by seed.
 
     Args:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from introspect.core.errors import InputError
+from introspect.core.errors import InputError, first_line
 from introspect.tuning.initialization import induction_ready
 
 # Of Liger's kernels, those that stay out: the loss is computed by `likelihood`, at the supervised tokens only, and the
@@ -44,7 +44,7 @@ def random_network(architecture: Mapping[str, Any], tokenizer: Any, *, dtype: st
         config = AutoConfig.for_model(kind, **{"vocab_size": len(tokenizer), **special, **fields})
         network = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype), **options)
     except (ValueError, TypeError, KeyError) as error:
-        raise InputError(f"architecture of type {kind!r}: {str(error).splitlines()[0]}") from error
+        raise InputError(f"architecture of type {kind!r}: {first_line(error)}") from error
     if prepared is not None:
         induction_ready(network, seed=int(prepared))
     return network
@@ -76,7 +76,7 @@ def with_lora(network: Any, lora: Mapping[str, Any]) -> Any:
         )
         return get_peft_model(network, config)
     except (ValueError, TypeError) as error:
-        raise InputError(f"lora: {str(error).splitlines()[0]}") from error
+        raise InputError(f"lora: {first_line(error)}") from error
 
 
 def recompute_activations(network: Any) -> None:

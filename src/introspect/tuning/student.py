@@ -25,7 +25,7 @@ from introspect.chat.local.loading import load_pretrained
 from introspect.chat.tokenizers import TemplateChoice, load_tokenizer
 from introspect.core.averaging import Mean
 from introspect.core.distributed import check_whole
-from introspect.core.errors import InputError
+from introspect.core.errors import InputError, first_line
 from introspect.core.plain import plain_settings
 from introspect.core.resuming import settle
 from introspect.evaluation.rollouts import Rollout
@@ -369,13 +369,12 @@ def load_student(ckpt_path: str | Path, *, trust_remote_code: bool = False) -> R
         student = ReasoningStudent(**settings)
         state = dict(checkpoint["state_dict"])
     except (OSError, EOFError, RuntimeError, pickle.UnpicklingError, KeyError, TypeError, ValueError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"{path}: not a checkpoint of a reasoning student ({reason})") from error
+        raise InputError(f"{path}: not a checkpoint of a reasoning student ({first_line(error)})") from error
     try:
         student.configure_model()
         student.load_state_dict(state)
     except (InputError, RuntimeError) as error:
-        raise InputError(f"{path}: the student can not be rebuilt ({str(error).splitlines()[0]})") from error
+        raise InputError(f"{path}: the student can not be rebuilt ({first_line(error)})") from error
     return student.eval()
 
 

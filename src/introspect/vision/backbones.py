@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from introspect.core.errors import InputError
+from introspect.core.errors import InputError, first_line
 from introspect.vision.features import Features, exact
 
 _CIFAR = re.compile(r"cifar_resnet(\d+)")
@@ -67,7 +67,7 @@ def _torchvision(name: str, classes: int, weights: str | None) -> nn.Module:
             name, weights=weights, **({"num_classes": classes} if weights is None else {})
         )
     except (ValueError, KeyError, AttributeError) as error:
-        raise InputError(f"backbone {name}: no weights {weights!r}: {str(error).splitlines()[0]}") from error
+        raise InputError(f"backbone {name}: no weights {weights!r}: {first_line(error)}") from error
     return network
 
 

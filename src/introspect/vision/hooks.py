@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from introspect.core.errors import InputError
+from introspect.core.inference import evaluating
 
 
 def find_layers(model: nn.Module, layers: Sequence[str]) -> dict[str, nn.Module]:
@@ -44,7 +45,6 @@ def tapped(model: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, Tensor
     """
     found: dict[str, Tensor] = {}
     modules = find_layers(model, layers)
-    modes = {module: module.training for module in model.modules()}
 
     def keep(name: str) -> Any:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
@@ -58,14 +58,11 @@ def tapped(model: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, Tensor
 
     handles = [module.register_forward_hook(keep(name)) for name, module in modules.items()]
     try:
-        model.eval()
-        with torch.inference_mode():
+        with evaluating(model), torch.inference_mode():
             yield found
     finally:
         for handle in handles:
             handle.remove()
-        for module, mode in modes.items():
-            module.training = mode
 
 
 def as_maps(layer: str, output: Any) -> Tensor:

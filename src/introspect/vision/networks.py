@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from introspect.core.errors import InputError
+from introspect.core.errors import InputError, first_line
 from introspect.vision.preprocessing import Normalize, Preprocess, preprocessing
 
 RANDOM = "random"
@@ -156,8 +156,7 @@ def _content(path: Path) -> Any:
         TypeError,
     ) as error:
         # What is no file of torch at all fails in any of these ways.
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"ckpt_path={path} can not be loaded safely: {reason}") from error
+        raise InputError(f"ckpt_path={path} can not be loaded safely: {first_line(error)}") from error
 
 
 def _state(content: Any) -> dict[str, Tensor]:

@@ -12,7 +12,6 @@ from introspect.chat.remote.completion import (
     Faulty,
     Reply,
     fault_of_status,
-    one_line,
     read_completion,
     read_events,
     read_reply,
@@ -242,12 +241,6 @@ def test_statuses(status: int, text: bytes, reason: str, stops: bool) -> None:
     fault = fault_of_status(status, text, 3.0)
     assert (fault.reason, fault.stops, fault.status) == (reason, stops, status)
     assert fault.detail.startswith(f"{status}: ")
-
-
-def test_the_words_of_servers_are_one_safe_line() -> None:
-    assert one_line("a\n\tb\x1b[31m\x00c") == "a b [31m c"
-    assert len(one_line("x" * 10_000)) == 300
-    assert "0123456789" not in one_line("Incorrect key sk-abcdef0123456789abcdef")
 
 
 EVENTS = [

@@ -32,7 +32,7 @@ from introspect.evaluation.metrics.judged import (
     ReachRedundancyProfile,
     ThinkingWaste,
 )
-from introspect.evaluation.metrics.summary import compare, summarize
+from introspect.evaluation.metrics.summary import compare_runs, summarize
 from tests.evaluation.metrics.factory import quick, rollout, runs
 
 # Four paragraphs of 2, 1, 1 and 4 sentences, and of 2, 1, 3 and 4 words.
@@ -176,7 +176,7 @@ def test_a_summary_has_both_kinds_of_numbers_and_paired_intervals() -> None:
     after = [judged(f"q{n}", correctness=Correctness("correct" if n % 2 else "incorrect")) for n in range(12)]
     pair = JudgedRun(before, ("correctness",)), JudgedRun(after, ("correctness",))
     sides = [[item.rollout for item in side] for side in (before, after)]
-    comparison = compare(*sides, judged=pair, resamples=200)
+    comparison = compare_runs(*sides, judged=pair, resamples=200)
     assert comparison.model["judge_accuracy"] == comparison.difference["judge_accuracy"] == 0.5
     assert comparison.model["accuracy"] == 1
     low, high = comparison.difference_ci95["judge_accuracy"]

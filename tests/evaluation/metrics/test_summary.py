@@ -22,7 +22,7 @@ from introspect.evaluation.metrics import (
     TokenUsage,
     UnparsedCount,
     UnparsedRate,
-    compare,
+    compare_runs,
     confidence_intervals,
     summarize,
 )
@@ -71,7 +71,7 @@ def test_scores_of_a_list_ask_no_other_rank(monkeypatch):
     monkeypatch.setattr("torchmetrics.metric.jit_distributed_available", lambda: True)
     monkeypatch.setattr("torchmetrics.metric.gather_all_tensors", refuse)
     assert summarize(RUN)["n"] == 4
-    assert compare(RUN, RUN).model["n"] == 4
+    assert compare_runs(RUN, RUN).model["n"] == 4
     metric = TokenUsage()
     metric.update(RUN)
     with pytest.raises(AssertionError, match="gathered"):  # as a metric does
@@ -101,9 +101,9 @@ def test_nothing_is_no_summary():
         with pytest.raises(InputError, match="no rollouts were given"):
             call([])
     with pytest.raises(InputError, match="baseline: no rollouts were given"):
-        compare([], RUN)
+        compare_runs([], RUN)
     with pytest.raises(InputError, match="model: no rollouts were given"):
-        compare(RUN, [])
+        compare_runs(RUN, [])
 
 
 @pytest.mark.filterwarnings("ignore:questions have between")
@@ -144,7 +144,7 @@ def _better(run):
 
 
 def test_a_comparison():
-    result = compare(RUN, _better(RUN))
+    result = compare_runs(RUN, _better(RUN))
     assert result.baseline == summarize(RUN)
     assert {name: value for name, value in result.model.items() if name != "aes"} == pytest.approx(
         summarize(_better(RUN)), nan_ok=True
@@ -165,7 +165,7 @@ def test_a_comparison():
 
 
 def test_a_run_against_itself_differs_in_nothing():
-    result = compare(RUN, RUN[::-1])
+    result = compare_runs(RUN, RUN[::-1])
     assert result.model["aes"] == 0
     for bounds in (*result.difference_ci95.values(), *((value, value) for value in result.difference.values())):
         assert bounds == (0.0, 0.0)
@@ -191,14 +191,14 @@ def test_the_intervals_of_rates_hold_the_rates(run):
 
 def test_runs_over_different_questions_are_not_compared():
     with pytest.raises(InputError, match="1 are only in the baseline and 0 only in the model, for example id 'd'"):
-        compare(RUN, RUN[:3])
+        compare_runs(RUN, RUN[:3])
     reworded = [*RUN[:3], dataclasses.replace(RUN[3], question="Another?")]
     with pytest.raises(InputError, match="1 are only in the baseline and 1 only in the model, for example id 'd'"):
-        compare(RUN, reworded)
+        compare_runs(RUN, reworded)
 
 
 def test_the_json_is_the_metrics_file(tmp_path):
-    content = json.loads(json.dumps(compare(RUN, _better(RUN)).to_json(), allow_nan=False))
+    content = json.loads(json.dumps(compare_runs(RUN, _better(RUN)).to_json(), allow_nan=False))
     assert set(content) == {"baseline", "model"}
     required = {"accuracy", "f1", "completion_tokens", "degeneration_rate", "answer_inclusive_error_rate", "n"}
     assert required | {"ci95"} <= set(content["baseline"])
@@ -214,7 +214,7 @@ def test_the_json_is_the_metrics_file(tmp_path):
 
 def test_a_baseline_that_is_never_right_leaves_aes_undefined():
     wrong = [dataclasses.replace(r, content="<answer>Rome</answer>") for r in RUN]
-    result = compare(wrong, RUN)
+    result = compare_runs(wrong, RUN)
     assert math.isnan(result.model["aes"])
     assert result.to_json()["model"]["aes"] is None
 

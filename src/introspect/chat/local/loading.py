@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from introspect.core.errors import InputError
+from introspect.core.errors import InputError, first_line
+from introspect.core.inference import chosen_device
 
 # What decides a model's answers; README, training state and the like do not.
 _CONTENT = (
@@ -61,14 +62,14 @@ def load_pretrained(
             **shared,
         )
     except Exception as error:  # Whatever the libraries raise (tokenizers a bare Exception), it is about these files.
-        raise InputError(f"{source}: cannot be loaded as a causal language model: {_first_line(error)}") from error
+        raise InputError(f"{source}: cannot be loaded as a causal language model: {first_line(error)}") from error
     if missing := sorted(report["missing_keys"]) or sorted(map(str, report["mismatched_keys"])):
         raise InputError(
             f"{source}: {len(missing)} tensors are missing or misshapen in the weights, first {missing[0]}"
         )
     if len(tokenizer) > (rows := model.get_input_embeddings().weight.shape[0]):
         raise InputError(f"{source}: the tokenizer has {len(tokenizer)} tokens, the model embeds only {rows}")
-    return model.to(_device(device)).eval(), tokenizer
+    return model.to(chosen_device(device)).eval(), tokenizer
 
 
 def source_identity(name_or_path: str | Path, config: Any, revision: str | None = None) -> str:
@@ -112,13 +113,3 @@ def _source(name_or_path: str | Path) -> str:
     if isinstance(name_or_path, Path) or path.exists() or text.startswith((".", "/", "~")) or text.count("/") > 1:
         raise InputError(f"{path}: no such folder; expected a Hugging Face model folder or a hub id")
     return text
-
-
-def _device(device: str) -> torch.device:
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(device)
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

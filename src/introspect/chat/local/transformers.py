@@ -18,6 +18,7 @@ from introspect.chat.protocol import ChatRequest, ChatResponse
 from introspect.chat.templates import Turns, check_sampling
 from introspect.chat.tokenizers import TemplateChoice, turn_end, with_template
 from introspect.core.errors import InputError
+from introspect.core.inference import evaluating
 
 # Requests that are rendered and sorted by length at a time, in batches.
 WINDOW = 16
@@ -209,17 +210,14 @@ def _evaluating(model: Any) -> Iterator[None]:
 @contextmanager
 def _in_evaluation(model: Any) -> Iterator[None]:
     """Evaluation mode with an attention that takes any mask, and afterwards everything as it was."""
-    training = [module for module in model.modules() if module.training]
     attention = getattr(model.config, "_attn_implementation", None)
     other = attention not in ("sdpa", "eager", None)
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     try:
-        model.eval()
         if other:
             base.set_attn_implementation("sdpa")
-        yield
+        with evaluating(model):
+            yield
     finally:
-        for module in training:
-            module.training = True
         if other:
             base.set_attn_implementation(attention)

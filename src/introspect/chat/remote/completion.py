@@ -24,7 +24,7 @@ from introspect.chat.remote.retry import (
     TOO_LONG,
     Fault,
 )
-from introspect.core.redaction import redact
+from introspect.core.errors import one_line
 
 _TOO_LONG = re.compile(
     r"context[_ ]length|context window|maximum (?:context|input|prompt|model) ?len|max_model_len|too many tokens"
@@ -41,7 +41,7 @@ _STOPS = {
     404: "check base_url and model",
     405: "check base_url",
 }
-_DETAIL = 300
+DETAIL = 300
 # How servers of other families say what OpenAI's words say.
 _SAME_WORD = {
     **dict.fromkeys(("eos", "eos_token", "end_turn", "stop_sequence"), "stop"),
@@ -115,7 +115,7 @@ def _find_fault(reply: Reply, refusal: str, *, needs_reasoning: bool, needs_cont
     if finish_reason in _BROKEN_OFF:
         return fault_of_status(502, f"the server broke off, finish_reason {finish_reason}".encode())
     if finish_reason == "content_filter" or (refusal and not content):
-        return Fault(CONTENT_FILTER, one_line(refusal) or "finish_reason content_filter")
+        return Fault(CONTENT_FILTER, one_line(refusal, DETAIL) or "finish_reason content_filter")
     if finish_reason in FINISHED and not content and (needs_content or not reasoning):
         what = "only reasoning" if reasoning else "neither reasoning nor content"
         return Fault(EMPTY, f"the turn ended by itself with {what}")
@@ -181,12 +181,6 @@ def fault_of_status(status: int, body: bytes, retry_after: float | None = None) 
     return Fault(REFUSED, detail, status)
 
 
-def one_line(text: str, limit: int = _DETAIL) -> str:
-    """A server's words on one line, without what looks like a key, cut to `limit` characters."""
-    line = " ".join(redact("".join(c if c.isprintable() else " " for c in text[: 4 * limit])).split())
-    return line if len(line) <= limit else f"{line[: limit - 1]}…"
-
-
 def _embedded_error(error: Any) -> Fault:
     """An error in a 200 response, as gateways send when the model behind them fails."""
     code = error.get("code") if isinstance(error, Mapping) else None
@@ -208,11 +202,11 @@ def _error_message(body: bytes) -> bytes:
 
 
 def _excerpt(body: bytes) -> str:
-    return one_line(body[: 4 * _DETAIL].decode("utf-8", "replace")) or "(nothing)"
+    return one_line(body[: 4 * DETAIL].decode("utf-8", "replace"), DETAIL) or "(nothing)"
 
 
 def _malformed(detail: str) -> Faulty:
-    return Faulty(Fault(MALFORMED, one_line(detail)))
+    return Faulty(Fault(MALFORMED, one_line(detail, DETAIL)))
 
 
 def _text(value: Any) -> str:

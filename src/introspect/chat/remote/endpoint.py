@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import parse_qsl, urlsplit
 
-from introspect.chat.remote.completion import one_line
-from introspect.core.errors import InputError
+from introspect.core.errors import InputError, one_line
 from introspect.core.redaction import is_secret_key
 
 
@@ -61,11 +60,15 @@ def checked_address(base_url: str) -> str:
     """
     parts = urlsplit(base_url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise InputError(f"base_url is {one_line(base_url)!r}, expected an address such as http://127.0.0.1:8000/v1")
+        raise InputError(
+            f"base_url is {one_line(base_url, 300)!r}, expected an address such as http://127.0.0.1:8000/v1"
+        )
     if parts.username or parts.password:
         raise InputError("base_url holds a user name or a password, which logs would show: use api_key_env")
     if secret := next((name for name, _ in parse_qsl(parts.query) if is_secret_key(name)), None):
-        raise InputError(f"base_url holds the secret {one_line(secret)}, which configs would show: use api_key_env")
+        raise InputError(
+            f"base_url holds the secret {one_line(secret, 300)}, which configs would show: use api_key_env"
+        )
     return base_url
 
 

@@ -18,10 +18,10 @@ from urllib.parse import urlsplit, urlunsplit
 
 from introspect.chat.protocol import FINISHED, ChatFailure, ChatRequest, ChatResponse, Usage
 from introspect.chat.remote.completion import (
+    DETAIL,
     Faulty,
     Reply,
     fault_of_status,
-    one_line,
     read_completion,
     read_events,
     read_reply,
@@ -30,7 +30,7 @@ from introspect.chat.remote.endpoint import Endpoint, Secret, Server, checked_ad
 from introspect.chat.remote.retry import CONNECTION, MALFORMED, TIMEOUT, Breaker, Fault, RetryPolicy, retry_after
 from introspect.chat.remote.stream import Stream
 from introspect.chat.usage import Ledger, Price
-from introspect.core.errors import InputError
+from introspect.core.errors import InputError, one_line
 from introspect.core.plain import plain_settings
 
 if TYPE_CHECKING:
@@ -312,11 +312,11 @@ class _Asker:
             async with asyncio.timeout_at(deadline):
                 response = await self._connections.post(body)
         except TimeoutError as error:
-            return Faulty(Fault(TIMEOUT, one_line(str(error)) or "the deadline of the request has passed"))
+            return Faulty(Fault(TIMEOUT, one_line(error, DETAIL) or "the deadline of the request has passed"))
         except (aiohttp.ClientError, OSError) as error:
             is_stranger = isinstance(error, ssl.SSLCertVerificationError)
             detail = self._without_key(f"{type(error).__name__}: {error}".encode()).decode()
-            return Faulty(Fault(CONNECTION, one_line(detail), stops=is_stranger))
+            return Faulty(Fault(CONNECTION, one_line(detail, DETAIL), stops=is_stranger))
         return self._read(response)
 
     def _without_key(self, text: bytes) -> bytes:
@@ -332,7 +332,7 @@ class _Asker:
         try:
             return read_completion(read_events(body.split(b"\n")), **self._chat._needs)
         except ValueError as error:
-            return Faulty(Fault(MALFORMED, one_line(str(error))))
+            return Faulty(Fault(MALFORMED, one_line(error, DETAIL)))
 
 
 def draw_seed(seed: int, sample: int, retry: int = 0) -> int:

@@ -25,10 +25,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from introspect.chat.remote import supervise
-from introspect.chat.remote.completion import one_line
 from introspect.chat.remote.endpoint import Endpoint, Secret
 from introspect.chat.remote.openai import OpenAIChat
-from introspect.core.errors import InputError
+from introspect.core.errors import InputError, one_line
 
 if TYPE_CHECKING:
     from introspect.chat.tokenizers import TemplateChoice

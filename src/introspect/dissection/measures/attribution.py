@@ -22,7 +22,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from introspect.core.errors import InputError
+from introspect.core.errors import InputError, first_line
 from introspect.dissection.measures.images import PixelNetwork
 from introspect.dissection.measures.output import library
 from introspect.dissection.rules import as_names, whole_number
@@ -185,8 +185,7 @@ def with_relu_modules(network: nn.Module, methods: Sequence[str] = ()) -> fx.Gra
     try:
         traced = fx.symbolic_trace(network)
     except (fx.proxy.TraceError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{why}: needs a network that torch.fx can trace: {reason}") from error
+        raise InputError(f"{why}: needs a network that torch.fx can trace: {first_line(error)}") from error
     modules, count = dict(traced.named_modules()), 0
     for node in list(traced.graph.nodes):
         if not _is_relu(node, modules):

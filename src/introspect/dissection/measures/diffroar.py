@@ -21,8 +21,9 @@ import torch
 from torch import Tensor, nn
 
 from introspect.core.errors import InputError
+from introspect.core.inference import AUTO, chosen_device
 from introspect.core.progress import track
-from introspect.dissection.measure import AUTO, MODEL, chosen_device, own_preprocessing
+from introspect.dissection.measure import MODEL, own_preprocessing
 from introspect.dissection.measures.attribution import gradients
 from introspect.dissection.measures.images import Batch, LabelledImages, PixelNetwork, Reader, check_logits, measured
 from introspect.dissection.measures.masking import SIDES, RankFile

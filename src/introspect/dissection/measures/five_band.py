@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from introspect.core.inference import AUTO, chosen_device
 from introspect.core.progress import track
-from introspect.dissection.measure import AUTO, MODEL, chosen_device, own_preprocessing
+from introspect.dissection.measure import MODEL, own_preprocessing
 from introspect.dissection.measures.attribution import Attribution, check_methods
 from introspect.dissection.measures.bands import HARD, Scores, Sweep, normalised, scores
 from introspect.dissection.measures.images import LabelledImages, PixelNetwork, Reader, check_logits, measured

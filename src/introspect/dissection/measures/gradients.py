@@ -19,8 +19,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from introspect.core.inference import AUTO, chosen_device
 from introspect.core.progress import track
-from introspect.dissection.measure import AUTO, MODEL, chosen_device, own_preprocessing
+from introspect.dissection.measure import MODEL, own_preprocessing
 from introspect.dissection.measures.attribution import gradients
 from introspect.dissection.measures.images import (
     LabelledImages,

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset, default_collate
 
 from introspect.core.errors import InputError
-from introspect.dissection.engine import moved
+from introspect.core.inference import evaluating, moved
 from introspect.dissection.rules import whole_number
 
 SPLITS = ("train", "validation", "test")
@@ -128,18 +128,14 @@ class PixelNetwork(nn.Module):
 
 
 @contextmanager
-def measured(network: nn.Module, device: str) -> Iterator[torch.device]:
+def measured(network: nn.Module, device: torch.device) -> Iterator[torch.device]:
     """The network on a device, in evaluation mode, its weights without gradients; then as it was."""
-    modes = {module: module.training for module in network.modules()}
     wanted = {parameter: parameter.requires_grad for parameter in network.parameters()}
-    target = torch.device(device)
     try:
-        network.eval().requires_grad_(False)
-        with moved(network, target):
-            yield target
+        network.requires_grad_(False)
+        with evaluating(network), moved(network, device):
+            yield device
     finally:
-        for module, mode in modes.items():
-            module.training = mode
         for parameter, grad in wanted.items():
             parameter.requires_grad_(grad)
 

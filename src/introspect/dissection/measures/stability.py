@@ -22,10 +22,11 @@ import torch
 from torch import Tensor, nn
 
 from introspect.core.errors import InputError
+from introspect.core.inference import AUTO, chosen_device
 from introspect.dissection.comparison import check_comparable
 from introspect.dissection.concepts.base import Annotated, ConceptDataset
 from introspect.dissection.engine import dissect
-from introspect.dissection.measure import AUTO, MODEL, chosen_device, own_preprocessing
+from introspect.dissection.measure import MODEL, own_preprocessing
 from introspect.dissection.measures.output import Columns, Shown, canvas, check_figure, publish
 from introspect.dissection.result import Dissection
 from introspect.dissection.rules import IOU_THRESHOLD, QUANTILE, as_names, whole_number

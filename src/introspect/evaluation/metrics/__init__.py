@@ -22,7 +22,13 @@ from introspect.evaluation.metrics.judged import (
     ThinkingWaste,
 )
 from introspect.evaluation.metrics.sampling import SamplingScores
-from introspect.evaluation.metrics.summary import Comparison, RolloutMetrics, compare, confidence_intervals, summarize
+from introspect.evaluation.metrics.summary import (
+    Comparison,
+    RolloutMetrics,
+    compare_runs,
+    confidence_intervals,
+    summarize,
+)
 from introspect.evaluation.metrics.tokens import TokenUsage
 
 __all__ = [
@@ -49,7 +55,7 @@ __all__ = [
     "UnparsedCount",
     "UnparsedRate",
     "WithoutReasoningRate",
-    "compare",
+    "compare_runs",
     "confidence_intervals",
     "summarize",
 ]

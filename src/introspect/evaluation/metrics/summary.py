@@ -114,7 +114,7 @@ class Comparison:
         return {"baseline": baseline, "model": model}
 
 
-def compare(
+def compare_runs(
     baseline: Sequence[Rollout],
     model: Sequence[Rollout],
     *,

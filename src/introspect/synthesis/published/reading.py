@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 from introspect.benchmarks.rows import Row, read_rows
 from introspect.chat.protocol import Message, Role
-from introspect.core.errors import InputError
+from introspect.core.errors import InputError, first_line
 
 # Rows that are read at a time: prompts hold whole contexts.
 _BATCH = 256
@@ -161,10 +161,9 @@ def _load(path: Path, source: str, config: str | None, split: str, revision: str
         return loaded[split] if isinstance(loaded, datasets.DatasetDict) else loaded
     # The loader raises a different type for every layer that can fail (HTTP, hub, format, config, split).
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         wanted = f"{split!r} of {source!r}" + (f" (config {config!r})" if config else "")
-        raise InputError(f"cannot load {wanted}: {reason}; or give a local file or folder") from error
+        raise InputError(f"cannot load {wanted}: {first_line(error)}; or give a local file or folder") from error
 
 
 def _unreadable(path: Path, error: Exception) -> InputError:
-    return InputError(f"{path}: not a readable Parquet file ({(str(error).splitlines() or ['broken'])[0]})")
+    return InputError(f"{path}: not a readable Parquet file ({first_line(error)})")

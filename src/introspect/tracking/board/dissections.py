@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from introspect.core.errors import InputError
+from introspect.core.errors import InputError, first_line
 
 BINS = 100  # of IoU, from 0 to 1
 _CONCEPTS = 12  # listed per layer
@@ -94,7 +94,7 @@ def _read(folder: Path) -> tuple[dict[str, Any], Detectors]:
             units=tuple(map(float, bins)),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, pa.ArrowException) as error:
-        what = f"has no {error}" if isinstance(error, KeyError) else str(error).partition("\n")[0]
+        what = f"has no {error}" if isinstance(error, KeyError) else first_line(error)
         raise InputError(f"{path}: is not of a saved dissection: {what}") from error
     return content, found
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from introspect.core.errors import InputError
+from introspect.core.errors import InputError, one_line
 from introspect.core.redaction import REDACTED, is_secret_key, redact
 from introspect.tracking.board.curves import Curve, read_curves
 from introspect.tracking.board.dissections import Layer, read_layers
@@ -95,7 +95,7 @@ def read_run(folder: Path, root: Path, rollouts: int) -> Run:
         try:
             return read()
         except InputError as error:
-            reasons.append(" ".join(str(error).replace(f"{folder}{os.sep}", "").split()))
+            reasons.append(one_line(str(error).replace(f"{folder}{os.sep}", "")))
             return otherwise
 
     settings = tried(lambda: _settings(folder), Settings())

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from torch.nn import functional
 
 from introspect.core.distributed import check_whole
 from introspect.core.errors import InputError
+from introspect.core.inference import evaluating
 from introspect.tuning.batching import IGNORED
 from introspect.tuning.export import ModelCard
 from introspect.tuning.grpo.advantages import GRPO, clipped_surrogate, kl_estimate
@@ -117,7 +117,7 @@ class GRPOStudent(ReasoningStudent):
     @torch.no_grad()
     def score(self, batch: Batch, *, reference: bool) -> Tensor:
         """Log-probabilities of the drawn tokens of a batch, [n], row by row, under the reference or the student."""
-        with self.precision(), _evaluating(self.network):
+        with self.precision(), evaluating(self.network):  # without dropout, as the policy that draws
             if not reference:
                 return self._log_probs(self.network, batch)
             if self._reference is not None:
@@ -153,14 +153,3 @@ def _mean(values: Tensor) -> Tensor:
 def _told(value: Any) -> str:
     """A setting in a model card: a function by its name, and no path of this machine."""
     return getattr(value, "__name__", type(value).__name__) if callable(value) else str(value)
-
-
-@contextmanager
-def _evaluating(network: Any) -> Iterator[None]:
-    """Without dropout: what is scored is the policy that draws."""
-    was_training = network.training
-    network.eval()
-    try:
-        yield
-    finally:
-        network.train(was_training)

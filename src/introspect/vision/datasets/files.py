@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch.utils.data import Dataset, Subset
 
-from introspect.core.errors import InputError
+from introspect.core.errors import InputError, first_line
 from introspect.vision.datasets.base import Sample, Split, TensorImages
 
 # The published groups of CIFAR-100's classes, which are numbered in the order of their names.
@@ -80,8 +80,7 @@ class Cifar:
             found: Any = published(str(self.root), train=split != "test", download=self.download)
         except (RuntimeError, OSError) as error:
             raise InputError(
-                f"data.root={self.root}: no files of {self.name} ({str(error).splitlines()[0]}); data.download=true "
-                "gets them"
+                f"data.root={self.root}: no files of {self.name} ({first_line(error)}); data.download=true gets them"
             ) from error
         images = torch.from_numpy(found.data).permute(0, 3, 1, 2).contiguous()
         targets = torch.tensor(found.targets)
@@ -239,9 +238,7 @@ class ImageFolders:
         try:
             found = datasets.ImageFolder(str(folder), transform=self._transform(at_random))
         except (FileNotFoundError, OSError) as error:
-            raise InputError(
-                f"{folder}: expected one folder of images per class: {str(error).splitlines()[0]}"
-            ) from error
+            raise InputError(f"{folder}: expected one folder of images per class: {first_line(error)}") from error
         if len(found.classes) != self.classes:
             raise InputError(f"{folder}: holds {len(found.classes)} classes, data.classes says {self.classes}")
         if different := set(found.classes) ^ self._class_names(found.classes):
