@@ -78,24 +78,34 @@ def test_many_arms_stand_below_each_other_and_a_search_has_no_differences():
 
 
 @pytest.mark.parametrize(
-    ("groups", "heading", "expected"),
+    ("means", "heading", "expected"),
     [
-        ([[1.0, 3.0], [2.5]], "loss ↓", {0}),
-        ([[1.0, 3.0], [2.5]], "accuracy ↑", {1}),
-        ([[1.0, 3.0], [2.5]], "accuracy", set()),
-        ([[2.0], [2.0]], "accuracy ↑", set()),
-        ([[2.0], [2.0], [1.0]], "accuracy ↑", {0, 1}),
-        ([[2.0], [math.nan], []], "accuracy ↑", set()),
-        ([[2.0], [math.nan], [3.0]], "accuracy ↑", {2}),
+        ([2.0, 2.5], "loss ↓", {0}),
+        ([2.0, 2.5], "accuracy ↑", {1}),
+        ([2.0, 2.5], "accuracy", set()),
+        ([2.0, 2.0], "accuracy ↑", set()),
+        ([2.0, 2.0, 1.0], "accuracy ↑", {0, 1}),
+        ([2.0, math.nan], "accuracy ↑", set()),
+        ([2.0, math.nan, 3.0], "accuracy ↑", {2}),
     ],
 )
-def test_the_best(groups, heading, expected):
-    assert best(groups, heading) == expected
+def test_the_best(means, heading, expected):
+    assert best(means, heading) == expected
 
 
-@given(st.lists(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=4), min_size=2, max_size=6))
-def test_more_is_better_is_less_is_better_of_the_opposite(groups):
-    assert best(groups, "↑") == best([[-value for value in group] for group in groups], "↓")
+def test_a_value_that_is_not_a_number_is_not_a_missing_one():
+    lost = [
+        Run("a", "1", {"model/aes": math.nan}),
+        Run("a", "2", {"model/aes": 1.5}),
+        Run("b", "1", {"model/aes": 1.5}),
+    ]
+    assert "| AES | – | 1.500 |" in markdown(compare_arms(lost, NAMES))
+    assert "| AES | 1.500 | 1.500 |" in markdown(compare_arms([Run("a", "1"), *lost[1:]], NAMES))
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=6))
+def test_more_is_better_is_less_is_better_of_the_opposite(means):
+    assert best(means, "↑") == best([-value for value in means], "↓")
 
 
 def test_labels_are_short_and_clear():
@@ -123,7 +133,9 @@ def test_published_numbers_stand_below_as_they_were_printed_for_the_arms_that_ar
     others = {"a paper": {"accuracy, %": {"kd": 70.8, "at": 69.0}, "detectors": {"scratch": 275, "at": 287}}}
     (block,) = published(("scratch", "kd", "new"), others)
     assert block.heading == "a paper"
-    assert block.arms == ("scratch", "kd")
-    assert [row.cells for row in block.rows] == [("–", "70.8"), ("275", "–")]
+    assert block.cells.to_dict("index") == {
+        "accuracy, %": {"scratch": "–", "kd": "70.8"},
+        "detectors": {"scratch": "275", "kd": "–"},
+    }
     assert published(("new",), others) == []
     assert "| detectors | 275 | – |" in markdown([block])

@@ -88,7 +88,7 @@ class StudyTable(Callback):
         folder = Path(config.hydra.sweep.dir)
         table = compare_arms(read_runs(folder), self._names(config))
         if table:
-            table += published(table[0].arms, self.others)
+            table += published(list(table[0].cells.columns), self.others)
             write_text(folder / "study.md", markdown(table))
             write_text(folder / "study.tex", latex(table))
         return table
@@ -133,8 +133,8 @@ def log_study(folder: Path, runs: Sequence[Run], names: Mapping[str, str], table
     means = table[0]
     tracker.log_table(
         "study/means",
-        columns=["arm", *(row.heading for row in means.rows)],
-        data=[[arm, *(row.cells[at] for row in means.rows)] for at, arm in enumerate(means.arms)],
+        columns=["arm", *means.cells.index],
+        data=[[arm, *cells] for arm, cells in zip(means.cells.columns, means.cells.T.to_numpy(), strict=True)],
     )
     finish()
 

@@ -3,33 +3,33 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import mean, stdev
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 OBJECTIVE = "objective"  # what a search optimises, among the metrics
 
-# More arms than these, or with longer names, stand below each other.
-ABREAST, LONGEST = 6, 30
+# With more arms than these, or longer names, each arm is a row.
+MOST_COLUMNS, LONGEST = 6, 30
 ARROWS = {"↑": max, "↓": min}
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    **{character: f"\\{character}" for character in "&%$#_{}"},
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "±": r"$\pm$",
-    "↑": r"$\uparrow$",
-    "↓": r"$\downarrow$",
-    "–": "--",
-}
+# What pandas does not escape for LaTeX; the last two mark what is bold.
+_LATEX = {"±": r"$\pm$", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "–": "--", "\0": r"\textbf{", "\1": "}"}
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A run of a sweep: what was varied but the seed, the seed, what was measured, and what became of it.
+    """A run of a sweep.
 
-    status: as of `sweeps.jobs.Record`, or `broken` where its numbers cannot be read. Only finished runs have numbers
-    that count.
+    Attributes:
+        arm: what was varied, except for the seed.
+        seed: of the run.
+        metrics: what was measured.
+        status: as of `sweeps.jobs.Record`, or `broken` where its numbers cannot be read. Only finished runs
+            have numbers that count.
     """
 
     arm: str
@@ -38,26 +38,23 @@ class Run:
     status: str = "finished"
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A metric of all arms: its heading, a text per arm, and which of the arms are best."""
-
-    heading: str
-    cells: tuple[str, ...]
-    best: frozenset[int] = frozenset()
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Block:
-    """A part of a study: a heading, the arms, a row per metric."""
+    """A part of a study.
+
+    Attributes:
+        heading: of the part.
+        cells: a text per row and arm (column).
+        best: positions of the best arms in each row; empty where the part marks none.
+    """
 
     heading: str
-    arms: tuple[str, ...]
-    rows: tuple[Row, ...]
+    cells: DataFrame
+    best: Sequence[frozenset[int]] = ()
 
 
 def compare_arms(runs: Sequence[Run], names: Mapping[str, str]) -> list[Block]:
-    """The arms side by side, mean ± standard deviation over seeds, and differences to the first arm, paired by seed.
+    """Compare the arms: mean ± standard deviation over seeds, and differences to the first arm, paired by seed.
 
     Args:
         runs: of one sweep.
@@ -68,29 +65,46 @@ def compare_arms(runs: Sequence[Run], names: Mapping[str, str]) -> list[Block]:
         One block, or two if there are several arms; none if no run has any of the metrics. A search, which has an
         `OBJECTIVE`, gets no differences.
     """
+    import pandas as pd
+
     finished = [run for run in runs if run.status == "finished"]
     shown = [name for name in names if any(name in run.metrics for run in finished)]
     if not shown:
         return []
-    arms = tuple(dict.fromkeys(run.arm for run in runs))
-    values = {arm: {run.seed: run.metrics for run in finished if run.arm == arm} for arm in arms}
-    rows = [Row("seeds", tuple(_seeds([run for run in runs if run.arm == arm]) for arm in arms))]
-    for name in shown:
-        groups = [[metrics[name] for metrics in values[arm].values() if name in metrics] for arm in arms]
-        rows.append(Row(names[name], tuple(map(spread, groups)), best(groups, names[name])))
+    arms = list(dict.fromkeys(run.arm for run in runs))
     labels = labels_of(arms)
-    blocks = [Block("mean ± sd over seeds", labels, tuple(rows))]
+    # One row per number: a metric that is NaN differs from one that is missing.
+    rows = [(name, run.arm, run.seed, run.metrics[name]) for run in finished for name in shown if name in run.metrics]
+    numbers = pd.DataFrame(rows, columns=["metric", "arm", "seed", "value"])
+    cells = _pivot(numbers, spread, shown, arms).rename(index=names)
+    cells.loc["seeds"] = [_seeds([run for run in runs if run.arm == arm]) for arm in arms]
+    cells = cells.iloc[[-1, *range(len(shown))]].set_axis(labels, axis="columns")
+    means = _pivot(numbers, mean, shown, arms, missing=math.nan)
+    marked = [best(list(means.loc[name]), names[name]) for name in shown]
+    blocks = [Block("mean ± sd over seeds", cells, [frozenset(), *marked])]
     if len(arms) > 1 and OBJECTIVE not in shown:
-        differences = [
-            Row(names[name], tuple(spread(paired(values[arm], values[arms[0]], name), signed=True) for arm in arms[1:]))
-            for name in shown
-        ]
-        blocks.append(Block(f"difference to {labels[0]}, paired by seed", labels[1:], tuple(differences)))
+        pairs = numbers.merge(numbers[numbers["arm"] == arms[0]], on=["metric", "seed"], suffixes=("", "_first"))
+        pairs["value"] -= pairs["value_first"]
+        cells = _pivot(pairs, lambda values: spread(values, signed=True), shown, arms[1:])
+        cells = cells.rename(index=names).set_axis(labels[1:], axis="columns")
+        blocks.append(Block(f"difference to {labels[0]}, paired by seed", cells))
     return blocks
 
 
+def _pivot(
+    numbers: DataFrame,
+    summary: Callable[[Sequence[float]], object],
+    metrics: Sequence[str],
+    arms: Sequence[str],
+    missing: object = "–",
+) -> DataFrame:
+    """A summary of the values of each metric (index) and arm (column)."""
+    found = numbers.groupby(["metric", "arm"])["value"].agg(lambda values: summary(list(values))).unstack()
+    return found.reindex(index=metrics, columns=arms).astype(object).fillna(missing)
+
+
 def published(arms: Sequence[str], others: Mapping[str, Mapping[str, Mapping[str, float]]]) -> list[Block]:
-    """Numbers of others beside those of a study, as they were printed; nothing is computed from them.
+    """Numbers of others next to those of a study, as they were printed; nothing is computed from them.
 
     Args:
         arms: of the study.
@@ -99,31 +113,24 @@ def published(arms: Sequence[str], others: Mapping[str, Mapping[str, Mapping[str
     Returns:
         A block per heading with the arms that it has numbers of; none where it has no number of any arm.
     """
+    import pandas as pd
+
     blocks = []
     for heading, rows in others.items():
-        known = tuple(arm for arm in arms if any(arm in cells for cells in rows.values()))
-        found = {row: tuple(f"{cells[arm]:g}" if arm in cells else "–" for arm in known) for row, cells in rows.items()}
+        known = [arm for arm in arms if any(arm in cells for cells in rows.values())]
         if known:
-            blocks.append(Block(heading, known, tuple(Row(row, cells) for row, cells in found.items())))
+            cells = pd.DataFrame.from_dict(rows, orient="index").reindex(index=list(rows), columns=known)
+            blocks.append(Block(heading, cells.map("{:g}".format, na_action="ignore").astype(object).fillna("–")))
     return blocks
 
 
-def paired(one: Mapping[str, Mapping[str, float]], other: Mapping[str, Mapping[str, float]], name: str) -> list[float]:
-    """Differences of a metric between two arms, for each seed that both have."""
-    return [
-        one[seed][name] - other[seed][name]
-        for seed in one
-        if seed in other and name in one[seed] and name in other[seed]
-    ]
-
-
-def best(groups: Sequence[Sequence[float]], heading: str) -> frozenset[int]:
-    """Which groups have the best mean by the heading's arrow; none without an arrow, or if all are alike."""
+def best(means: Sequence[float], heading: str) -> frozenset[int]:
+    """Which means are best by the heading's arrow; none without an arrow, or if all are alike."""
     choose = ARROWS.get(heading[-1:])
-    means = {at: mean(group) for at, group in enumerate(groups) if group and all(map(math.isfinite, group))}
-    if choose is None or len(set(means.values())) < 2:
+    finite = [value for value in means if math.isfinite(value)]
+    if choose is None or len(set(finite)) < 2:
         return frozenset()
-    return frozenset(at for at, value in means.items() if value == choose(means.values()))
+    return frozenset(at for at, value in enumerate(means) if value == choose(finite))
 
 
 def spread(values: Sequence[float], *, signed: bool = False) -> str:
@@ -173,23 +180,24 @@ def _seeds(runs: Sequence[Run]) -> str:
     return "; ".join(parts)
 
 
-def _grid(block: Block, bold: str) -> list[list[str]]:
-    """The block's cells with its headings, arms abreast if they are few and short; the best are set as `bold` says."""
-    head = [block.heading, *block.arms]
+def _lines(block: Block, bold: str) -> list[list[str]]:
+    """The block's cells with its headings, an arm per column if they are few and short; the best are set in `bold`."""
+    best = block.best or [frozenset[int]()] * len(block.cells)
     body = [
-        [row.heading, *(bold.format(cell) if at in row.best else cell for at, cell in enumerate(row.cells))]
-        for row in block.rows
+        [str(heading), *(bold.format(cell) if at in marked else cell for at, cell in enumerate(cells))]
+        for heading, cells, marked in zip(block.cells.index, block.cells.to_numpy(), best, strict=True)
     ]
-    lines = [head, *body]
-    is_abreast = len(block.arms) <= ABREAST and max(map(len, block.arms), default=0) <= LONGEST
-    return lines if is_abreast else [list(line) for line in zip(*lines, strict=True)]
+    arms = list(block.cells.columns)
+    lines = [[block.heading, *arms], *body]
+    is_wide = len(arms) > MOST_COLUMNS or max(map(len, arms), default=0) > LONGEST
+    return [list(line) for line in zip(*lines, strict=True)] if is_wide else lines
 
 
 def markdown(blocks: Sequence[Block]) -> str:
     """The study as Markdown; the best are bold."""
     tables = []
     for block in blocks:
-        lines = [[cell.replace("|", r"\|") for cell in line] for line in _grid(block, "**{}**")]
+        lines = [[cell.replace("|", r"\|") for cell in line] for line in _lines(block, "**{}**")]
         head, *body = ["| " + " | ".join(line) + " |" for line in lines]
         tables.append("\n".join([head, "|" + "---|" * len(lines[0]), *body]) + "\n")
     return "\n".join(tables)
@@ -197,15 +205,14 @@ def markdown(blocks: Sequence[Block]) -> str:
 
 def latex(blocks: Sequence[Block]) -> str:
     """The study as LaTeX tables for the package booktabs; the best are bold."""
+    import pandas as pd
+
     tables = []
     for block in blocks:
-        # Set in bold after the rest was escaped.
-        lines = [[_escape(cell) for cell in line] for line in _grid(block, "\0{}\1")]
-        head, *body = [" & ".join(line).replace("\0", r"\textbf{").replace("\1", "}") + r" \\" for line in lines]
-        opening = r"\begin{tabular}{l" + "c" * (len(lines[0]) - 1) + "}"
-        tables.append("\n".join([opening, r"\toprule", head, r"\midrule", *body, r"\bottomrule", r"\end{tabular}"]))
-    return "\n\n".join(tables) + "\n"
-
-
-def _escape(text: str) -> str:
-    return "".join(_LATEX.get(character, character) for character in text)
+        head, *body = _lines(block, "\0{}\1")
+        table = pd.DataFrame(body, columns=head)
+        tables.append(table.to_latex(index=False, escape=True, column_format="l" + "c" * (len(head) - 1)))
+    text = "\n".join(tables)
+    for character, command in _LATEX.items():
+        text = text.replace(character, command)
+    return text
