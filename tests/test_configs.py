@@ -32,6 +32,8 @@ OPTIONS = sorted(
         "teacher",
         "judge",
         "trainer",
+        "task",
+        "scale",
         "logger",
         "callbacks",
         "debug",
@@ -46,11 +48,14 @@ MODEL = "model.model=folder"
 # Experiments on images, and the options that only they take.
 METHODS = tuple(name + base for name in ("at", "ft", "crd", "sskd") for base in ("", "_logit"))
 CLASSIFIERS = ("kd", "label_smoothing", "ls_teacher_kd", "scratch", "self_kd", *METHODS)
-IMAGES = (*CLASSIFIERS, *(f"paper/{name}" for name in CLASSIFIERS), "kd_shuffled", "teacher")
+PUBLISHED = (*METHODS, "ls_teacher_kd", "self_kd")  # with settings of their own under experiment=paper/
+IMAGES = (*CLASSIFIERS, *(f"paper/{name}" for name in PUBLISHED), "kd_shuffled", "teacher")
 IMAGE_OPTIONS = {
     "data": {"shapeworld", "cells", "cifar10", "cifar100", "imagenet", "places365", "image_folders"},
     "datamodule": {"images"},
     "model": {"distillation"},
+    "task": {"images"},
+    "scale": {"imagenet", "places365", "cifar100"},
     "callbacks": {
         "distillation",
         "teaching",
@@ -72,6 +77,8 @@ def experiment_of(group: str, option: str) -> list[str]:
         return ["experiment=kd", *(FOLDERS if option == "image_folders" else [])]
     if group == "hparams_search":
         return ["experiment=kd" if option.startswith("kd") else "experiment=mbt_r"]
+    if option == "rollouts":
+        return ["experiment=grpo"]
     return ["experiment=base"] if option in ("pretraining", "hopworld_scratch", "raising") else [MODEL]
 
 
@@ -135,14 +142,16 @@ def test_experiments_compose_and_fit_their_targets(experiment: str, tmp_path: Pa
         check_target(key, node)
 
 
-@pytest.mark.parametrize("scale", ["places365", "cifar100"])
+@pytest.mark.parametrize("scale", ["imagenet", "places365", "cifar100"])
 @pytest.mark.parametrize("experiment", CLASSIFIERS)
 def test_published_methods_compose_at_other_scales(experiment: str, scale: str, tmp_path: Path) -> None:
-    cfg = compose_config("train", [f"experiment=paper/{experiment}", f"scale={scale}"], tmp_path)
+    name = f"paper/{experiment}" if experiment in PUBLISHED else experiment
+    cfg = compose_config("train", [f"experiment={name}", f"scale={scale}"], tmp_path)
     cli.check(cfg)
     assert cfg.data.get("name", f"cifar{cfg.data.classes}") == scale
+    assert "paper" in cfg.tags or experiment not in PUBLISHED
     layers = cfg.model.objective.get("layers", [cfg.model.objective.get("layer", cfg.stages[1])])
-    assert cfg.callbacks.concept_detectors.layer == layers[-1] == ("layer4" if scale == "places365" else "layer3")
+    assert cfg.callbacks.concept_detectors.layer == layers[-1] == ("layer3" if scale == "cifar100" else "layer4")
     for key, node in targets(OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))):
         check_target(key, node)
 
@@ -184,6 +193,18 @@ def test_the_first_and_last_job_of_a_study_compose(study: str, tmp_path: Path) -
         cli.check(composed)
         for key, node in targets(OmegaConf.create(OmegaConf.to_container(composed, resolve=True))):
             check_target(key, node)
+
+
+@pytest.mark.parametrize("root", ROOTS)
+def test_a_command_names_no_part_of_either_half(root: str) -> None:
+    cfg = OmegaConf.load(CONFIGS / f"{root}.yaml")
+    assert isinstance(cfg, DictConfig)
+    groups = {str(key).removeprefix("optional ") for entry in cfg.defaults if entry != "_self_" for key in entry}
+    assert not groups & {"data", "datamodule", "recipe", "teacher", "engine", "judge", "model", "objective", "concepts"}
+
+
+def test_no_config_takes_back_what_another_one_chose() -> None:
+    assert not [path for path in FILES if re.search(r"override .*: null", path.read_text())]
 
 
 def test_an_experiment_on_images_has_nothing_of_reasoning(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from tests.conftest import ROOT
 SMALL = (
     *("experiment=scratch", "trainer=cpu", "trainer.max_epochs=2", "logger=csv", "extras.print_config=false"),
     *("data.sizes.train=1024", "data.sizes.validation=16", "data.sizes.test=16", "test=false"),
-    *("callbacks.concept_detectors.every_n_epochs=0", "callbacks.concept_detectors.concepts.size=20"),
+    *("callbacks.concept_detectors.every_n_epochs=0", "concepts.size=20"),
 )
 TWO = ("trainer.devices=2", "trainer.strategy=ddp", "datamodule.batch_size=16")
 DONE = 10  # steps of the second epoch, of 1024 / 32, before the signal

@@ -49,7 +49,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "model.teacher.training.epochs": 1,
         "model.objective.negatives": 8,
         "model.objective.head.epochs": 1,
-        "callbacks.concept_detectors.concepts.size": 20,
+        "concepts.size": 20,
         "callbacks.concept_detectors.watched.size": 10,
     },
     "evaluate": {"data.sizes.test": 4, "sampling.max_tokens": 16},

@@ -120,7 +120,7 @@ def _mistyped(cfg: DictConfig) -> Iterator[str]:
     for key, (what, is_valid) in expected.items():
         if key in cfg and not OmegaConf.is_missing(cfg, key) and not is_valid(cfg[key]):
             yield f"{key}={cfg[key]} is not {what}"
-    if "rescore" in cfg and cfg.rescore is None and cfg.ckpt_path is None:
+    if "rollouts" in cfg and cfg.rollouts is None and cfg.ckpt_path is None:
         yield "ckpt_path is required: a checkpoint, a model folder or a hub id; or give rollouts=…"
     network = cfg.get("network", {})
     if "ckpt_path" in network and network.ckpt_path is None and network.get("weights") is None:
