@@ -9,14 +9,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from hydra.errors import ConfigCompositionException, InstantiationException
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from introspect import cli
 from introspect.core import command
 from introspect.core.errors import InputError
-from tests.composing import ROOT, compose_config
+from tests.composing import CONFIGS, ROOT, compose_config
 
 # A person shall wait for less than 2 s. Computing time, because the machine may be busy with other tests; and twice as
 # much, because it may be slow.
@@ -227,13 +227,26 @@ def test_secrets_on_the_command_line_are_refused(override: str) -> None:
         command.refuse_secrets([override])
 
 
-def test_a_setting_of_swept_experiments_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    error = ConfigCompositionException("Could not override 'a.b'.\nTo append to your config use +a.b=1")
-    monkeypatch.setattr(sys, "argv", ["train.py"])
-    assert command.explain(error) == "Could not override 'a.b'. To append to your config use +a.b=1"
-    monkeypatch.setattr(sys, "argv", ["train.py", "-m"])
-    expected = "Could not override 'a.b'. If the swept experiments have it and the default one has not, write ++a.b=…"
-    assert command.explain(error) == expected
+def test_settings_of_swept_experiments_are_left_to_the_jobs() -> None:
+    root = CONFIGS / "train.yaml"
+    given = [
+        "-m",
+        "experiment=scratch,kd",
+        "concepts.size=100",
+        "model.layers=[a,b]",
+        "seed=1",
+        "paths.log_dir=x",
+        "hydra.sweep.dir=y",
+    ]
+    assert cli.leave_to_jobs(given, root) == [
+        *given[:2],
+        "concepts.size=choice(100)",
+        "model.layers=choice([a,b])",
+        *given[4:],
+    ]
+    kept = ["model.lr=0.1,0.2", "+model.new=1", "~model.old", "model/part=a", "data=cifar10", "trainer.max_epochs=1"]
+    assert cli.leave_to_jobs([*given[:2], *kept], root) == [*given[:2], *kept]
+    assert cli.leave_to_jobs(["-m", "seed=1,2", "concepts.size=100"], root) == ["-m", "seed=1,2", "concepts.size=100"]
 
 
 @pytest.mark.parametrize(

@@ -2,14 +2,15 @@
 
 A mistake of the user's (`InputError`, a config that does not compose, a part that cannot be built from its settings)
 becomes one line on stderr and exit status 2. Anything else is a bug and keeps its traceback, and
-`HYDRA_command.FULL_ERROR=1` shows the traceback of everything.
+`HYDRA_FULL_ERROR=1` shows the traceback of everything.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -26,10 +27,39 @@ from introspect.core.redaction import redact
 
 def run(main: Callable[[], object]) -> None:
     """Run a function of `@hydra.main` as a command; see `core.command.run`."""
+    script = Path(sys.argv[0]).resolve()
     if sys.argv[1:] in (["--help"], ["-h"]):
-        print(help_text(Path(sys.argv[0]).resolve()))  # noqa: T201
+        print(help_text(script))  # noqa: T201
         return
+    sys.argv[1:] = leave_to_jobs(sys.argv[1:], script.with_name("configs") / f"{script.stem}.yaml")
     command.run(main)
+
+
+def leave_to_jobs(arguments: Sequence[str], root: Path) -> list[str]:
+    """Leave the settings of swept experiments to the jobs of the sweep.
+
+    Before a sweep Hydra composes the default experiment, and would refuse a setting that only the swept ones have. A
+    choice of one value, which is applied to the jobs alone, is composed with the experiment of each.
+
+    Args:
+        arguments: those of the command line.
+        root: the command's config file, whose own keys and groups every experiment has.
+    """
+    is_swept = any(each.startswith("experiment=") and ("," in each or "(" in each) for each in arguments)
+    if not is_swept or not {"-m", "--multirun"} & {*arguments}:
+        return list(arguments)
+    config = OmegaConf.load(root)
+    assert isinstance(config, DictConfig)
+    own = {"hydra", *map(str, config), *(key for each in config.defaults if each != "_self_" for key in each)}
+    return [each if _first_part(each) in own else "{}=choice({})".format(*each.split("=", 1)) for each in arguments]
+
+
+def _first_part(argument: str) -> str:
+    """`model` of `model.lr=0.1`; nothing of what is no plain setting of one value."""
+    key, given, value = argument.partition("=")
+    is_setting = given and "." in key and key[0].isalpha() and "@" not in key and "/" not in key
+    unquoted = re.sub(r"""\[.*\]|\{.*\}|'.*'|".*\"""", "", value)
+    return key.partition(".")[0] if is_setting and not re.search(r",|\(", unquoted) else "hydra"
 
 
 def help_text(script: Path) -> str:

@@ -7,7 +7,6 @@ settings. Anything else is a bug and keeps its traceback; `HYDRA_FULL_ERROR=1` s
 from __future__ import annotations
 
 import os
-import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -100,15 +99,7 @@ def explain_composition(error: Exception) -> str:
         elif line and not line.startswith(("See ", "http", "object_type=", "reference_type=")):
             words.append(line.removeprefix("InputError raised while resolving interpolation: "))
     message = " ".join(words) or type(error).__name__
-    return f"{_of_the_sweep(message)}{key}"
-
-
-def _of_the_sweep(message: str) -> str:
-    """Hydra composes the default experiment before a sweep, and refuses a setting that only the swept ones have."""
-    unknown = re.match(r"Could not override '([^']+)'\. ", message)
-    if unknown is None or not {"-m", "--multirun"} & {*sys.argv}:
-        return message
-    return f"{unknown[0]}If the swept experiments have it and the default one has not, write ++{unknown[1]}=…"
+    return f"{message}{key}"
 
 
 def _explain_instantiation(error: InstantiationException) -> str:
