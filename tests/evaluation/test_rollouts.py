@@ -151,7 +151,7 @@ def _edited(path: Path, column: str, values: Any) -> Path:
         ("rollout_id", [0, -1], "row 1: column 'rollout_id' is -1, expected 0 or more"),
         ("reasoning_tokens", [11, 0], "row 0: column 'reasoning_tokens' is 11, more than completion_tokens"),
         ("tier", ["easy", "Easy"], "row 1: column 'tier' is 'Easy', expected one of easy, medium, hard"),
-        ("example_id", ["a", "a"], "row 1: example 'a' has rollout 0 twice"),
+        ("example_id", ["a", "a"], "row 1: example_id 'a', rollout_id 0 is there twice"),
     ],
 )
 def test_a_malformed_file_is_named_with_its_fault(tmp_path, column, values, message):
@@ -179,7 +179,7 @@ def test_saving_refuses_nothing_and_duplicates_and_keeps_the_old_file(tmp_path):
     save_rollouts([rollout("old")], path)
     with pytest.raises(InputError, match="no rollouts to save"):
         save_rollouts([], path)
-    with pytest.raises(InputError, match="example 'a' has rollout 0 twice"):
+    with pytest.raises(InputError, match="example_id 'a', rollout_id 0 is there twice"):
         save_rollouts([rollout("a"), rollout("a")], path)
     assert [saved.example_id for saved in load_rollouts(path)] == ["old"]
     assert [entry.name for entry in tmp_path.iterdir()] == ["rollouts.parquet"]

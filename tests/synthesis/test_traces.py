@@ -47,10 +47,10 @@ def test_columns_of_others_are_left_alone(tmp_path):
     ("changes", "complaint"),
     [
         ({"target": "absent"}, "column 'target' is missing"),
-        ({"target": None}, "row 0: column 'target' is None, expected a text"),
-        ({"target": ""}, "row 0: column 'target' is '', expected a text"),
-        ({"rollout_id": "x"}, "row 0: column 'rollout_id' is 'x', expected an integer"),
-        ({"messages": "[]"}, "row 0: column 'messages' is no JSON list"),
+        ({"target": None}, "row 0: column 'target' is empty, expected strings"),
+        ({"target": ""}, "row 0: column 'target' is empty, expected strings"),
+        ({"rollout_id": "x"}, "column 'rollout_id' holds string, expected integers"),
+        ({"messages": "[]"}, "row 0: column 'messages' has no message"),
         ({"messages": "{"}, "row 0: column 'messages' is no JSON list"),
         ({"messages": '[{"role": "user"}]'}, "row 0: column 'messages' is no JSON list"),
         ({"messages": '[{"role": "robot", "content": "x"}]'}, "row 0: column 'messages' is no JSON list"),
@@ -77,9 +77,36 @@ def test_malformed_draft_is_named(tmp_path, draft):
 
 
 def test_trace_that_is_there_twice_is_named(tmp_path):
-    save_traces([TRACES[0], TRACES[0]], tmp_path / "t.parquet")
-    with pytest.raises(InputError, match=r"row 1: trace \('a', 0, 0\) is there twice"):
+    complaint = r"row 1: example_id 'a', rollout_id 0, trace_id 0 is there twice"
+    with pytest.raises(InputError, match=complaint):
+        save_traces([TRACES[0], TRACES[0]], tmp_path / "t.parquet")
+    assert not list(tmp_path.iterdir())
+    table = pq.read_table(write(tmp_path / "t.parquet"))
+    pq.write_table(pa.concat_tables([table, table]), tmp_path / "t.parquet")
+    with pytest.raises(InputError, match=complaint.replace("trace_id 0", "trace_id 1")):
         load_traces(tmp_path / "t.parquet")
+
+
+def test_the_file_has_a_column_per_field(tmp_path):
+    save_traces(TRACES, tmp_path / "t.parquet")
+    table = pq.read_table(tmp_path / "t.parquet")
+    assert [str(field) for field in table.schema] == [
+        "pyarrow.Field<example_id: string not null>",
+        "pyarrow.Field<rollout_id: int64 not null>",
+        "pyarrow.Field<trace_id: int64 not null>",
+        "pyarrow.Field<recipe: string not null>",
+        "pyarrow.Field<messages: string not null>",
+        "pyarrow.Field<target: string not null>",
+        "pyarrow.Field<draft: string>",
+    ]
+    assert table["messages"][0].as_py() == (
+        '[{"role": "system", "content": "S"}, {"role": "user", "content": "Who — “é”?"}]'
+    )
+    assert table["draft"].to_pylist() == [
+        None,
+        None,
+        '{"reasoning": "Hm — “é”", "content": "", "finished": false}',
+    ]
 
 
 def test_file_that_is_missing_or_no_parquet(tmp_path):

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from introspect.core.errors import InputError
-from introspect.core.files import replacing, write_csv, write_json
+from introspect.core.files import write_csv, write_json
+from introspect.core.parquet import write_columns
 from introspect.dissection.concepts.base import Label
 from introspect.dissection.result import Dissection
 from introspect.dissection.tally import Counts
@@ -52,14 +53,14 @@ def save(dissection: Dissection, folder: str | Path) -> None:
     }
     counts, best = dissection.counts, dissection.best
     names, categories = [label.name for label in dissection.labels], dissection.categories
-    _write(
+    write_columns(
         folder / "labels.parquet",
         number=torch.arange(len(names)),
         name=names,
         category=[categories[index] for index in dissection.primary.tolist()],
         pixels=counts.label_pixels,
     )
-    _write(
+    write_columns(
         folder / "units.parquet",
         unit=torch.arange(dissection.units),
         threshold=dissection.thresholds,
@@ -70,7 +71,7 @@ def save(dissection: Dissection, folder: str | Path) -> None:
         iou=best.iou,
     )
     unit, label = counts.intersections.nonzero().T
-    _write(
+    write_columns(
         folder / "intersections.parquet",
         unit=unit,
         label=label,
@@ -156,12 +157,6 @@ def tally_rows(dissection: Dissection) -> Iterator[list[str | int | float]]:
         for label, *numbers in details:
             row += [dissection.labels[int(label[unit])].name, *(float(column[unit]) for column in numbers)]
         yield row
-
-
-def _write(path: Path, **columns: Tensor | list[str]) -> None:
-    arrays = {name: column.numpy() if isinstance(column, Tensor) else column for name, column in columns.items()}
-    with replacing(path) as partial:
-        pq.write_table(pa.table(arrays), partial)
 
 
 def _tensor(table: pa.Table, name: str) -> Tensor:

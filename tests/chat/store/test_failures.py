@@ -283,8 +283,12 @@ def test_exporting_to_parquet_and_to_a_data_set(tmp_path: Path, capsys: pytest.C
     path = exported(tmp_path)
     assert main(["export", str(path), str(tmp_path / "out" / "r.parquet")]) == 0
     assert capsys.readouterr().out.endswith("r.parquet: 2 responses\n")
-    rows = sorted(pq.read_table(tmp_path / "out" / "r.parquet").to_pylist(), key=lambda row: row["model"])
-    assert rows[0].keys() >= COLUMNS
+    table = pq.read_table(tmp_path / "out" / "r.parquet")
+    rows = sorted(table.to_pylist(), key=lambda row: row["model"])
+    numbers = dict.fromkeys(("rollout_id", "prompt_tokens", "reasoning_tokens", "completion_tokens"), "int64")
+    texts = {"content", "finish_reason", "model", "sampling", "key", "created"}
+    kinds = dict.fromkeys((COLUMNS | texts), "string") | numbers | {"valid": "bool"}
+    assert {field.name: str(field.type) for field in table.schema} == kinds
     assert {name: rows[0][name] for name in COLUMNS} == {
         "sample_id": "e",
         "rollout_id": 2,

@@ -358,7 +358,16 @@ def test_failed_rollouts_are_counted_and_the_rest_compared(tmp_path: Path, caplo
 
 def test_judgments_of_nobody_are_an_empty_file(tmp_path: Path) -> None:
     save_judgments([Judged(factory.rollout(), {})], tmp_path / "x/judgments.parquet")
-    assert pq.read_table(tmp_path / "x/judgments.parquet").num_rows == 0
+    table = pq.read_table(tmp_path / "x/judgments.parquet")
+    assert table.num_rows == 0
+    names = {
+        "example_id": "string",
+        "rollout_id": "int64",
+        "judge": "string",
+        "outcome": "string",
+        "judgment": "string",
+    }
+    assert {field.name: str(field.type) for field in table.schema} == names
     assert [path.name for path in (tmp_path / "x").iterdir()] == ["judgments.parquet"]
 
 

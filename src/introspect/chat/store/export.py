@@ -4,46 +4,65 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator, Mapping
-from itertools import islice
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Any
 
 from introspect.chat.protocol import FINISHED, extract_answer, join_reasoning
 from introspect.chat.store.database import ResponseStore
 from introspect.core.errors import InputError
-from introspect.core.files import replacing
+from introspect.core.parquet import Table
 
-# Rows written at a time: what the export holds in memory.
-_ROWS = 1000
-_NUMBERS = ("rollout_id", "prompt_tokens", "reasoning_tokens", "completion_tokens")
-# The first seven are columns of the published rollouts, under the names that they have there.
-COLUMNS = (
-    "sample_id",
-    "rollout_id",
-    "prompt",
-    "response",
-    "valid",
-    "reasoning_trace",
-    "predicted_answer",
-    "content",
-    "finish_reason",
-    "prompt_tokens",
-    "reasoning_tokens",
-    "completion_tokens",
-    "model",
-    "sampling",
-    "key",
-    "created",
-)
+
+@dataclass(frozen=True, slots=True)
+class StoredResponse:
+    """A row of an export; the first seven columns have the names of the published rollouts.
+
+    Attributes:
+        sample_id: id of the example; of the request, where none is known.
+        rollout_id: number of the draw, from 1.
+        prompt: messages as JSON.
+        response: the whole turn, with its think block.
+        valid: whether the turn ended by itself.
+        reasoning_trace: the think block.
+        predicted_answer: between the tags of the content.
+        content: what follows the think block.
+        finish_reason: of the server.
+        prompt_tokens: of the request.
+        reasoning_tokens: of the think block.
+        completion_tokens: of the whole turn.
+        model: name of the model.
+        sampling: settings as JSON.
+        key: in the store.
+        created: time of the response.
+    """
+
+    sample_id: str
+    rollout_id: int
+    prompt: str
+    response: str
+    valid: bool
+    reasoning_trace: str
+    predicted_answer: str
+    content: str
+    finish_reason: str
+    prompt_tokens: int
+    reasoning_tokens: int
+    completion_tokens: int
+    model: str
+    sampling: str
+    key: str
+    created: str
+
+
+RESPONSES = Table(StoredResponse, "responses")
 
 
 def export(store: ResponseStore, path: str | Path, model: str | None = None) -> int:
     """Write every response, in order of the key; how many there are.
 
-    One row per response: `sample_id` is the id of its example (of its request, where none is known), `rollout_id` the
-    number of the draw from 1, `prompt` the messages as JSON, `response` the whole turn with its think block, `valid`
-    whether it ended by itself. Takes constant memory.
+    One `StoredResponse` per response. Takes constant memory.
 
     Args:
         store: what is exported.
@@ -68,42 +87,32 @@ def export(store: ResponseStore, path: str | Path, model: str | None = None) -> 
 
 
 def _write_parquet(store: ResponseStore, path: Path, model: str | None) -> int:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    kinds = dict.fromkeys(COLUMNS, pa.string()) | dict.fromkeys(_NUMBERS, pa.int64()) | {"valid": pa.bool_()}
-    schema = pa.schema([pa.field(name, kind, nullable=False) for name, kind in kinds.items()])
-    count = 0
-    with replacing(path) as partial:
-        with pq.ParquetWriter(partial, schema, compression="zstd") as writer:
-            rows = _rows(store, model)
-            while batch := list(islice(rows, _ROWS)):
-                writer.write_table(pa.Table.from_pylist(batch, schema=schema))
-                count += len(batch)
-        if not count:
-            of = "" if model is None else f" of model {model}"
-            raise InputError(f"{store.path}: no responses{of}; those here are of {', '.join(store.models()) or 'none'}")
-    return count
+    rows = _rows(store, model)
+    first = next(rows, None)
+    if first is None:
+        of = "" if model is None else f" of model {model}"
+        raise InputError(f"{store.path}: no responses{of}; those here are of {', '.join(store.models()) or 'none'}")
+    return RESPONSES.write(path, chain([first], rows))
 
 
-def _rows(store: ResponseStore, model: str | None) -> Iterator[Mapping[str, Any]]:
+def _rows(store: ResponseStore, model: str | None) -> Iterator[StoredResponse]:
     for row in store.rows(model):
         request, identity = json.loads(row["request"]), json.loads(row["model"])
-        yield {
-            "sample_id": request["example"] or request["id"],
-            "rollout_id": request["sample"] + 1,
-            "prompt": json.dumps(request["messages"], ensure_ascii=False),
-            "response": join_reasoning(row["reasoning"], row["content"]),
-            "valid": row["finish_reason"] in FINISHED,
-            "reasoning_trace": row["reasoning"],
-            "predicted_answer": extract_answer(row["content"]),
-            "content": row["content"],
-            "finish_reason": row["finish_reason"],
-            "prompt_tokens": row["prompt_tokens"],
-            "reasoning_tokens": row["reasoning_tokens"],
-            "completion_tokens": row["completion_tokens"],
-            "model": identity.get("model", ""),
-            "sampling": json.dumps(request["sampling"]),
-            "key": row["key"],
-            "created": row["created"],
-        }
+        yield StoredResponse(
+            sample_id=request["example"] or request["id"],
+            rollout_id=request["sample"] + 1,
+            prompt=json.dumps(request["messages"], ensure_ascii=False),
+            response=join_reasoning(row["reasoning"], row["content"]),
+            valid=row["finish_reason"] in FINISHED,
+            reasoning_trace=row["reasoning"],
+            predicted_answer=extract_answer(row["content"]),
+            content=row["content"],
+            finish_reason=row["finish_reason"],
+            prompt_tokens=row["prompt_tokens"],
+            reasoning_tokens=row["reasoning_tokens"],
+            completion_tokens=row["completion_tokens"],
+            model=identity.get("model", ""),
+            sampling=json.dumps(request["sampling"]),
+            key=row["key"],
+            created=row["created"],
+        )

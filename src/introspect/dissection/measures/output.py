@@ -12,6 +12,7 @@ from torch import Tensor
 
 from introspect.core.errors import InputError
 from introspect.core.files import replacing, write_json
+from introspect.core.parquet import write_columns
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
@@ -82,7 +83,7 @@ def publish(
     for name, written in ((result.name, content), ("metrics", metrics)):
         write_json(folder / f"{name}.json", written, allow_nan=False)
     for name, columns in result.tables().items():
-        _write(folder / f"{result.name}_{name}.parquet", columns)
+        write_columns(folder / f"{result.name}_{name}.parquet", **columns)
     pictures = _draw(result, folder) if figure else {}
     rich.print(_table(result.shown()))
     _track(result, pictures, loggers)
@@ -120,15 +121,6 @@ def canvas(rows: int, columns: int, width: float, height: float, **options: Any)
         figsize=(columns * width, rows * height), layout="constrained"
     )
     return made, made.subplots(rows, columns, squeeze=False, **options)
-
-
-def _write(path: Path, columns: Columns) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    arrays = {name: c.numpy() if isinstance(c, Tensor) else list(c) for name, c in columns.items()}
-    with replacing(path) as partial:
-        pq.write_table(pa.table(arrays), partial)
 
 
 def _draw(result: Measured, folder: Path) -> dict[str, Path]:

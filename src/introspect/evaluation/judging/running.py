@@ -16,7 +16,7 @@ from introspect.chat.lazy import release
 from introspect.chat.protocol import ChatFailure, ChatModel, ChatRequest, ChatResponse, Sampling
 from introspect.chat.store import ResponseStore, answer
 from introspect.core.errors import InputError
-from introspect.core.files import replacing
+from introspect.core.parquet import Table
 from introspect.core.progress import track
 from introspect.evaluation.judging.judges import JUDGES, Judge, chosen_judges
 from introspect.evaluation.judgments import Failed, Judged, Judgment, Unparsed
@@ -290,28 +290,36 @@ def _speak(verdicts: Verdicts) -> None:
         )
 
 
-def save_judgments(judged: Sequence[Judged], path: str | Path) -> None:
-    """Write judgments as Parquet, one row each; a crash never leaves half a file.
+@dataclass(frozen=True, slots=True)
+class SavedJudgment:
+    """A judgment as a row of a file.
 
-    Columns: `example_id`, `rollout_id`, `judge`, `outcome` (`parsed`, `unparsed` or `failed`) and `judgment`, a JSON
-    object: the fields of the result, or the reason.
+    Attributes:
+        example_id: of the question.
+        rollout_id: of the rollout.
+        judge: name of the judge.
+        outcome: `parsed`, `unparsed` or `failed`.
+        judgment: a JSON object: the fields of the result, or the reason.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    path = Path(path)
+    example_id: str
+    rollout_id: int
+    judge: str
+    outcome: str
+    judgment: str
+
+
+JUDGMENTS = Table(SavedJudgment, "judgments", key=("example_id", "rollout_id", "judge"))
+
+
+def save_judgments(judged: Sequence[Judged], path: str | Path) -> None:
+    """Write judgments as Parquet, a `SavedJudgment` each; a crash never leaves half a file."""
+    outcomes = {Unparsed: "unparsed", Failed: "failed"}
     rows = [
-        {
-            "example_id": item.example_id,
-            "rollout_id": item.rollout_id,
-            "judge": name,
-            "outcome": {Unparsed: "unparsed", Failed: "failed"}.get(type(judgment), "parsed"),
-            "judgment": json.dumps(asdict(judgment)),
-        }
+        SavedJudgment(
+            item.example_id, item.rollout_id, name, outcomes.get(type(judgment), "parsed"), json.dumps(asdict(judgment))
+        )
         for item in judged
         for name, judgment in item.judgments.items()
     ]
-    names = ("example_id", "rollout_id", "judge", "outcome", "judgment")
-    kinds = [pa.field(name, pa.int64() if name == "rollout_id" else pa.string(), nullable=False) for name in names]
-    with replacing(path) as partial:
-        pq.write_table(pa.Table.from_pylist(rows, schema=pa.schema(kinds)), partial, compression="zstd")
+    JUDGMENTS.write(path, rows)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,15 +15,14 @@ from introspect.benchmarks.examples import MultiHopExample
 from introspect.chat.prompts import Style, question_messages
 from introspect.chat.protocol import Message, extract_answer, join_reasoning, split_reasoning
 from introspect.core.errors import InputError
-from introspect.core.files import replacing, write_text
+from introspect.core.files import write_text
+from introspect.core.parquet import write_rows
 from introspect.evaluation.rollouts import Rollout
 from introspect.synthesis.traces import Draft, Kind, Trace
 
 Record = TypeVar("Record", Trace, Rollout)
 Row = dict[str, Any]
 
-# Rows that are made at a time: prompts hold whole contexts.
-_BATCH = 512
 _UNITS: Mapping[Kind, str] = {"rewrite": "rewritten trace", "synthesis": "trace", "rollout": "answer"}
 _CARD = """---
 configs:
@@ -184,9 +182,6 @@ def _write(
     about: About,
 ) -> Path:
     """One row per record, joined with its question by id; a crash leaves no half file."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     folder = Path(folder)
     if not records:
         raise InputError(f"{folder}: there is nothing to export")
@@ -201,9 +196,6 @@ def _write(
 
     schema = _schema(row(records[0]))
     path = folder / "data" / f"{about.split}-00000-of-00001.parquet"
-    with replacing(path) as partial, pq.ParquetWriter(partial, schema, compression="zstd") as file:
-        remaining = map(row, records)
-        while chunk := list(islice(remaining, _BATCH)):
-            file.write_table(pa.Table.from_pylist(chunk, schema=schema))
+    write_rows(path, schema, map(row, records))
     write_text(folder / "README.md", about.render())
     return folder
