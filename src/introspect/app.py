@@ -18,9 +18,9 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 
-from introspect.core.checkpoints import check_checkpoint
 from introspect.core.errors import InputError, Pruned
 from introspect.core.files import write_text
+from introspect.core.resuming import check_checkpoint
 from introspect.tracking import wandb
 from introspect.tracking.artifacts import log_artifacts
 from introspect.tracking.hyperparameters import code, plain

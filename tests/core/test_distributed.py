@@ -1,14 +1,19 @@
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from lightning.pytorch import Trainer
+from lightning.pytorch.demos.boring_classes import BoringModel, RandomDataset
 from lightning.pytorch.strategies import FSDPStrategy, SingleDeviceStrategy
+from torch.utils.data import DataLoader
 
-from introspect.core.distributed import batches, check_whole, share
+from introspect.core.distributed import Mean, batches, check_whole, share
 from introspect.core.errors import InputError
 
 
@@ -33,3 +38,36 @@ def test_answers_want_whole_weights() -> None:
     check_whole(cast(Any, SimpleNamespace(strategy=SingleDeviceStrategy())))
     with pytest.raises(InputError, match=r"train with test=false .*then evaluate\.py ckpt_path="):
         check_whole(cast(Any, SimpleNamespace(strategy=FSDPStrategy())))
+
+
+VALUES = [1 + index / 1000 for index in range(300)]
+
+
+class Averages(BoringModel):
+    """Validates on as many batches as there are values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mean = Mean()
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.mean(torch.tensor(VALUES[batch_idx], dtype=torch.float32), weight=152)
+        self.log("val/loss", self.mean)
+
+    def val_dataloader(self) -> DataLoader[torch.Tensor]:
+        return DataLoader(RandomDataset(32, len(VALUES)))
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "bf16-true"])
+def test_sums_keep_their_digits_in_modules_of_16_bits(tmp_path: Path, precision: Any) -> None:
+    quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = Trainer(accelerator="cpu", precision=precision, default_root_dir=tmp_path, **quiet)
+    module = Averages()
+    for _ in range(2):  # the second begins from a reset
+        found = trainer.validate(module, verbose=False)[0]["val/loss"]
+        assert found == pytest.approx(sum(VALUES) / len(VALUES), rel=1e-6)
+
+
+def test_sums_move_with_their_module() -> None:
+    module = Averages().to("meta", torch.bfloat16)
+    assert (module.mean.weight.device.type, module.mean.weight.dtype) == ("meta", torch.float32)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from introspect.core.run_logger import RunLogger, flat, log_histograms
+from introspect.core.run_logger import RunLogger, log_histograms
 from introspect.tracking.artifacts import artifact, digest, kind_of, log_artifacts
 from introspect.tracking.wandb import finish, run_folders, wandb_logger
 from tests.tracking.reading import Offline
@@ -181,7 +181,3 @@ def test_another_error_is_no_lost_server(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(wandb, "init", broken)
     with pytest.raises(wandb.errors.UsageError, match="no such setting"):
         begin(tmp_path).log_metrics({"x": 1.0})
-
-
-def test_flat() -> None:
-    assert flat({"a": {"b": {"c": 1}, "d": [1]}, "e": {}}) == {"a/b/c": 1, "a/d": [1], "e": {}}

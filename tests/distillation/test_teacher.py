@@ -7,7 +7,7 @@ import torch
 from hydra.utils import instantiate
 
 from introspect.core.errors import InputError
-from introspect.core.plain import plain_settings
+from introspect.core.nested import to_plain
 from introspect.distillation.module import Distillation
 from introspect.distillation.objectives import CrossEntropy
 from introspect.distillation.teacher import Teacher, Training
@@ -22,7 +22,7 @@ def test_what_the_configs_make_is_what_code_makes(tmp_path):
     """The lists of a config are of another type; the file of the teacher must be the same."""
     cfg = compose_config("train", ["experiment=kd"], tmp_path)
     composed = instantiate(cfg.model.teacher)
-    given = plain_settings(cfg.model.teacher.training)
+    given = to_plain(cfg.model.teacher.training)
     training = Training(**{name: value for name, value in given.items() if name != "_target_"})
     assert composed.file("data") == Teacher(composed.backbone, composed.cache_dir, training=training).file("data")
 

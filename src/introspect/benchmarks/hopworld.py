@@ -10,13 +10,13 @@ says (80 % train, 10 % validation, 10 % test).
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from introspect.benchmarks.examples import Document, EvidenceStep, MultiHopExample, Tier
 from introspect.core.errors import InputError
+from introspect.core.seeds import derived_seed
 
 NAMES: dict[str, tuple[str, ...]] = {
     "person": tuple(
@@ -80,7 +80,7 @@ class World:
     def split(self) -> str:
         """The split that this world belongs to, by a hash of its facts."""
         facts = "|".join(sorted(str(fact) for document in self.documents for fact in document))
-        bucket = int.from_bytes(hashlib.blake2b(facts.encode(), digest_size=4).digest(), "big") % 10
+        bucket = derived_seed(facts, size=4) % 10
         return next(split for split, buckets in SPLITS.items() if bucket in buckets)
 
     def example(self, identifier: str) -> MultiHopExample:

@@ -1,4 +1,4 @@
-"""Sharing measured items out among processes: every item is measured once, by one of them.
+"""Evaluation in several processes: every item is evaluated once, by one of them, and means are exact.
 
 Lightning would give a `DataLoader` a sampler that fills uneven shares up with items that come twice, and counts them
 twice.
@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
 
 from introspect.core.errors import InputError
 
@@ -25,7 +28,7 @@ def processes(trainer: Trainer | None) -> tuple[int, int]:
 
 
 def check_whole(trainer: Trainer) -> None:
-    """Refuse what would wait for ever, or see parts of weights: spread weights want all processes at each forward pass.
+    """Refuse what would wait forever, or see parts of weights: spread weights want all processes at each forward pass.
 
     Raises:
         InputError: the strategy spreads the weights over devices.
@@ -80,3 +83,20 @@ class SharedLoader:
 
     def __iter__(self) -> Iterator[Any]:
         yield from self.load(batch_sampler=self.batches)
+
+
+class Mean(MeanMetric):
+    """A weighted mean, exact over several processes and whatever a module that holds it computes in.
+
+    Lightning's own mean divides by a rounded number of items where several processes count, and torchmetrics' would sum
+    in the 16 bits that `trainer.precision=bf16-true` turns every tensor of a module into.
+    """
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = "") -> nn.Module:
+        def moved(tensor: Tensor) -> Any:
+            return fn(tensor).to(tensor.dtype)
+
+        kept = self._dtype
+        super()._apply(moved, exclude_state)
+        self._dtype = kept  # what values are converted to
+        return self

@@ -1,13 +1,44 @@
-"""Where a training goes on that was stopped within an epoch, and with which random numbers."""
+"""Resuming a training: checking its checkpoint, where in an epoch it goes on, and with which random numbers."""
 
 from __future__ import annotations
 
-import hashlib
+import pickle
+import zipfile
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from introspect.core.errors import InputError, first_line
+from introspect.core.seeds import derived_seed
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
+
+
+def check_checkpoint(path: str | Path) -> None:
+    """Refuse what is no checkpoint of a training; executes nothing that is in the file.
+
+    Raises:
+        InputError: there is no such file, it is no checkpoint, or it holds more than plain data and tensors.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise InputError(
+            f"ckpt_path={path} is a folder: a training goes on from a .ckpt file, e.g. checkpoints/last.ckpt"
+        )
+    if not path.is_file():
+        raise InputError(f"ckpt_path={path}: no such file")
+    if not zipfile.is_zipfile(path):
+        raise InputError(f"ckpt_path={path} is not a Lightning checkpoint")
+    import torch
+
+    try:
+        content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, OSError) as error:
+        reason = first_line(error)
+        raise InputError(f"ckpt_path={path} is not a checkpoint that can be loaded safely: {reason}") from error
+    if not isinstance(content, dict) or not {"state_dict", "pytorch-lightning_version"} <= content.keys():
+        raise InputError(f"ckpt_path={path} is not a Lightning checkpoint: it lacks state_dict or its version")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,15 +66,10 @@ def place(trainer: Trainer) -> Place:
     return Place(*divmod(trained, batches), batches, int(trainer.accumulate_grad_batches))
 
 
-def settle(trainer: Trainer) -> None:
-    """Make the chance of a batch (dropout) a matter of seed, process and place: a resumed training has the same."""
+def reseed(trainer: Trainer) -> None:
+    """Make the random numbers of a batch (dropout) depend on seed, process and place alone, as after resuming."""
     import torch
 
     seed = getattr(getattr(trainer, "datamodule", None), "seed", 0)
     now = place(trainer)
-    torch.manual_seed(mixed(seed, trainer.global_rank, now.epoch, now.trained))
-
-
-def mixed(*numbers: int) -> int:
-    """A generator's seed for which (0, 1) and (1, 0) are unrelated."""
-    return int.from_bytes(hashlib.blake2b(repr(numbers).encode(), digest_size=7).digest(), "big")
+    torch.manual_seed(derived_seed((seed, trainer.global_rank, now.epoch, now.trained)))

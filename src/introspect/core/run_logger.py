@@ -11,6 +11,7 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from introspect.core.errors import one_line
+from introspect.core.nested import flatten
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
@@ -86,18 +87,7 @@ class RunLogger(WandbLogger):
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace) -> None:
         """Log settings flat, `model/lr`: columns to filter, to group and to draw parallel coordinates by."""
-        super().log_hyperparams(flat(vars(params) if isinstance(params, Namespace) else params))
-
-
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, by `outer/inner`; an empty one stays as it is."""
-    found: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping) and value:
-            found |= flat(value, f"{prefix}{name}/")
-        else:
-            found[f"{prefix}{name}"] = value
-    return found
+        super().log_hyperparams(flatten(vars(params) if isinstance(params, Namespace) else params))
 
 
 def log_histograms(loggers: Iterable[Logger], values: Mapping[str, Sequence[float]]) -> None:

@@ -18,7 +18,8 @@ from torch.utils.data import DataLoader, Dataset, Subset, default_collate
 
 from introspect.core.distributed import SharedLoader, batches, processes
 from introspect.core.errors import InputError
-from introspect.core.resuming import Place, mixed, place
+from introspect.core.resuming import Place, place
+from introspect.core.seeds import derived_seed
 from introspect.vision.datasets.base import ImageSet, Sample, Split
 
 
@@ -153,7 +154,7 @@ class ImageDataModule(LightningDataModule):
         images, *others = batch
         numbers = torch.Generator(images.device)
         now = place(self.trainer)
-        numbers.manual_seed(mixed(self.seed, 0, now.epoch, now.trained))
+        numbers.manual_seed(derived_seed((self.seed, 0, now.epoch, now.trained)))
         return augment(images, self.shift, self.mirror, numbers, *processes(self.trainer)), *others
 
     def _images(self, split: Split) -> Dataset[Sample]:
@@ -243,7 +244,7 @@ class EpochLoader:
         # A generator, so that the place is asked for with the first batch: Lightning makes the iterator of a resumed
         # epoch before it knows where that epoch goes on.
         place = self._place()
-        numbers = torch.Generator().manual_seed(mixed(self.seed, place.epoch))
+        numbers = torch.Generator().manual_seed(derived_seed((self.seed, place.epoch)))
         order = torch.randperm(self.images, generator=numbers)[: len(self) * self.batch_size * self.replicas]
         batches = order.view(len(self), self.replicas, self.batch_size)[place.trained :, self.rank]
         yield from self.load(batch_sampler=batches.tolist(), generator=numbers)

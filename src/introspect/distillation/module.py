@@ -20,12 +20,10 @@ from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 from torchmetrics.classification import MulticlassAccuracy
 
-from introspect.core.averaging import Mean
-from introspect.core.checkpoints import check_checkpoint
-from introspect.core.distributed import check_whole
+from introspect.core.distributed import Mean, check_whole
 from introspect.core.errors import InputError, one_line
-from introspect.core.plain import plain_settings
-from introspect.core.resuming import settle
+from introspect.core.nested import to_plain
+from introspect.core.resuming import check_checkpoint, reseed
 from introspect.distillation.objectives import CrossEntropy, LabelSmoothing, Objective
 from introspect.distillation.optimization import sgd
 from introspect.distillation.stages import is_trial, load_stage, make_stage, stage_file, train_apart
@@ -100,7 +98,7 @@ class Distillation(LightningModule):
                 "student": asdict(student),
                 "objective": type(objective).__name__,
                 "teacher": asdict(teacher.backbone) if teacher and objective.needs_teacher else None,
-                "normalization": plain_settings(normalization),
+                "normalization": to_plain(normalization),
                 "lr": lr,
                 "momentum": momentum,
                 "weight_decay": weight_decay,
@@ -291,8 +289,8 @@ class Distillation(LightningModule):
         self._readers = []
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Where chance is taken that is not the data's, such as dropout: see `settle`."""
-        settle(self.trainer)
+        """Reseed what is random beside the data, such as dropout: see `reseed`."""
+        reseed(self.trainer)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss, a scalar. Logs `train/loss`, `train/loss/<part>`, `train/accuracy` (share of the epoch)."""
@@ -390,7 +388,7 @@ def make_teacher(teacher: Teacher, data: Any, normalization: Any = "imagenet", d
 
 
 def _identity(data: Any, normalization: Any) -> str:
-    return f"{data.identity}; normalization {plain_settings(normalization)}"
+    return f"{data.identity}; normalization {to_plain(normalization)}"
 
 
 def load_student(ckpt_path: str | Path) -> nn.Module:

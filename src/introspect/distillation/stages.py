@@ -19,7 +19,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
 from introspect.core.errors import InputError
-from introspect.core.plain import plain_settings
+from introspect.core.nested import to_plain
 from introspect.distillation.objectives import Stage
 from introspect.distillation.optimization import sgd
 from introspect.distillation.teacher import Training, keep_weights, load_weights, locked
@@ -126,7 +126,7 @@ def _settings(stage: Stage, identity: str) -> str:
         "training": asdict(stage.how),
         "made of": identity,
     }
-    return json.dumps(plain_settings(settings), sort_keys=True)
+    return json.dumps(to_plain(settings), sort_keys=True)
 
 
 def make_stage(

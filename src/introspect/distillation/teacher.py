@@ -13,10 +13,10 @@ from typing import Any
 
 from torch import nn
 
-from introspect.core.checkpoints import check_checkpoint
 from introspect.core.errors import InputError, one_line
 from introspect.core.files import replacing
-from introspect.core.plain import plain_settings
+from introspect.core.nested import to_plain
+from introspect.core.resuming import check_checkpoint
 from introspect.vision.backbones import Backbone
 
 log = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ class Teacher:
 
     def _settings(self, identity: str) -> str:
         settings = {"backbone": asdict(self.backbone), "training": asdict(self.training), "data": identity}
-        return json.dumps(plain_settings(settings), sort_keys=True)
+        return json.dumps(to_plain(settings), sort_keys=True)
 
     def keep(self, network: nn.Module, identity: str) -> Path:
         """Write the weights of a trained teacher to its file, whole or not at all; its settings stand in the header.
@@ -154,8 +154,8 @@ def check_settings(path: str | Path, backbone: Backbone, normalization: Any) -> 
     own, given = found.get("student", {}), asdict(backbone)
     compared = sorted(given.keys() & own.keys() - {"weights"})
     wrong = [f"{name}={given[name]} where it has {own[name]}" for name in compared if given[name] != own[name]]
-    if normalization is not None and found.get("normalization", normalization) != plain_settings(normalization):
-        wrong.append(f"normalization={plain_settings(normalization)} where it has {found['normalization']}")
+    if normalization is not None and found.get("normalization", normalization) != to_plain(normalization):
+        wrong.append(f"normalization={to_plain(normalization)} where it has {found['normalization']}")
     if wrong:
         raise InputError(f"model.teacher.ckpt_path={path}: the teacher is built with {'; '.join(wrong)}")
 

@@ -21,15 +21,13 @@ from torch import Tensor, nn
 
 from introspect.core.errors import InputError
 from introspect.core.files import replacing
-from introspect.core.plain import plain_settings
+from introspect.core.nested import to_plain
 from introspect.core.progress import track
+from introspect.core.seeds import stream
 from introspect.distillation.teacher import Teacher, locked
 from introspect.vision.backbones import features
 
 log = logging.getLogger(__name__)
-
-# Of splitmix64 (Steele, Lea and Flood, OOPSLA 2014), as signed numbers.
-_STEP, _MIX = -0x61C8864680B583EB, -0x40A7B892E31B1A47
 
 
 class TeacherLogits:
@@ -92,9 +90,9 @@ def check_fixed(data: Any) -> None:
 def logits_file(teacher: Teacher, network: nn.Module, data: Any, trainer: Trainer, normalization: Any) -> Path:
     """The file of a teacher's logits: it changes with its weights, and with the rest that decides what it says."""
     settings = {
-        "backbone": plain_settings(asdict(teacher.backbone)),
+        "backbone": to_plain(asdict(teacher.backbone)),
         "data": data.images.identity,
-        "normalization": plain_settings(normalization),
+        "normalization": to_plain(normalization),
         "precision": str(trainer.precision),
         "device": trainer.strategy.root_device.type,
     }
@@ -177,8 +175,7 @@ def pixel_sums(images: Tensor) -> Tensor:
 
 @lru_cache(maxsize=8)
 def _factors(count: int) -> Tensor:
-    numbers = torch.arange(1, count + 1) * _STEP
-    return ((numbers ^ (numbers >> 30)) * _MIX) | 1
+    return stream(torch.zeros(count, dtype=torch.int64), torch.arange(count)) | 1
 
 
 def _row(classes: int) -> np.dtype[Any]:

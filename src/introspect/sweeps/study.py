@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from introspect.core.command import explain
 from introspect.core.errors import Pruned
 from introspect.core.files import write_text
+from introspect.core.nested import flatten
 from introspect.sweeps.jobs import DONE, Record, folders, portable, read_record, write_record
 from introspect.tracking.table import OBJECTIVE, Block, Run, compare_arms, latex, markdown, published
 from introspect.tracking.wandb import finish, wandb_logger
@@ -185,24 +186,14 @@ def read_metrics(place: Path) -> dict[str, float] | None:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return _flat(content) if isinstance(content, Mapping) else None
+    numbers = flatten(content) if isinstance(content, Mapping) else None
+    return numbers and {name: float(value) for name, value in numbers.items() if isinstance(value, int | float)}
 
 
 def _overrides(file: Path) -> dict[str, str]:
     """What a run was given, by name."""
     items = [str(item).lstrip("+") for item in OmegaConf.load(file)]
     return dict(item.split("=", 1) for item in items if "=" in item)
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
-    """The numbers of nested mappings, by `outer/inner`."""
-    found: dict[str, float] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            found |= _flat(value, f"{prefix}{name}/")
-        elif isinstance(value, int | float):
-            found[f"{prefix}{name}"] = float(value)
-    return found
 
 
 def _arm(overrides: Mapping[str, str]) -> str:

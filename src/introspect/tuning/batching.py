@@ -16,6 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 
 from introspect.core.resuming import Place
+from introspect.core.seeds import derived_seed
 from introspect.tuning.packing import Batch, Group, pack
 from introspect.tuning.supervision import Supervised
 
@@ -185,7 +186,7 @@ class LengthBucketSampler:
     def steps(self) -> list[list[int]]:
         """The batches of all processes together."""
         count = len(self.lengths)
-        generator = torch.Generator().manual_seed(_mix(self.seed, self.epoch))
+        generator = torch.Generator().manual_seed(derived_seed(self.seed, self.epoch))
         order = torch.randperm(count, generator=generator) if self.shuffle else torch.arange(count)
         if self.shuffle:
             pools = order.split(self.step * _POOL)
@@ -266,19 +267,12 @@ class ResumableLoader:
         """
 
 
-def _mix(seed: int, epoch: int) -> int:
-    """A generator seed for which (0, 1) and (1, 0) are unrelated."""
-    return int.from_bytes(hashlib.blake2b(f"{seed}/{epoch}".encode(), digest_size=7).digest(), "big")
-
-
 def hold_out(example_ids: Sequence[str], share: float, seed: int) -> frozenset[str]:
     """A share of the distinct examples, chosen by a hash of seed and id, so that further examples change few choices.
 
     At least one is held out where `share` is not 0 and there are two or more; one at least is always left.
     """
-    unique = sorted(
-        set(example_ids), key=lambda name: hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=8).digest()
-    )
+    unique = sorted(set(example_ids), key=lambda name: derived_seed(seed, name, size=8))
     if share == 0 or len(unique) < 2:
         return frozenset()
     return frozenset(unique[: min(max(round(share * len(unique)), 1), len(unique) - 1)])

@@ -23,11 +23,10 @@ from torch.nn import functional
 from introspect.benchmarks.examples import MultiHopExample
 from introspect.chat.local.loading import load_pretrained
 from introspect.chat.tokenizers import TemplateChoice, load_tokenizer
-from introspect.core.averaging import Mean
-from introspect.core.distributed import check_whole
+from introspect.core.distributed import Mean, check_whole
 from introspect.core.errors import InputError, first_line
-from introspect.core.plain import plain_settings
-from introspect.core.resuming import settle
+from introspect.core.nested import to_plain
+from introspect.core.resuming import reseed
 from introspect.evaluation.rollouts import Rollout
 from introspect.evaluation.testing import Failures, Testing
 from introspect.tuning.batching import IGNORED
@@ -104,7 +103,7 @@ class ReasoningStudent(LightningModule):
         liger: bool = False,
         testing: Testing | None = None,
     ) -> None:
-        settings = {name: plain_settings(value) for name, value in locals().items() if name not in _NOT_SAVED}
+        settings = {name: to_plain(value) for name, value in locals().items() if name not in _NOT_SAVED}
         super().__init__()
         _check_settings(settings)
         self.save_hyperparameters(settings)
@@ -159,8 +158,8 @@ class ReasoningStudent(LightningModule):
         self._is_fast = True
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Where chance is taken that is not the data's, such as dropout: see `settle`."""
-        settle(self.trainer)
+        """Reseed what is random beside the data, such as dropout: see `reseed`."""
+        reseed(self.trainer)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of a micro-batch, scalar.

@@ -10,7 +10,6 @@ Shapes: n images of s x s pixels.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -18,6 +17,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from introspect.core.seeds import derived_seed
 
 Floats = NDArray[np.floating[Any]]
 Whole = NDArray[np.int64]
@@ -102,8 +103,7 @@ class _Numbers:
 
     @classmethod
     def of(cls, split: str, seed: int, indices: Whole, attempts: Whole) -> _Numbers:
-        digest = hashlib.blake2b(f"cells/{seed}/{split}".encode(), digest_size=16).digest()
-        key = int.from_bytes(digest, "little")
+        key = derived_seed("cells", seed, split, size=16, order="little")
         count = sum(each for *_, each in _UNIFORM.values())
         shapes = {"edge": (3, _GRID, _GRID), "blocks": (3, 8, 8), "grain": (3, 16, 16)}
         uniform = np.empty((len(indices), count), np.float32)

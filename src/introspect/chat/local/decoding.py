@@ -21,8 +21,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from introspect.chat.local.sampling import draw, uniforms
+from introspect.chat.local.sampling import draw
 from introspect.core.errors import InputError
+from introspect.core.seeds import uniforms
 
 # Waiting prompts join when this share of the places is free: they are read faster together.
 JOIN_SHARE = 0.25

@@ -8,36 +8,8 @@ numbers whatever else is in the batch, whichever device it runs on, and whenever
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
-
-# SplitMix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, OOPSLA 2014), as signed numbers.
-_GAMMA = 0x9E3779B97F4A7C15 - (1 << 64)
-_MIX = (0xBF58476D1CE4E5B9 - (1 << 64), 0x94D049BB133111EB - (1 << 64))
-
-
-def row_seed(seed: int, sample: int, prompt_ids: Sequence[int]) -> int:
-    """The signed 64-bit seed of one response: of its request's seed, its sample number and its prompt's tokens."""
-    text = f"{seed} {sample} {' '.join(map(str, prompt_ids))}"
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big", signed=True)
-
-
-def uniforms(seeds: Tensor, positions: Tensor) -> Tensor:
-    """Number `positions` of the random stream `seeds`: `[n]`, `[n]` int64 -> `[n]` float32 in [0, 1).
-
-    The streams are SplitMix64's, which can be entered anywhere: no state, no loop, no difference between devices.
-    """
-    return _shift_right(mix(seeds + (positions + 1) * _GAMMA), 40).float() * 2.0**-24
-
-
-def mix(z: Tensor) -> Tensor:
-    """64-bit integers whose every bit depends on all bits of `z`, one to one: SplitMix64's last step."""
-    z = (z ^ _shift_right(z, 30)) * _MIX[0]
-    z = (z ^ _shift_right(z, 27)) * _MIX[1]
-    return z ^ _shift_right(z, 31)
 
 
 def draw(logits: Tensor, temperature: Tensor, top_p: Tensor, top_k: Tensor, uniform: Tensor) -> Tensor:
@@ -64,8 +36,3 @@ def draw(logits: Tensor, temperature: Tensor, top_p: Tensor, top_k: Tensor, unif
     rank = (cumulative <= target).sum(-1, keepdim=True).minimum(kept)
     drawn = tokens.gather(1, rank)[:, 0]
     return torch.where(greedy, logits.argmax(-1), drawn) if likeliest else drawn
-
-
-def _shift_right(z: Tensor, bits: int) -> Tensor:
-    """The unsigned shift that 64-bit integers lack here: `>>` would copy the sign downwards."""
-    return (z >> bits) & ((1 << (64 - bits)) - 1)

@@ -13,12 +13,12 @@ import torch
 
 from introspect.chat.local.decoding import Completion, Decoder, Prompt
 from introspect.chat.local.loading import load_pretrained, source_identity, weights_digest
-from introspect.chat.local.sampling import row_seed
 from introspect.chat.protocol import ChatRequest, ChatResponse
 from introspect.chat.templates import Turns, check_sampling
 from introspect.chat.tokenizers import TemplateChoice, turn_end, with_template
 from introspect.core.errors import InputError
 from introspect.core.inference import evaluating
+from introspect.core.seeds import row_seed
 
 # Requests that are rendered and sorted by length at a time, in batches.
 WINDOW = 16

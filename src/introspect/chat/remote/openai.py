@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import logging
 import os
@@ -31,7 +30,8 @@ from introspect.chat.remote.retry import CONNECTION, MALFORMED, TIMEOUT, Breaker
 from introspect.chat.remote.stream import Stream
 from introspect.chat.usage import Ledger, Price
 from introspect.core.errors import InputError, one_line
-from introspect.core.plain import plain_settings
+from introspect.core.nested import to_plain
+from introspect.core.seeds import derived_seed
 
 if TYPE_CHECKING:
     from introspect.chat.remote.http import Connections, Response
@@ -119,9 +119,9 @@ class OpenAIChat:
         refuse_secrets(f"{model}: extra_body", extra_body)
         # Sent with every request, and part of what its answer depends on.
         self._options = {
-            **plain_settings(extra_body or {}),
+            **to_plain(extra_body or {}),
             **({"reasoning_effort": reasoning_effort} if reasoning_effort else {}),
-            **({"chat_template_kwargs": plain_settings(chat_template_kwargs)} if chat_template_kwargs else {}),
+            **({"chat_template_kwargs": to_plain(chat_template_kwargs)} if chat_template_kwargs else {}),
         }
         # What is not sent is the server's to choose: other answers than those of the sampling that was asked for.
         sent = None if {*self._fields} == {*SAMPLING_FIELDS} else ",".join(sorted(self._fields)) or "none"
@@ -342,8 +342,7 @@ def draw_seed(seed: int, sample: int, retry: int = 0) -> int:
     """
     if sample == retry == 0:
         return seed
-    digest = hashlib.sha256(f"{seed} {sample} {retry}".encode()).digest()
-    return int.from_bytes(digest[:4], "big") >> 1  # 31 bits: what every server takes
+    return derived_seed(seed, sample, retry, size=4) >> 1  # 31 bits: what every server takes
 
 
 def _allow_sockets(concurrency: int) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, distributed, nn
 from torch.nn import functional
 
 from introspect.core.errors import InputError
-from introspect.core.resuming import mixed
+from introspect.core.seeds import derived_seed
 from introspect.distillation.objectives.base import Objective, Transfer, check_maps, pooled, positive
 from introspect.vision.features import Features, exact
 
@@ -198,7 +198,7 @@ class ContrastiveDistillation(Transfer):
     def draw(self, targets: Tensor) -> Tensor:
         """Images of other classes than those [b], k for each, uniformly and with replacement: [b, k]."""
         replicas, rank = (distributed.get_world_size(), distributed.get_rank()) if _is_distributed() else (1, 0)
-        generator = torch.Generator(targets.device).manual_seed(mixed(self.seed, 0, self.banks.steps))
+        generator = torch.Generator(targets.device).manual_seed(derived_seed((self.seed, 0, self.banks.steps)))
         first, behind = self._starts[targets], self._starts[targets + 1]
         others = (len(self._order) - (behind - first))[:, None]
         # As one process draws for the images of all of them.

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from introspect.benchmarks.examples import MultiHopExample
-from introspect.chat.local.sampling import row_seed
 from introspect.chat.prompts import question_messages
 from introspect.chat.protocol import ChatRequest
 from introspect.core.errors import InputError
+from introspect.core.seeds import row_seed
 from introspect.evaluation.outcomes import is_degenerate
 from introspect.evaluation.rollouts import Rollout
 from introspect.tuning.grpo.advantages import GRPO, group_advantages, is_flat

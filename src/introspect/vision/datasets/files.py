@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +10,7 @@ import torch
 from torch.utils.data import Dataset, Subset
 
 from introspect.core.errors import InputError, first_line
+from introspect.core.seeds import derived_seed
 from introspect.vision.datasets.base import Sample, Split, TensorImages
 
 # The published groups of CIFAR-100's classes, which are numbered in the order of their names.
@@ -282,5 +282,4 @@ class _Exact:
 
 def _bucket(path: Path) -> float:
     """A number from 0 to 1 that only the name decides."""
-    digest = hashlib.blake2b(path.as_posix().encode(), digest_size=4).digest()
-    return int.from_bytes(digest, "big") / 2**32
+    return derived_seed(path.as_posix(), size=4) / 2**32

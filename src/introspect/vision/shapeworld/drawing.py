@@ -5,7 +5,6 @@ Shapes: n images of s x s pixels.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from introspect.core.errors import InputError
+from introspect.core.seeds import derived_seed
 from introspect.vision.shapeworld.things import (
     ACCENT,
     BODY,
@@ -113,9 +113,9 @@ class _Dice:
     """Uniform numbers from 0 to 1 that only seed, split, purpose and index decide; each call takes the next ones."""
 
     def __init__(self, split: str, seed: int, purpose: str, start: int, stop: int, each: int) -> None:
-        digest = hashlib.blake2b(f"shapeworld/{seed}/{split}/{purpose}".encode(), digest_size=16).digest()
+        key = derived_seed("shapeworld", seed, split, purpose, size=16, order="little")
         each += -each % 4  # a step of the generator gives four numbers
-        source = np.random.Philox(key=int.from_bytes(digest, "little")).advance(start * each // 4)
+        source = np.random.Philox(key=key).advance(start * each // 4)
         self._numbers = np.random.Generator(source).random((stop - start, each))
         self._taken = 0
 
