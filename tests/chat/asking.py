@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 
 from introspect.benchmarks.examples import Document, EvidenceStep, MultiHopExample
-from introspect.chat.protocol import ChatRequest, ChatResponse, Usage, tag_answer
+from introspect.chat.protocol import ChatModel, ChatRequest, ChatResponse, tag_answer
+from introspect.chat.usage import Usage
 
 
 def question(number: int) -> MultiHopExample:
@@ -22,7 +23,7 @@ def question(number: int) -> MultiHopExample:
     )
 
 
-class Scripted:
+class Scripted(ChatModel):
     """A chat model that knows the answers to some questions and counts how often it is asked.
 
     The others it answers wrongly, or, if they are `lost`, wrongly after naming the right answer, or, if they are

@@ -1,9 +1,8 @@
 from __future__ import annotations
 
-import pytest
-
-from introspect.chat.lazy import Lazy
+from introspect.chat.lazy import Lazy, spent_by
 from introspect.chat.protocol import ChatRequest, Message
+from introspect.chat.usage import Usage, UsageCounter
 from tests.chat.asking import Scripted
 
 
@@ -35,30 +34,20 @@ def test_a_model_that_is_let_go_is_closed_and_made_anew() -> None:
     assert [model.closed for model in made] == [1, 0]
 
 
-def test_a_model_that_holds_nothing_is_let_go() -> None:
-    lazy = Lazy(Scripted())
-    assert lazy.identity
-    lazy.close()
-
-
-def test_whatever_else_is_wanted_is_the_models() -> None:
+def test_every_setting_is_the_models() -> None:
     model = Scripted()
-    assert Lazy(model).asked == 0
-    assert getattr(Lazy(model), "max_failure_rate", 0.5) == 0.5
-    with pytest.raises(AttributeError):
-        _ = Lazy(model).nothing
+    model.concurrency, model.max_failure_rate, model.reads_examples, model.usage = 7, 0.5, True, UsageCounter()
+    lazy = Lazy(model)
+    assert (lazy.concurrency, lazy.max_failure_rate, lazy.reads_examples) == (7, 0.5, True)
+    assert lazy.usage is model.usage
 
 
 def test_what_is_spent_is_that_of_the_models_that_were_asked() -> None:
-    from introspect.chat.lazy import spent_by
-    from introspect.chat.protocol import Usage
-    from introspect.chat.usage import Ledger
-
     class Costly(Scripted):
         def __init__(self) -> None:
             super().__init__()
-            self.ledger = Ledger()
-            self.ledger.attempt(Usage(3, 4, 1))
+            self.usage = UsageCounter()
+            self.usage.attempt(Usage(3, 4, 1))
 
     asked, never, free = Lazy(lambda: Costly()), Lazy(lambda: Costly()), Lazy(Scripted())
     assert asked.identity
@@ -71,7 +60,7 @@ def test_what_is_spent_is_that_of_the_models_that_were_asked() -> None:
     for lazy in (asked, given):
         assert lazy.identity
         lazy.close()
-        assert lazy.spent["prompt_tokens"] == 3.0
+        assert lazy.spent()["prompt_tokens"] == 3.0
         assert lazy.identity
-    assert asked.spent["prompt_tokens"] == 6.0  # another model, made anew
-    assert given.spent["prompt_tokens"] == 3.0  # the same one
+    assert asked.spent()["prompt_tokens"] == 6.0  # another model, made anew
+    assert given.spent()["prompt_tokens"] == 3.0  # the same one

@@ -12,12 +12,12 @@ from introspect.chat.protocol import (
     THINK_OPEN,
     ChatResponse,
     SplitText,
-    Usage,
     extract_answer,
     join_reasoning,
     split_reasoning,
     tag_answer,
 )
+from introspect.chat.usage import Usage
 
 # Text in which tags, whole and broken, are likely.
 pieces = st.sampled_from(

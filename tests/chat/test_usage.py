@@ -4,20 +4,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from introspect.chat.protocol import Usage
-from introspect.chat.usage import Ledger, Price, short
+from introspect.chat.usage import Price, Usage, UsageCounter, short
 from introspect.core.errors import InputError
 
 
 def test_tokens_money_and_failures() -> None:
-    ledger = Ledger(Price(prompt=2.0, completion=8.0, currency="EUR"))
-    ledger.attempt(Usage(1_000_000, 500_000, 400_000))
-    ledger.close()
-    ledger.attempt(Usage(500_000, 500_000, 0), fault="empty")
-    ledger.attempt(fault="timeout")
-    ledger.close("timeout")
-    assert ledger.cost == 3.0 + 8.0
-    assert ledger.metrics() == {
+    counter = UsageCounter(Price(prompt=2.0, completion=8.0, currency="EUR"))
+    counter.attempt(Usage(1_000_000, 500_000, 400_000))
+    counter.close()
+    counter.attempt(Usage(500_000, 500_000, 0), fault="empty")
+    counter.attempt(fault="timeout")
+    counter.close("timeout")
+    assert counter.cost == 3.0 + 8.0
+    assert counter.metrics() == {
         "answered": 1.0,
         "failed": 1.0,
         "attempts": 3.0,
@@ -32,16 +31,16 @@ def test_tokens_money_and_failures() -> None:
         "failure/timeout": 1.0,
         "cost": 11.0,
     }
-    assert ledger.note() == "1.50M in, 1.00M out (400.0k reasoning), 11.00 EUR, 2 faulty attempts, 1 failed"
+    assert counter.note() == "1.50M in, 1.00M out (400.0k reasoning), 11.00 EUR, 2 faulty attempts, 1 failed"
 
 
 def test_an_unknown_price_is_no_price() -> None:
     for price in (None, Price(), Price(prompt=1.0)):
-        ledger = Ledger(price)
-        ledger.attempt(Usage(10, 20, 5))
-        assert ledger.cost is None
-        assert "cost" not in ledger.metrics()
-        assert ledger.note() == "10 in, 20 out (5 reasoning)"
+        counter = UsageCounter(price)
+        counter.attempt(Usage(10, 20, 5))
+        assert counter.cost is None
+        assert "cost" not in counter.metrics()
+        assert counter.note() == "10 in, 20 out (5 reasoning)"
 
 
 def test_a_price_is_not_negative() -> None:
@@ -51,10 +50,10 @@ def test_a_price_is_not_negative() -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 10**6)), max_size=20))
 def test_the_cost_is_that_of_the_sum(usages: list[tuple[int, int]]) -> None:
-    price, ledger = Price(prompt=0.15, completion=0.6), Ledger(Price(prompt=0.15, completion=0.6))
+    price, counter = Price(prompt=0.15, completion=0.6), UsageCounter(Price(prompt=0.15, completion=0.6))
     for prompt, completion in usages:
-        ledger.attempt(Usage(prompt, completion, 0))
-    assert ledger.cost == pytest.approx(sum(price.of(p, c) or 0.0 for p, c in usages))
+        counter.attempt(Usage(prompt, completion, 0))
+    assert counter.cost == pytest.approx(sum(price.of(p, c) or 0.0 for p, c in usages))
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from hydra.utils import instantiate
 
 from introspect.chat.local.transformers import TransformersChat
 from introspect.chat.prompts import question_messages
-from introspect.chat.protocol import ChatFailure, ChatRequest, Sampling
+from introspect.chat.protocol import ChatFailure, ChatModel, ChatRequest, Sampling
 from introspect.chat.remote.openai import OpenAIChat
 from introspect.core.errors import InputError
 from introspect.evaluation.evaluate import base_of, measure, open_model, saved_runs
@@ -228,11 +228,12 @@ def test_a_revision_is_that_of_the_student(tmp_path: Path) -> None:
     assert asked == [("tuned", "abc"), ("base", None), ("tuned", "abc"), ("tuned", "abc")]
 
 
-class Broken:
+class Broken(ChatModel):
     """A judge that fails, and holds something."""
 
+    identity = {"model": "broken"}  # noqa: RUF012
+
     def __init__(self) -> None:
-        self.identity = {"model": "broken"}
         self.is_closed = False
 
     def generate(self, requests: Iterable[ChatRequest]) -> Iterator[ChatFailure]:

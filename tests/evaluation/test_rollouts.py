@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from introspect.benchmarks.examples import MultiHopExample
-from introspect.chat.protocol import ChatRequest, ChatResponse, Usage
+from introspect.chat.protocol import ChatRequest, ChatResponse
+from introspect.chat.usage import Usage
 from introspect.core.errors import InputError
 from introspect.evaluation.rollouts import Rollout, load_rollouts, save_rollouts
 from tests.evaluation.metrics.factory import rollout

@@ -12,7 +12,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from introspect.benchmarks.examples import Document, MultiHopExample
 from introspect.callbacks.resume_point import ResumePoint
-from introspect.chat.protocol import Message, join_reasoning, tag_answer
+from introspect.chat.protocol import ChatModel, Message, join_reasoning, tag_answer
 from introspect.core.errors import InputError
 from introspect.synthesis.traces import Trace, TraceSet, load_traces
 from introspect.tuning.batching import SupervisedDataset
@@ -56,7 +56,7 @@ class Dictation:
         return TraceSet(traces, {"wrong": len(examples) - len(kept)} if len(kept) < len(examples) else {})
 
 
-class Mute:
+class Mute(ChatModel):
     identity = {"model": "mute"}  # noqa: RUF012
 
     def generate(self, requests):

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from introspect.callbacks.gathering import by_first, gather
-from introspect.chat.usage import spent
 from introspect.core.errors import InputError
 from introspect.evaluation.judging.running import Judging, Verdicts
 from introspect.evaluation.judgments import Judged
@@ -50,10 +49,8 @@ class RolloutReport(Callback):
         Raises:
             InputError: it is such a judge, and there are several processes.
         """
-        starts_server = getattr(self.judging.judge, "server", None) and not getattr(
-            self.judging.judge, "base_url", None
-        )
-        if starts_server and trainer.world_size > 1:
+        judge = self.judging.judge
+        if judge is not None and judge.starts_server and trainer.world_size > 1:
             raise InputError(
                 f"judge: each of {trainer.world_size} processes would start a server: give judge.base_url=… of"
                 " one that runs, or judge=none here, and judge what is saved with evaluate.py rollouts=… judge=…"
@@ -81,7 +78,7 @@ class RolloutReport(Callback):
         numbers = by_first(lambda: self._reported(trainer.loggers, before, after, verdicts, failures))
         for name, value in numbers.items():
             pl_module.log(f"test/{name}", value)
-        for name, amount in total(gather([spent(self.judging.judge)])).items():
+        for name, amount in total(gather([self.judging.spent()])).items():
             pl_module.log(f"test/judge/{name}", amount)
 
     def _reported(

@@ -6,11 +6,13 @@ of its request, so results may stream in any order and are joined on ids, never 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 from introspect.benchmarks.examples import MultiHopExample
+from introspect.chat.usage import Usage, UsageCounter
 
 Role = Literal["system", "user", "assistant"]
 
@@ -60,20 +62,6 @@ class ChatRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class Usage:
-    """Tokens of one response. `completion_tokens` counts reasoning, tags, answer and end-of-turn token."""
-
-    prompt_tokens: int
-    completion_tokens: int
-    reasoning_tokens: int
-
-    @property
-    def answer_tokens(self) -> int:
-        """Completion tokens that are not reasoning."""
-        return self.completion_tokens - self.reasoning_tokens
-
-
-@dataclass(frozen=True, slots=True)
 class ChatResponse:
     """What a model said: its private reasoning apart from its visible content.
 
@@ -105,21 +93,56 @@ class ChatFailure:
     attempts: int = 1
 
 
-class ChatModel(Protocol):
-    """Anything that answers chat requests.
+class ChatModel(ABC):
+    """Anything that answers chat requests: the student, the teacher and the judge.
 
-    `identity` names everything besides the request that determines an answer: weights, chat template, engine. It is
-    part of the key under which responses are stored. A model that may fail to answer also has a `max_failure_rate`,
-    the share of the requests in [0, 1] that may fail before the run does; without one no request may.
+    Attributes:
+        concurrency: requests that it works on at a time; 0 leaves that to whoever asks.
+        max_failure_rate: fraction of the requests in [0, 1] that may fail before the run does.
+        usage: what its answers have cost in this process; None where they cost nothing.
+        reads_examples: whether it answers from `ChatRequest.example` and therefore needs the benchmark's items.
+        starts_server: whether asking it starts a server in this process.
     """
 
+    concurrency: int = 0
+    max_failure_rate: float = 0.0
+    usage: UsageCounter | None = None
+    reads_examples: bool = False
+    starts_server: bool = False
+
     @property
+    @abstractmethod
     def identity(self) -> Mapping[str, str]:
-        """What the answers depend on besides the request."""
+        """Everything besides the request that determines an answer, such as weights, chat template and engine.
+
+        It is part of the key under which responses are stored.
+        """
+
+    @abstractmethod
+    def generate(self, requests: Iterable[ChatRequest]) -> Iterator[ChatResponse | ChatFailure]:
+        """Yield one response or failure per request, as each is finished, in any order.
+
+        Where the iterator is a `ReplyStream`, replies are made while nobody waits for them.
+        """
+
+    def close(self) -> None:  # noqa: B027 - most models hold nothing
+        """Release what it holds, such as GPU memory or a server. The next request acquires it again."""
+
+    def spent(self) -> dict[str, float]:
+        """What its answers have cost, by the names of `UsageCounter.metrics`; empty where they cost nothing."""
+        return {} if self.usage is None else self.usage.metrics()
+
+
+@runtime_checkable
+class ReplyStream(Protocol):
+    """Replies that are made in the background."""
+
+    def take(self) -> list[ChatResponse | ChatFailure]:
+        """Every reply that is finished and was not yielded yet, without waiting."""
         ...
 
-    def generate(self, requests: Iterable[ChatRequest]) -> Iterator[ChatResponse | ChatFailure]:
-        """Yield one response or failure per request, as each is finished, in any order."""
+    def close(self) -> None:
+        """Stop making replies. `take` still gives those that were finished."""
         ...
 
 

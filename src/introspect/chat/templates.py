@@ -7,15 +7,8 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Any
 
-from introspect.chat.protocol import (
-    THINK_CLOSE,
-    THINK_OPEN,
-    ChatRequest,
-    ChatResponse,
-    Sampling,
-    Usage,
-    split_reasoning,
-)
+from introspect.chat.protocol import THINK_CLOSE, THINK_OPEN, ChatRequest, ChatResponse, Sampling, split_reasoning
+from introspect.chat.usage import Usage
 from introspect.core.errors import InputError
 
 

@@ -5,8 +5,21 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-from introspect.chat.protocol import Usage
 from introspect.core.errors import InputError
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one response. `completion_tokens` counts reasoning, tags, answer and end-of-turn token."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    reasoning_tokens: int
+
+    @property
+    def answer_tokens(self) -> int:
+        """Completion tokens that are not reasoning."""
+        return self.completion_tokens - self.reasoning_tokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,10 +41,19 @@ class Price:
         return (prompt_tokens * self.prompt + completion_tokens * self.completion) / 1e6
 
 
-class Ledger:
-    """Counts of one model in one process; what comes from a store costs nothing and is not counted.
+class UsageCounter:
+    """Tokens, money and failures of one model in one process. Responses from a store cost nothing and are not counted.
 
-    Tokens are those that the server counted and bills: those of attempts that were thrown away, too (`wasted_tokens`).
+    Attributes:
+        answered: requests with a response.
+        failed: requests without one; `failures` counts them by reason.
+        attempts: requests sent, repeated ones included; `faults` counts those that brought no response, by reason.
+        prompt_tokens: as the server counts and bills them; so are the other tokens.
+        completion_tokens: reasoning included.
+        reasoning_tokens: part of `completion_tokens`.
+        wasted_tokens: completion tokens of attempts whose response was discarded.
+        uncounted: responses without token counts.
+        estimated: responses whose reasoning tokens are estimated from the number of characters.
     """
 
     def __init__(self, price: Price | None = None) -> None:
@@ -98,12 +120,6 @@ class Ledger:
         if self.failed:
             parts.append(f"{short(self.failed)} failed")
         return ", ".join(parts)
-
-
-def spent(model: object) -> dict[str, float]:
-    """The `Ledger.metrics` of a chat model; empty for one that keeps no ledger, as it costs nobody anything."""
-    ledger = getattr(model, "ledger", None)
-    return ledger.metrics() if isinstance(ledger, Ledger) else {}
 
 
 def short(number: int) -> str:

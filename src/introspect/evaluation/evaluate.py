@@ -13,11 +13,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from introspect.assets import asset
 from introspect.benchmarks.base import Benchmark
 from introspect.benchmarks.examples import MultiHopExample
-from introspect.chat.lazy import release
 from introspect.chat.prompts import Style, check_style
 from introspect.chat.protocol import ChatModel, Sampling
 from introspect.chat.store import ResponseStore
-from introspect.chat.usage import spent
 from introspect.core.errors import InputError
 from introspect.core.inference import chosen_device
 from introspect.evaluation.judging.running import Examples, Judging
@@ -134,7 +132,7 @@ def measure(
         runs.baseline, runs.model, folder, loggers, verdicts=verdicts, failures=failures, table_rows=table_rows
     )
     metrics = {f"test/{name}": float(value) for name, value in flat(comparison).items()}
-    metrics |= {f"test/judge/{name}": number for name, number in spent(judging and judging.judge).items()}
+    metrics |= {f"test/judge/{name}": number for name, number in (judging.spent() if judging else {}).items()}
     for logger in loggers:
         logger.log_metrics(metrics)
         logger.save()
@@ -175,7 +173,7 @@ class _Asking:
             with ResponseStore(self.store) as kept:
                 return rollout(model, self.examples, store=kept, description=description, **options)
         finally:
-            release(model)
+            model.close()
 
 
 def _newest(engine: Engine | None) -> Engine | None:

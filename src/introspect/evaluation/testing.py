@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from introspect.benchmarks.examples import MultiHopExample
-from introspect.chat.lazy import release
 from introspect.chat.prompts import Style, check_style, question_messages
 from introspect.chat.protocol import ChatModel, ChatRequest, Sampling
 from introspect.chat.store import ResponseStore, answer
@@ -65,7 +64,7 @@ class Testing:
         try:
             return self.rollouts(model, examples, "baseline answers")
         finally:
-            release(model)
+            model.close()
 
 
 def rollout(

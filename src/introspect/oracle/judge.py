@@ -16,7 +16,8 @@ from pathlib import Path
 
 from introspect.benchmarks.answers import exact_match
 from introspect.benchmarks.examples import MultiHopExample
-from introspect.chat.protocol import ChatRequest, ChatResponse, Usage
+from introspect.chat.protocol import ChatModel, ChatRequest, ChatResponse
+from introspect.chat.usage import Usage
 from introspect.core.errors import InputError
 from introspect.oracle import annotation, phases, trace_reading
 from introspect.oracle.trace_reading import Reading, read_trace
@@ -39,7 +40,7 @@ _MARKER_LINE = re.compile(r"\n\n\[\[M\d+\]\]\n\n")
 _read = lru_cache(maxsize=64)(read_trace)  # several judges in a row read the same long trace
 
 
-class OracleJudge:
+class OracleJudge(ChatModel):
     """A `ChatModel` that answers judges' prompts from `ChatRequest.example`.
 
     Its confidence is the share of the sentences that it could place. About an item without annotated evidence it

@@ -15,7 +15,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 
 from introspect.benchmarks.examples import MultiHopExample
-from introspect.chat.protocol import ChatRequest, ChatResponse, Usage, join_reasoning, tag_answer
+from introspect.chat.protocol import ChatModel, ChatRequest, ChatResponse, join_reasoning, tag_answer
+from introspect.chat.usage import Usage
 from introspect.core.errors import InputError
 from introspect.oracle.drafts import Reading, read_draft
 from introspect.oracle.writing import (
@@ -37,7 +38,7 @@ _TASK = re.compile(r"<task>([^<]*)</task>")
 _DRAFT = re.compile(r"<draft_solution>\n?(.*)\n?</draft_solution>", re.DOTALL)
 
 
-class Oracle:
+class Oracle(ChatModel):
     """A `ChatModel` that answers from `ChatRequest.example`.
 
     What is wanted it knows from the `<task>` with which a prompt to a teacher begins: a trace in five phases (MBT-S), a

@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from introspect.chat.protocol import Usage
 from introspect.chat.remote.completion import (
     Faulty,
     Reply,
@@ -16,6 +15,7 @@ from introspect.chat.remote.completion import (
     read_events,
     read_reply,
 )
+from introspect.chat.usage import Usage
 
 COUNTS = {"prompt_tokens": 5, "completion_tokens": 10}
 

@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from introspect.chat.protocol import ChatFailure, ChatRequest, ChatResponse, Message, Sampling, Usage
+from introspect.chat.protocol import ChatFailure, ChatRequest, ChatResponse, Message, Sampling
 from introspect.chat.remote.endpoint import Endpoint, Secret
 from introspect.chat.remote.openai import OpenAIChat, draw_seed
 from introspect.chat.store import ResponseStore, answer, request_key
-from introspect.chat.usage import Price
+from introspect.chat.usage import Price, Usage
 from introspect.core.errors import InputError
 from tests.chat.local.asking import QUICK, ask, chat, request
 from tests.chat.remote.serving import KEY, STYLES, Serving, answer_to, question
@@ -198,7 +198,7 @@ def test_missing_counts_are_said_or_refused(caplog: pytest.LogCaptureFixture, mo
         replies = ask(model, 3)
         assert {reply.usage for reply in replies.values() if isinstance(reply, ChatResponse)} == {Usage(0, 0, 0)}
         assert caplog.text.count("sends no usage") == 1
-        assert model.ledger.metrics()["responses_without_usage"] == 3
+        assert model.usage.metrics()["responses_without_usage"] == 3
         with pytest.raises(InputError, match="tokens can not be counted"):
             ask(chat(server, require_usage=True))
 
@@ -257,7 +257,7 @@ def test_the_ledger_knows_the_price() -> None:
     with Serving(style="reasoning", shares={"empty": 1.0}) as server:
         model = chat(server, price=Price(prompt=1.0, completion=10.0))
         ask(model, 2)
-    numbers = model.ledger.metrics()
+    numbers = model.usage.metrics()
     assert (numbers["prompt_tokens"], numbers["completion_tokens"], numbers["wasted_tokens"]) == (40, 80, 40)
     assert numbers["cost"] == pytest.approx((40 * 1.0 + 80 * 10.0) / 1e6)
-    assert model.ledger.note().endswith("0.00 USD, 2 faulty attempts")
+    assert model.usage.note().endswith("0.00 USD, 2 faulty attempts")

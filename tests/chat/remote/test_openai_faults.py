@@ -24,9 +24,9 @@ def test_what_passes_is_asked_again(fault: str) -> None:
         replies = ask(model, 3)
         assert all(isinstance(reply, ChatResponse) and reply.content for reply in replies.values())
         attempts = 3 if fault != "slow" else 1  # slow is no fault, as long as something comes
-        assert server.app.seen.total() == model.ledger.attempts == 3 * attempts
-    assert model.ledger.answered == 3
-    assert model.ledger.faults.total() == 3 * (attempts - 1)
+        assert server.app.seen.total() == model.usage.attempts == 3 * attempts
+    assert model.usage.answered == 3
+    assert model.usage.faults.total() == 3 * (attempts - 1)
 
 
 REASONS = {"refused": "refused", "too-long": "too_long", "filter": "content_filter", "declined": "content_filter"}
@@ -64,8 +64,8 @@ def test_what_never_passes_is_a_failure_in_the_end(fault: str, reason: str) -> N
     assert isinstance(reply, ChatFailure)
     assert (reply.reason, reply.attempts) == (reason, 3)
     assert reply.detail
-    assert model.ledger.metrics()[f"fault/{reason}"] == 3
-    assert model.ledger.metrics()[f"failure/{reason}"] == 1
+    assert model.usage.metrics()[f"fault/{reason}"] == 3
+    assert model.usage.metrics()[f"failure/{reason}"] == 1
 
 
 def test_a_policy_may_give_up_at_once_or_keep_trying() -> None:
@@ -95,8 +95,8 @@ def test_an_answer_at_the_limit_is_kept_or_drawn_again_with_another_seed() -> No
     assert reply.finish_reason == "length"
     assert len(set(seeds)) == 3
     assert seeds[0] == 42
-    assert model.ledger.faults == {"length": 2}
-    assert (model.ledger.completion_tokens, model.ledger.wasted_tokens) == (60, 40)
+    assert model.usage.faults == {"length": 2}
+    assert (model.usage.completion_tokens, model.usage.wasted_tokens) == (60, 40)
 
 
 @pytest.mark.parametrize("then", ["503", "refused", "stall", "truncated"])
@@ -116,7 +116,7 @@ def test_an_answer_at_the_limit_is_kept_if_no_other_draw_comes(then: str, monkey
         assert server.app.seen.total() > 1
     assert isinstance(reply, ChatResponse)
     assert reply.finish_reason == "length"
-    assert (model.ledger.answered, model.ledger.failed) == (1, 0)
+    assert (model.usage.answered, model.usage.failed) == (1, 0)
 
 
 def test_a_student_that_only_thinks_is_not_drawn_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,7 +193,7 @@ def test_a_server_that_never_comes_back_ends_the_run_and_says_how_to_go_on() -> 
     assert "connection" in str(caught.value)
     assert "\n" not in str(caught.value)
     # A pause spares the server: the burst that opened it, and one attempt after each pause.
-    assert model.ledger.attempts < 60
+    assert model.usage.attempts < 60
 
 
 def test_a_mistake_in_every_request_is_noticed_early() -> None:

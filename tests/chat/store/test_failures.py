@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from introspect.chat.protocol import ChatFailure, ChatRequest, ChatResponse, Message, Sampling, Usage
+from introspect.chat.protocol import ChatFailure, ChatModel, ChatRequest, ChatResponse, Message, Sampling
 from introspect.chat.store import ResponseStore, answer, request_key
 from introspect.chat.store.__main__ import main
+from introspect.chat.usage import Usage
 from introspect.core.errors import InputError
 from tests.chat.store.test_store import EXAMPLE, IDENTITY, Echo, request
 
@@ -85,7 +86,7 @@ def test_requests_of_the_same_content_fail_together() -> None:
         list(answer(Failing("text 1", rate=0.5), alike))
 
 
-class Halting:
+class Halting(ChatModel):
     """Answers in bursts, as a server does, and breaks off in the middle."""
 
     identity = IDENTITY
@@ -333,13 +334,13 @@ def test_the_command_merges_lists_failures_and_names_mistakes(
 
 
 def test_progress_shows_what_answers_cost(caplog: pytest.LogCaptureFixture) -> None:
-    from introspect.chat.usage import Ledger
+    from introspect.chat.usage import UsageCounter
     from introspect.core.progress import track
 
     caplog.set_level(logging.INFO)
     model = Failing()
-    model.ledger = Ledger()  # type: ignore[attr-defined]
-    model.ledger.attempt(Usage(1000, 2000, 500))  # type: ignore[attr-defined]
+    model.usage = UsageCounter()
+    model.usage.attempt(Usage(1000, 2000, 500))
     assert len(list(track(answer(model, requests(3)), description="drafts", total=3))) == 3
     assert any(
         line.startswith("drafts: 3/3") and line.endswith("; 1.0k in, 2.0k out (500 reasoning)")

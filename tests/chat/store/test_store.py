@@ -14,8 +14,9 @@ import pytest
 
 import introspect
 from introspect.benchmarks.examples import Document, EvidenceStep, MultiHopExample
-from introspect.chat.protocol import ChatRequest, ChatResponse, Message, Sampling, Usage
+from introspect.chat.protocol import ChatModel, ChatRequest, ChatResponse, Message, Sampling
 from introspect.chat.store import ResponseStore, answer, request_key
+from introspect.chat.usage import Usage
 from introspect.core.errors import InputError
 
 IDENTITY = {"model": "echo", "template": "t"}
@@ -35,8 +36,10 @@ def request(id_: str, text: str = "hello", sample: int = 0) -> ChatRequest:
     return ChatRequest(id_, (Message("user", text),), Sampling(seed=1), sample)
 
 
-class Echo:
+class Echo(ChatModel):
     """Answers with the prompt, last request first, and remembers what it was asked."""
+
+    identity = IDENTITY
 
     def __init__(self, identity: Mapping[str, str] = IDENTITY) -> None:
         self.identity = identity

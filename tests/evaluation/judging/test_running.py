@@ -14,7 +14,8 @@ import pytest
 
 from introspect.benchmarks.examples import MultiHopExample
 from introspect.benchmarks.hopworld import Hopworld
-from introspect.chat.protocol import ChatFailure, ChatRequest, ChatResponse, Sampling, Usage, tag_answer
+from introspect.chat.protocol import ChatFailure, ChatModel, ChatRequest, ChatResponse, Sampling, tag_answer
+from introspect.chat.usage import Usage
 from introspect.core.errors import InputError
 from introspect.evaluation.evaluate import measure
 from introspect.evaluation.judging.judges import JUDGES, chosen_judges
@@ -57,7 +58,7 @@ RESULTS = {
 TRACE = "It is Paris.\n\nOr is it?"
 
 
-class ScriptedJudge:
+class ScriptedJudge(ChatModel):
     """Replies as it is told, by judge and attempt; None refuses for good."""
 
     max_failure_rate = 0.5
@@ -219,7 +220,7 @@ WORLDS = Hopworld(seed=3, sizes={"test": 6})
 ITEMS = WORLDS.load("test")
 
 
-class Walker:
+class Walker(ChatModel):
     """Solves every hopworld item step by step, then takes the last step once too often; some answers it loses."""
 
     def __init__(self, lost: int = 0, failing: int = 0) -> None:

@@ -6,19 +6,21 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 
 from introspect.benchmarks.examples import MultiHopExample
 from introspect.benchmarks.hopworld import Hopworld
-from introspect.chat.protocol import ChatFailure, ChatRequest, ChatResponse, Usage, split_reasoning, tag_answer
+from introspect.chat.protocol import ChatFailure, ChatModel, ChatRequest, ChatResponse, split_reasoning, tag_answer
+from introspect.chat.usage import Usage
 
 EXAMPLES = Hopworld(seed=0, sizes={"train": 6}).load("train")
 BY_ID = {example.id: example for example in EXAMPLES}
 
 
-class Scripted:
+class Scripted(ChatModel):
     """Answers in reverse order, and notes what it was asked; gives up on the requests whose ids are in `fails`."""
 
     max_failure_rate = 1.0
 
+    identity = {"model": "scripted"}  # noqa: RUF012
+
     def __init__(self, reply: Callable[[ChatRequest], tuple[str, str]], fails: Collection[str] = ()) -> None:
-        self.identity = {"model": "scripted"}
         self.reply, self.fails = reply, fails
         self.asked: list[ChatRequest] = []
 

@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from introspect.chat.prompts import question_messages
-from introspect.chat.protocol import ChatRequest, ChatResponse, Sampling, Usage, split_reasoning
+from introspect.chat.protocol import ChatRequest, ChatResponse, Sampling, split_reasoning
+from introspect.chat.usage import Usage
 from introspect.synthesis.recipes.base import ask, draft_requests, find_fault, find_text_fault
 from tests.synthesis.recipes.scripted import EXAMPLES, Scripted, right
 

@@ -11,7 +11,8 @@ import pytest
 from introspect.benchmarks.hotpotqa import HotpotQA
 from introspect.benchmarks.musique import MuSiQue
 from introspect.benchmarks.twowiki import TwoWiki
-from introspect.chat.protocol import ChatRequest, ChatResponse, Usage, tag_answer
+from introspect.chat.protocol import ChatModel, ChatRequest, ChatResponse, tag_answer
+from introspect.chat.usage import Usage
 from introspect.oracle.teacher import Oracle
 from introspect.synthesis.recipes import MBTR, MBTS, DirectR, DistillR, TeacherDistill
 
@@ -22,7 +23,7 @@ BENCHMARKS = {
 }
 
 
-class Lost:
+class Lost(ChatModel):
     """A student that reads the first document and answers wrongly."""
 
     identity = {"model": "lost"}  # noqa: RUF012

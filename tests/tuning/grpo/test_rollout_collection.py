@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from introspect.benchmarks.hopworld import Hopworld
 from introspect.chat.local.transformers import Drawn
-from introspect.chat.protocol import ChatResponse, Usage
+from introspect.chat.protocol import ChatResponse
+from introspect.chat.usage import Usage
 from introspect.core.errors import InputError
 from introspect.tuning.grpo.advantages import GRPO
 from introspect.tuning.grpo.rollout_collection import STATISTICS, Plan, explore

@@ -13,7 +13,7 @@ import torch
 
 from introspect.chat.local.decoding import Completion, Decoder, Prompt
 from introspect.chat.local.loading import load_pretrained, source_identity, weights_digest
-from introspect.chat.protocol import ChatRequest, ChatResponse
+from introspect.chat.protocol import ChatModel, ChatRequest, ChatResponse
 from introspect.chat.templates import Turns, check_sampling
 from introspect.chat.tokenizers import TemplateChoice, turn_end, with_template
 from introspect.core.errors import InputError
@@ -35,7 +35,7 @@ class Drawn(NamedTuple):
     completion_ids: tuple[int, ...]
 
 
-class TransformersChat:
+class TransformersChat(ChatModel):
     """A ChatModel on a transformers model in memory.
 
     A response depends on the weights, the prompt and its sampling settings, not on what else is in the batch or was

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, TypeGuard
 
-from introspect.chat.protocol import FINISHED, Usage, split_reasoning
+from introspect.chat.protocol import FINISHED, split_reasoning
 from introspect.chat.remote.retry import (
     CONTENT_FILTER,
     EMPTY,
@@ -24,6 +24,7 @@ from introspect.chat.remote.retry import (
     TOO_LONG,
     Fault,
 )
+from introspect.chat.usage import Usage
 from introspect.core.errors import one_line
 
 _TOO_LONG = re.compile(

@@ -15,7 +15,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
-from introspect.chat.protocol import FINISHED, ChatFailure, ChatRequest, ChatResponse, Usage
+from introspect.chat.protocol import FINISHED, ChatFailure, ChatModel, ChatRequest, ChatResponse
 from introspect.chat.remote.completion import (
     DETAIL,
     Faulty,
@@ -28,7 +28,7 @@ from introspect.chat.remote.completion import (
 from introspect.chat.remote.endpoint import Endpoint, Secret, Server, checked_address, refuse_secrets
 from introspect.chat.remote.retry import CONNECTION, MALFORMED, TIMEOUT, Breaker, Fault, RetryPolicy, retry_after
 from introspect.chat.remote.stream import Stream
-from introspect.chat.usage import Ledger, Price
+from introspect.chat.usage import Price, Usage, UsageCounter
 from introspect.core.errors import InputError, one_line
 from introspect.core.nested import to_plain
 from introspect.core.seeds import derived_seed
@@ -43,7 +43,7 @@ SAMPLING_FIELDS = ("temperature", "top_p", "top_k", "seed")
 _LARGEST_REPLY = 64 * 2**20
 
 
-class OpenAIChat:
+class OpenAIChat(ChatModel):
     """A ChatModel behind an OpenAI-compatible server.
 
     Args:
@@ -73,6 +73,8 @@ class OpenAIChat:
     Raises:
         InputError: a setting can not be right.
     """
+
+    usage: UsageCounter
 
     def __init__(
         self,
@@ -110,7 +112,7 @@ class OpenAIChat:
             raise InputError(f"{model}: sampling_fields has {sorted(unknown)}, expected {', '.join(SAMPLING_FIELDS)}")
         self.model, self.server, self.base_url = model, server, base_url and checked_address(base_url)
         self.concurrency, self.stream, self.max_failure_rate = concurrency, stream, max_failure_rate
-        self.ledger = Ledger(price)
+        self.starts_server, self.usage = base_url is None, UsageCounter(price)
         self._key_variable, self._key = api_key_env, Secret(api_key) if api_key else None
         self._retry = retry or RetryPolicy()
         self._fields, self._limit_field = tuple(sampling_fields), limit_field
@@ -233,10 +235,10 @@ class OpenAIChat:
         if usage is None:
             if self._needs_usage:
                 raise InputError(f"{self.model}: the server sends no usage, so its tokens can not be counted")
-            self.ledger.uncounted += 1
+            self.usage.uncounted += 1
             self._say("the server sends no usage: its tokens count as 0")
         elif not reply.has_split:
-            self.ledger.estimated += 1
+            self.usage.estimated += 1
             self._say("the server does not count reasoning apart: its share is estimated from the number of characters")
         if reply.finish_reason not in FINISHED | {"length"}:
             self._say(
@@ -256,7 +258,7 @@ class _Asker:
     def __init__(self, chat: OpenAIChat, connections: Connections, place: str, key: Secret | None) -> None:
         self._chat, self._connections, self._place = chat, connections, place
         self._key = key.reveal().encode() if key else None
-        self._policy, self._ledger = chat._retry, chat.ledger
+        self._policy, self._usage = chat._retry, chat.usage
         self._breaker = Breaker(self._policy, place)
         self._random = random.Random()
 
@@ -274,14 +276,14 @@ class _Asker:
             if isinstance(outcome, Reply):
                 self._breaker.answered()
                 if is_last or outcome.finish_reason not in self._policy.finish_reasons:
-                    self._ledger.attempt(outcome.usage)
+                    self._usage.attempt(outcome.usage)
                     return self._answer(request, outcome)
-                self._ledger.attempt(outcome.usage, fault=outcome.finish_reason)
+                self._usage.attempt(outcome.usage, fault=outcome.finish_reason)
                 kept = outcome
                 redraws += 1
                 continue
             fault = outcome.fault
-            self._ledger.attempt(outcome.usage, fault=fault.reason)
+            self._usage.attempt(outcome.usage, fault=fault.reason)
             if fault.stops:
                 raise InputError(f"{self._place}: {fault.detail}")
             if not self._policy.retries(fault):
@@ -298,11 +300,11 @@ class _Asker:
         raise AssertionError
 
     def _answer(self, request: ChatRequest, reply: Reply) -> ChatResponse:
-        self._ledger.close()
+        self._usage.close()
         return self._chat.response(request, reply)
 
     def _failure(self, request: ChatRequest, fault: Fault, attempts: int) -> ChatFailure:
-        self._ledger.close(fault.reason)
+        self._usage.close(fault.reason)
         return ChatFailure(request.id, fault.reason, fault.detail, attempts)
 
     async def _attempt(self, body: bytes, deadline: float) -> Reply | Faulty:

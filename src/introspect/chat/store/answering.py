@@ -8,9 +8,8 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from itertools import islice
-from typing import Any
 
-from introspect.chat.protocol import ChatFailure, ChatModel, ChatRequest, ChatResponse
+from introspect.chat.protocol import ChatFailure, ChatModel, ChatRequest, ChatResponse, ReplyStream
 from introspect.chat.store.database import ResponseStore, request_key
 from introspect.core.errors import InputError
 from introspect.core.progress import is_rank_zero
@@ -52,8 +51,7 @@ class Answers(Iterator[Pair]):
 
     def __init__(self, model: ChatModel, pairs: Generator[Pair, None, None]) -> None:
         self._pairs = pairs
-        ledger = getattr(model, "ledger", None)
-        self.note: Callable[[], str] | None = None if ledger is None else ledger.note
+        self.note: Callable[[], str] | None = None if model.usage is None else model.usage.note
 
     def __next__(self) -> Pair:
         return next(self._pairs)
@@ -87,7 +85,7 @@ class _Asking:
         self._model, self._store, self._requests = model, store, iter(requests)
         self._identity = model.identity if store is not None else {}
         # So many are read ahead that a model that takes a handful at a time never makes us read on in its stead.
-        self._ahead = max(WINDOW, 2 * int(getattr(model, "concurrency", 0)))
+        self._ahead = max(WINDOW, 2 * model.concurrency)
         self._is_read = False  # all of them
         self._stored: deque[Pair] = deque()
         self._queue: deque[ChatRequest] = deque()
@@ -126,15 +124,15 @@ class _Asking:
 
     def conclude(self) -> None:
         """Say what it cost and what failed; InputError if that is too much."""
-        if (ledger := getattr(self._model, "ledger", None)) is not None and self._counts["made"]:
-            log.info("%s: %s", self._identity.get("model", self._name), ledger.note())
+        if self._model.usage is not None and self._counts["made"]:
+            log.info("%s: %s", self._identity.get("model", self._name), self._model.usage.note())
         failed, total = self._counts["failed"], self._counts["read"]
         if not failed:
             return
         reasons = ", ".join(f"{count} {reason}" for reason, count in self._reasons.most_common())
         if is_rank_zero():
             _show(self._reasons, self._details)
-        allowed = float(getattr(self._model, "max_failure_rate", 0.0))
+        allowed = self._model.max_failure_rate
         if failed > allowed * total:
             raise InputError(
                 f"{failed} of {total} requests failed, more than max_failure_rate={allowed:g} allows: {reasons};"
@@ -224,10 +222,10 @@ class _Asking:
         if self._store is not None:
             self._store.put_failure(key, self._identity, same[0], failure)
 
-    def _keep(self, replies: Any) -> None:
+    def _keep(self, replies: Iterator[ChatResponse | ChatFailure]) -> None:
         """At the end, however it came: stop the model, and keep what it had finished and nobody has seen."""
-        if (close := getattr(replies, "close", None)) is not None:
-            close()
+        if isinstance(replies, ReplyStream | Generator):
+            replies.close()
         left = [reply for reply in _take(replies) if reply.request_id in self._open]
         if left and (self._store is None or self._store.is_open):
             self._settle(left)
@@ -235,10 +233,9 @@ class _Asking:
             log.info("%s: stopped with %d responses made and kept", self._store.path, self._counts["made"])
 
 
-def _take(replies: Any) -> list[ChatResponse | ChatFailure]:
-    """What a stream of replies has ready beyond the one that it gave, if it can tell."""
-    take = getattr(replies, "take", None)
-    return take() if take is not None else []
+def _take(replies: Iterator[ChatResponse | ChatFailure]) -> list[ChatResponse | ChatFailure]:
+    """What is ready beyond the reply that was yielded last."""
+    return replies.take() if isinstance(replies, ReplyStream) else []
 
 
 def _show(reasons: Counter[str], details: dict[str, str]) -> None:

@@ -13,7 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
-from introspect.chat.protocol import ChatFailure, ChatRequest, ChatResponse, Usage
+from introspect.chat.protocol import ChatFailure, ChatRequest, ChatResponse
+from introspect.chat.usage import Usage
 from introspect.core.errors import InputError
 
 # Part of every key: raised when keys change their meaning, which leaves all old responses behind.

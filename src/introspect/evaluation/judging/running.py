@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from introspect.benchmarks.examples import MultiHopExample
-from introspect.chat.lazy import release
 from introspect.chat.protocol import ChatFailure, ChatModel, ChatRequest, ChatResponse, Sampling
 from introspect.chat.store import ResponseStore, answer
 from introspect.core.errors import InputError
@@ -130,7 +129,7 @@ class Judging:
         """
         if self.judge is None:
             return [Judged(rollout, {}) for rollout in rollouts]
-        known = examples_of(rollouts, examples) if getattr(self.judge, "reads_examples", False) else {}
+        known = examples_of(rollouts, examples) if self.judge.reads_examples else {}
         with ResponseStore(self.store) if self.store else nullcontext() as store:
             asking = _Asking(self, self.judge, rollouts, known, store)
             return asking.judge(description)
@@ -153,10 +152,14 @@ class Judging:
         _speak(verdicts)
         return verdicts
 
+    def spent(self) -> dict[str, float]:
+        """What the judge's answers have cost; see `ChatModel.spent`."""
+        return {} if self.judge is None else self.judge.spent()
+
     def close(self) -> None:
         """Let go of what the judge holds, such as a server. Asked again, it is started again."""
         if self.judge is not None:
-            release(self.judge)
+            self.judge.close()
 
     def _base(self, baseline: Sequence[Judged] | None) -> Base:
         measured = base_lengths([judged.rollout for judged in baseline or ()])
@@ -196,16 +199,14 @@ def examples_of(rollouts: Sequence[Rollout], examples: Examples) -> dict[str, Mu
     return found
 
 
-class _Patient:
+class _Patient(ChatModel):
     """The judge's model where a few requests are asked again: too many failures would be one of them."""
 
     max_failure_rate = 1.0
 
     def __init__(self, model: ChatModel) -> None:
         self._model = model
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._model, name)
+        self.concurrency, self.usage = model.concurrency, model.usage
 
     @property
     def identity(self) -> Mapping[str, str]:

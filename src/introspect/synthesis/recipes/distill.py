@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from introspect.benchmarks.examples import MultiHopExample
-from introspect.chat.lazy import release
 from introspect.chat.protocol import ChatModel, ChatResponse, Sampling, join_reasoning
 from introspect.chat.store import ResponseStore
 from introspect.evaluation.judging.running import Judging
@@ -65,7 +64,7 @@ class _Distill:
                 candidates.append(("request_failed" if reply is None else fault, trace))
             else:
                 sound.append((Rollout.of(example, request, reply), trace))
-        release(model)  # a judge may need the room
+        model.close()  # a judge may need the room
         faults = self.acceptance.faults([rollout for rollout, _ in sound], examples)
         candidates += [(fault, trace) for fault, (_, trace) in zip(faults, sound, strict=True)]
         return collect(candidates)

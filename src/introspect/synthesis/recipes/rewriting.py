@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from introspect.benchmarks.examples import MultiHopExample
-from introspect.chat.lazy import release
 from introspect.chat.prompts import render
 from introspect.chat.protocol import ChatModel, ChatRequest, ChatResponse, Message, Sampling
 from introspect.chat.store import ResponseStore
@@ -100,7 +99,7 @@ class _Rewriting:
         """
         drafts = list(self._draft(examples, teacher if self.drafts_by == "teacher" else student, store))
         if self.drafts_by == "student":
-            release(student)
+            student.close()
         wanted = {draft.example.id: draft.example for draft in drafts if draft.fault is None}
         guides = self._guide(list(wanted.values()), teacher, store)
         origins: dict[str, _Drafted] = {}
