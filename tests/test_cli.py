@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from introspect import cli
 from introspect.core import command
 from introspect.core.errors import InputError
-from tests.composing import CONFIGS, ROOT, compose_config
+from tests.composing import ROOT, compose_config
 
 # A person shall wait for less than 2 s. Computing time, because the machine may be busy with other tests; and twice as
 # much, because it may be slow.
@@ -52,18 +52,22 @@ def call(
         ("train", ["+teacher.api_key=abcdef"], "environment variable"),
         ("train", ["-m", "trainer=ddp", "seed=1,2"], "-m does not go with trainer.strategy=ddp"),
         ("train", ["-m", "trainer=fsdp", "seed=1,2"], "-m does not go with trainer.strategy=fsdpstrategy"),
+        (
+            "train",
+            ["-m", "experiment=kd,scratch", "model.objective.temperature=3"],
+            "job 1 (experiment=scratch model.objective.temperature=3): Could not override 'model.objective",
+        ),
         ("evaluate", [], "ckpt_path is required"),
         ("evaluate", ["data=hotpot"], "there is no data=hotpot: data can be cells, cifar10, "),
     ],
 )
 def test_a_mistake_is_answered_in_one_line(tmp_path: Path, command: str, arguments: list[str], expected: str) -> None:
-    # A sweep composes each of its runs, once to know it and once to run it.
+    # A sweep composes and checks each of its jobs before the first one starts.
     patience = PATIENCE_S * (2 if "-m" in arguments else 1)
     done = call(command, *arguments, folder=tmp_path, patience=patience)
     assert done.returncode == 2, done.stderr
     line, *more = done.stderr.splitlines()
-    # Of a sweep, also how many jobs did not finish.
-    assert all(text.startswith(("Error executing job with overrides", "error: 2 of 2 jobs")) for text in more)
+    assert all(text.startswith("Error executing job with overrides") for text in more)
     assert line.startswith("error: ")
     assert expected in line
     assert "abcdef" not in line
@@ -93,6 +97,12 @@ def test_a_config_that_does_not_compose_is_explained_in_one_line(
     assert message is not None
     assert expected in message
     assert "\n" not in message
+
+
+def test_the_config_of_a_sweep_has_the_first_choice_of_each_swept_group() -> None:
+    given = ["-m", "experiment=scratch,kd", "seed=1,2", "model=choice(a,b)", "trainer=cpu", "a.b={", "--cfg=job"]
+    expected = [*given[:1], "experiment=scratch", *given[1:3], "model=a", *given[3:]]
+    assert cli.with_first_choices(given, ROOT / "configs") == expected
 
 
 @pytest.mark.parametrize("command", ["train", "evaluate"])
@@ -225,28 +235,6 @@ def test_ordinary_overrides_are_no_secrets(override: str) -> None:
 def test_secrets_on_the_command_line_are_refused(override: str) -> None:
     with pytest.raises(InputError, match=r"oc\.env:NAME"):
         command.refuse_secrets([override])
-
-
-def test_settings_of_swept_experiments_are_left_to_the_jobs() -> None:
-    root = CONFIGS / "train.yaml"
-    given = [
-        "-m",
-        "experiment=scratch,kd",
-        "concepts.size=100",
-        "model.layers=[a,b]",
-        "seed=1",
-        "paths.log_dir=x",
-        "hydra.sweep.dir=y",
-    ]
-    assert cli.leave_to_jobs(given, root) == [
-        *given[:2],
-        "concepts.size=choice(100)",
-        "model.layers=choice([a,b])",
-        *given[4:],
-    ]
-    kept = ["model.lr=0.1,0.2", "+model.new=1", "~model.old", "model/part=a", "data=cifar10", "trainer.max_epochs=1"]
-    assert cli.leave_to_jobs([*given[:2], *kept], root) == [*given[:2], *kept]
-    assert cli.leave_to_jobs(["-m", "seed=1,2", "concepts.size=100"], root) == ["-m", "seed=1,2", "concepts.size=100"]
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,9 @@ becomes one line on stderr and exit status 2. Anything else is a bug and keeps i
 from __future__ import annotations
 
 import os
-import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -31,35 +31,35 @@ def run(main: Callable[[], object]) -> None:
     if sys.argv[1:] in (["--help"], ["-h"]):
         print(help_text(script))  # noqa: T201
         return
-    sys.argv[1:] = leave_to_jobs(sys.argv[1:], script.with_name("configs") / f"{script.stem}.yaml")
+    sys.argv[1:] = with_first_choices(sys.argv[1:], script.with_name("configs"))
     command.run(main)
 
 
-def leave_to_jobs(arguments: Sequence[str], root: Path) -> list[str]:
-    """Leave the settings of swept experiments to the jobs of the sweep.
+def with_first_choices(arguments: Sequence[str], configs: Path) -> list[str]:
+    """Put before each swept config group its first choice: `experiment=scratch` before `experiment=scratch,kd`.
 
-    Before a sweep Hydra composes the default experiment, and would refuse a setting that only the swept ones have. A
-    choice of one value, which is applied to the jobs alone, is composed with the experiment of each.
+    Before a sweep, Hydra composes its own config without what is swept, and refuses a setting that the default choice
+    does not have, as in `-m experiment=scratch,kd concepts.size=100`. With the first choices, that config is the one of
+    the sweep's first job. Sweepers take the last of two overrides of a key.
 
     Args:
-        arguments: those of the command line.
-        root: the command's config file, whose own keys and groups every experiment has.
+        arguments: the command line, without the program.
+        configs: the folder of the config groups.
     """
-    is_swept = any(each.startswith("experiment=") and ("," in each or "(" in each) for each in arguments)
-    if not is_swept or not {"-m", "--multirun"} & {*arguments}:
-        return list(arguments)
-    config = OmegaConf.load(root)
-    assert isinstance(config, DictConfig)
-    own = {"hydra", *map(str, config), *(key for each in config.defaults if each != "_self_" for key in each)}
-    return [each if _first_part(each) in own else "{}=choice({})".format(*each.split("=", 1)) for each in arguments]
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.core.override_parser.types import ChoiceSweep
+    from hydra.errors import HydraException
 
-
-def _first_part(argument: str) -> str:
-    """`model` of `model.lr=0.1`; nothing of what is no plain setting of one value."""
-    key, given, value = argument.partition("=")
-    is_setting = given and "." in key and key[0].isalpha() and "@" not in key and "/" not in key
-    unquoted = re.sub(r"""\[.*\]|\{.*\}|'.*'|".*\"""", "", value)
-    return key.partition(".")[0] if is_setting and not re.search(r",|\(", unquoted) else "hydra"
+    parser = OverridesParser.create()
+    words: list[str] = []
+    for word in arguments:
+        if "=" in word and not word.startswith("-"):
+            with suppress(HydraException):  # which Hydra itself reports
+                override = parser.parse_override(word)
+                if isinstance(override.value(), ChoiceSweep) and (configs / override.key_or_group).is_dir():
+                    words.append(f"{override.get_key_element()}={next(override.sweep_string_iterator())}")
+        words.append(word)
+    return words
 
 
 def help_text(script: Path) -> str:

@@ -85,6 +85,21 @@ def test_the_command_line_replaces_a_studys_values(tmp_path: Path) -> None:
     assert task.made == [(1, 7), (2, 7)]
 
 
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["a=1,2", "seed=3,x"], r"job 1 \(a=1 seed=x\): seed=x is not a whole number from 0 to 4294967295"),
+        (["a=1,'${nope}'"], r"job 1 \(a=.*\): Interpolation key 'nope' not found"),
+        (["+study=a,b"], r"job 0 \(\+study=a\): there is no study=a"),
+    ],
+)
+def test_no_job_starts_before_all_are_checked(tmp_path: Path, overrides: list[str], message: str) -> None:
+    task = Task()
+    with pytest.raises(InputError, match=message):
+        sweep(tmp_path, overrides, task)
+    assert task.made == []
+
+
 def test_a_range_is_for_searches(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"a=interval\(1,2\): a grid needs single values"):
         sweep(tmp_path, ["a=interval(1,2)"], Task())

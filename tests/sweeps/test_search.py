@@ -44,7 +44,7 @@ def test_the_best_is_found_and_kept(tmp_path: Path) -> None:
     # Started again with more trials, it goes on and does not propose the same once more.
     sweep(tmp_path, [*SEARCH[:-1], LR, "a=5", "hydra.sweeper.n_trials=8"], task, MORE)
     assert len(seen) == len(set(seen)) == 8
-    with pytest.raises(InputError, match=r"begun with other settings \(a\): give them as they were"):
+    with pytest.raises(InputError, match=r"started with other settings \(a\): give them as they were"):
         sweep(tmp_path, [*SEARCH, LR, "a=6"], task, MORE)
 
 
@@ -132,6 +132,7 @@ def test_a_range_that_is_none(text: str) -> None:
         (SEARCH, "nothing is searched"),
         ([*SEARCH, LR, "hydra.sweeper.n_trials=0"], "expected 1 or more"),
         ([*SEARCH, LR, "hydra.sweeper.direction=up"], "expected maximize or minimize"),
+        ([*SEARCH, LR, "seed=x"], r"job 0 \(.* seed=x lr=.*\): seed=x is not a whole number"),
     ],
 )
 def test_what_can_not_be_searched(tmp_path: Path, overrides: list[str], message: str) -> None:

@@ -98,8 +98,7 @@ def explain_composition(error: Exception) -> str:
             key = f" (at {line.partition(':')[2].strip()})"
         elif line and not line.startswith(("See ", "http", "object_type=", "reference_type=")):
             words.append(line.removeprefix("InputError raised while resolving interpolation: "))
-    message = " ".join(words) or type(error).__name__
-    return f"{message}{key}"
+    return f"{' '.join(words) or type(error).__name__}{key}"
 
 
 def _explain_instantiation(error: InstantiationException) -> str:

@@ -119,16 +119,19 @@ def folders(sweep: Path) -> list[Path]:
     return sorted((path.parent for path in sweep.glob("*/.hydra")), key=lambda path: path.name.zfill(6))
 
 
-def plan(compose: Callable[[Sequence[str]], DictConfig], batch: Sequence[Sequence[str]], sweep: Path) -> list[Job]:
-    """Number the jobs of a sweep: those that are there keep their folders, new ones get the next.
+def plan(compose: Callable[[int, Sequence[str]], DictConfig], batch: Sequence[Sequence[str]], sweep: Path) -> list[Job]:
+    """Compose every job of a sweep and number it: a job in the folder keeps its number, a new one gets the next.
 
     Args:
-        compose: overrides to the config of a job.
+        compose: number and overrides of a job to its config; raises InputError for a config that cannot work.
         batch: the overrides of each job.
         sweep: its folder, which may hold jobs already.
 
     Returns:
         A job for each entry of the batch, in its order.
+
+    Raises:
+        InputError: the config of a job cannot work; no job has started.
     """
     places: dict[str, list[tuple[int, Record]]] = {}
     for folder in folders(sweep):
@@ -138,7 +141,7 @@ def plan(compose: Callable[[Sequence[str]], DictConfig], batch: Sequence[Sequenc
     following = 1 + max((number for known in places.values() for number, _ in known), default=-1)
     jobs: list[Job] = []
     for overrides in batch:
-        known = places.get(identity(compose(overrides)))
+        known = places.get(identity(compose(following, overrides)))
         if known:
             number, record = known.pop(0)
             jobs.append(Job(number, tuple(overrides), record.status in DONE))

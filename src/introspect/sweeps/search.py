@@ -1,4 +1,4 @@
-"""Optuna's side of a search: the space, the journal on disk, and what trials become in it.
+"""Optuna's side of a search: the space, the journal on disk, and the state of its trials.
 
 The journal is a file in the sweep's folder that jobs on any machine can read and append to; no database is needed.
 """
@@ -8,12 +8,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep, Transformer
 
 from introspect.core.errors import InputError
 from introspect.sweeps.jobs import Record
+from introspect.sweeps.sweeper import fixed
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
@@ -25,28 +26,45 @@ log = logging.getLogger(__name__)
 
 NAME = "search"
 JOURNAL = "optuna.journal"
-INSTALL = "needs the package optuna: pip install optuna"
+_INTERRUPTED = "interrupted/"  # attributes of a study: trials that are run again under another number
+
+
+class Best(NamedTuple):
+    """The best trial of a search: its number, its objective and its overrides."""
+
+    number: int
+    value: float
+    overrides: list[str]
 
 
 def journal(file: str | Path) -> BaseStorage:
-    """The storage that a search is kept in.
+    """Return the storage that a search is kept in."""
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
 
-    Raises:
-        InputError: Optuna is not installed.
-    """
-    try:
-        from optuna.storages import JournalStorage
-        from optuna.storages.journal import JournalFileBackend
-    except ModuleNotFoundError as error:
-        raise InputError(f"a search {INSTALL}") from error
     return JournalStorage(JournalFileBackend(str(file)))
 
 
-def distribution(override: Override) -> BaseDistribution:
-    """The range that `interval(a, b)`, `range(a, b, step)` or `choice(a, b, …)` stands for.
+def split(overrides: Sequence[Override]) -> tuple[list[str], dict[str, BaseDistribution]]:
+    """Separate the overrides that are the same in all trials from the space of the others.
 
-    `tag(log, …)` makes it logarithmic.
-    `int(interval(a, b))` takes whole numbers, both ends among them. A choice's values are as they are typed.
+    Raises:
+        InputError: Optuna is not installed, or a range cannot be searched.
+    """
+    try:
+        import optuna
+    except ModuleNotFoundError as error:
+        raise InputError("a search needs the package optuna: pip install optuna") from error
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    space = {each.get_key_element(): distribution(each) for each in overrides if each.is_sweep_override()}
+    return [fixed(each) for each in overrides if not each.is_sweep_override()], space
+
+
+def distribution(override: Override) -> BaseDistribution:
+    """Return the range that `interval(a, b)`, `range(a, b, step)` or `choice(a, b, …)` stands for.
+
+    `tag(log, …)` makes it logarithmic, `int(interval(a, b))` integer, with both ends. The values of a choice are as
+    they are typed.
 
     Raises:
         InputError: the range is empty, or not of a kind that can be searched.
@@ -71,97 +89,91 @@ def distribution(override: Override) -> BaseDistribution:
         raise InputError(f"{override.input_line}: {error if str(error) else 'the range is empty'}") from error
 
 
+def example(space: dict[str, BaseDistribution]) -> list[str]:
+    """Return the overrides of a trial that belongs to no search, to check a config with."""
+    import optuna
+
+    return ask(optuna.create_study(), space)[1]
+
+
 def open_study(
     folder: Path, direction: Literal["maximize", "minimize"], sampler: BaseSampler, settings: dict[str, Any]
 ) -> Study:
-    """The search that is kept in a folder; a new one if there is none.
+    """Open the search that is kept in a folder; create it if there is none.
 
     Args:
-        folder: of the sweep.
+        folder: the folder of the sweep.
         direction: `maximize` or `minimize`.
         sampler: proposes trials.
-        settings: what has to be the same when the search goes on.
+        settings: what has to be the same when the search is resumed.
 
     Raises:
-        InputError: the search of the folder was begun with other settings.
+        InputError: the search of the folder was started with other settings.
     """
     import optuna
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    storage = journal(folder / JOURNAL)
     study = optuna.create_study(
-        study_name=NAME, storage=storage, direction=direction, sampler=sampler, load_if_exists=True
+        study_name=NAME, storage=journal(folder / JOURNAL), direction=direction, sampler=sampler, load_if_exists=True
     )
-    begun = study.user_attrs.setdefault("settings", settings) if study.user_attrs else settings
-    if begun != settings:
-        changed = sorted(str(key) for key in {*begun, *settings} if begun.get(key) != settings.get(key))
+    first = study.user_attrs.get("settings", settings)
+    if first != settings:
+        changed = sorted(str(key) for key in {*first, *settings} if first.get(key) != settings.get(key))
         raise InputError(
-            f"{folder / JOURNAL} was begun with other settings ({', '.join(changed)}): give them as they were to go "
-            "on with it, or hydra.sweep.dir=… for another search"
+            f"{folder / JOURNAL} was started with other settings ({', '.join(changed)}): give them as they were to "
+            "resume it, or hydra.sweep.dir=… for another search"
         )
     study.set_user_attr("settings", settings)
     return study
 
 
 def reclaim(study: Study) -> None:
-    """Put the trials that were interrupted at the head of the queue: they are made again."""
+    """Put the trials that were interrupted at the head of the queue: they are run again."""
     from optuna.trial import TrialState
 
     for trial in study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
         study.tell(trial.number, state=TrialState.FAIL)
         study.enqueue_trial(trial.params)
-        study.set_user_attr(f"interrupted/{trial.number}", True)
+        study.set_user_attr(f"{_INTERRUPTED}{trial.number}", True)
 
 
-def made(study: Study) -> list[int]:
-    """The numbers of the trials that came to an end, good or bad."""
-    from optuna.trial import TrialState
-
-    ends = [TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL]
-    interrupted = {name for name in study.user_attrs if name.startswith("interrupted/")}
-    trials = study.get_trials(deepcopy=False, states=ends)
-    return [trial.number for trial in trials if f"interrupted/{trial.number}" not in interrupted]
+def ended(study: Study) -> int:
+    """Count the trials that came to an end, successful or not."""
+    is_ended = [trial.state.is_finished() for trial in study.get_trials(deepcopy=False)]
+    return sum(is_ended) - sum(name.startswith(_INTERRUPTED) for name in study.user_attrs)
 
 
 def ask(study: Study, space: dict[str, BaseDistribution]) -> tuple[Trial, list[str]]:
-    """The next trial, and its overrides."""
+    """Return the next trial and its overrides."""
     trial = study.ask(space)
-    return trial, [f"{name}={value}" for name, value in trial.params.items()]
+    return trial, _overrides(trial.params)
 
 
 def tell(study: Study, trial: Trial, record: Record) -> None:
-    """Say what became of a trial.
+    """Report the outcome of a trial.
 
-    One whose objective is not a finite number counts as pruned, which the sampler keeps away from; one that failed or
-    was killed teaches it nothing.
+    A trial whose objective is not a finite number counts as pruned, and the sampler avoids its settings; one that
+    failed or was killed teaches the sampler nothing.
     """
     from optuna.trial import TrialState
 
     if record.status == "finished" and record.value is not None:
         study.tell(trial, record.value)
-    elif record.status == "finished":
-        log.warning("trial %d: the objective is not a finite number: a bad trial", trial.number)
-        study.tell(trial, state=TrialState.PRUNED)
-    else:
-        study.tell(trial, state=TrialState.PRUNED if record.status == "pruned" else TrialState.FAIL)
+        return
+    if record.status == "finished":
+        log.warning("trial %d: the objective is not a finite number: the trial counts as pruned", trial.number)
+    study.tell(trial, state=TrialState.PRUNED if record.status in ("finished", "pruned") else TrialState.FAIL)
 
 
-def best(study: Study) -> tuple[int, float, list[str]] | None:
-    """Number, objective and overrides of the best trial; None if none has finished."""
+def best(study: Study) -> Best | None:
+    """Return the best trial; None if none has finished."""
     from optuna.trial import TrialState
 
     if not study.get_trials(deepcopy=False, states=[TrialState.COMPLETE]):
         return None
     found = study.best_trial
     assert found.value is not None
-    return found.number, found.value, [f"{name}={value}" for name, value in found.params.items()]
+    return Best(found.number, found.value, _overrides(found.params))
 
 
-def split(overrides: Sequence[Override]) -> tuple[list[str], dict[str, BaseDistribution]]:
-    """What is the same in all trials, and the space of the rest."""
-    fixed = [
-        f"{o.get_key_element()}={o.get_value_element_as_str()}" if not o.is_delete() else str(o.input_line)
-        for o in overrides
-        if not o.is_sweep_override()
-    ]
-    return fixed, {o.get_key_element(): distribution(o) for o in overrides if o.is_sweep_override()}
+def _overrides(params: dict[str, Any]) -> list[str]:
+    return [f"{name}={value}" for name, value in params.items()]

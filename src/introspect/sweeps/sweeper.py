@@ -1,22 +1,24 @@
-"""What our sweepers have in common: jobs that fail alone, and a report at the end in any case."""
+"""What the sweepers share: jobs are composed and checked before any starts, fail alone, and are reported at the end."""
 
 from __future__ import annotations
 
 import itertools
 import logging
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
+from introspect.core.command import explain
 from introspect.core.errors import InputError, one_line
 from introspect.core.files import write_text
 from introspect.core.redaction import redact
@@ -28,21 +30,23 @@ NUMBERED = "${hydra.job.num}"
 
 
 class ReportingSweeper(Sweeper):
-    """A sweeper whose jobs are read from their folders: also what a launcher that gave up has made is there.
+    """A sweeper that reads the outcome of each job from its folder, also after the launcher has failed.
 
     Args:
         params: overrides that the sweep begins with, by name; those of the command line replace them.
+        check: raises InputError for a config that cannot work, before anything heavy is imported.
     """
 
-    def __init__(self, params: dict[str, Any] | None = None) -> None:
+    def __init__(self, params: dict[str, Any] | None, check: Callable[[DictConfig], None]) -> None:
         self.params = dict(params or {})
+        self.check = check
         self.config: DictConfig = OmegaConf.create()
         self.hydra_context: HydraContext | None = None
         self.launcher: Launcher | None = None
-        self.trouble: str | None = None  # why the launcher gave up
+        self.launcher_error: str | None = None
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Take what Hydra gives.
+        """Keep what Hydra provides, and create the launcher.
 
         Raises:
             InputError: the launcher is a package that is not installed.
@@ -57,18 +61,18 @@ class ReportingSweeper(Sweeper):
 
     @property
     def folder(self) -> Path:
-        """Of the sweep."""
+        """The folder of the sweep."""
         return Path(self.config.hydra.sweep.dir)
 
     @abstractmethod
     def sweep(self, arguments: list[str]) -> Any:
-        """Make the jobs that the arguments ask for."""
+        """Run the jobs that the arguments ask for."""
 
     def begin(self, arguments: Sequence[str]) -> list[Override]:
-        """Make the folder, and read what is asked for.
+        """Create the folder and parse the overrides.
 
         Returns:
-            The settings of the config file, then those of the command line; one that comes again replaces the first.
+            The overrides of the config file, then those of the command line; of two for one key, the last counts.
         """
         content = OmegaConf.to_container(self.config, resolve=False)
         write_text(self.folder / "multirun.yaml", OmegaConf.to_yaml(OmegaConf.create(redact(content))))
@@ -78,17 +82,36 @@ class ReportingSweeper(Sweeper):
         found = {(each.key_or_group, each.package): each for each in parser.parse_overrides([*given, *arguments])}
         return list(found.values())
 
-    def compose(self, overrides: Sequence[str]) -> DictConfig:
-        """The config of a job, with Hydra's part."""
+    def compose(self, number: int, overrides: Sequence[str]) -> DictConfig:
+        """Compose the config of a job, with Hydra's part, and check it as the job itself will.
+
+        Raises:
+            InputError: names the job and what is wrong with its config.
+        """
         assert self.hydra_context is not None
-        return self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
+        before = HydraConfig.instance().cfg
+        try:
+            config = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
+            with open_dict(config):
+                config.hydra.job.num, config.hydra.job.id = number, str(number)
+                config.hydra.runtime.output_dir = str(self.folder / str(number))
+            HydraConfig.instance().set_config(config)
+            self.check(OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]))
+        except Exception as error:
+            reason = explain(error)
+            if reason is None:
+                raise
+            raise InputError(f"job {number} ({one_line(' '.join(overrides))}): {reason}") from error
+        finally:
+            HydraConfig.instance().cfg = before
+        return config
 
     def launch(self, jobs: Sequence[Job]) -> None:
-        """Make jobs. Those that fail say so in their folders."""
+        """Run jobs. A job that fails leaves its error in its folder; an error of the launcher is reported."""
         assert self.launcher is not None
         for job in jobs:
             (self.folder / str(job.number) / RECORD).unlink(missing_ok=True)
-        # A name of their own stays theirs; numbered folders need not be those of this start.
+        # The folders of a template other than ours keep its names; ours are numbered over all starts of the sweep.
         template = OmegaConf.to_container(self.config.hydra.sweep, resolve=False)
         assert isinstance(template, dict)
         is_numbered = template["subdir"] == NUMBERED
@@ -96,52 +119,58 @@ class ReportingSweeper(Sweeper):
         try:
             self.launcher.launch(batch, initial_job_idx=jobs[0].number)
         except Exception as error:
-            self.trouble = f"{type(error).__name__}: {one_line(error, 300)}"
-            log.warning("the launcher gave up: %s", self.trouble, exc_info=not isinstance(error, InputError))
+            self.launcher_error = f"{type(error).__name__}: {one_line(error, 300)}"
+            log.warning("the launcher failed: %s", self.launcher_error, exc_info=not isinstance(error, InputError))
 
     def end(self, jobs: Sequence[Job], remedy: str) -> None:
-        """Report.
+        """Report the jobs that did not finish.
 
         Args:
             jobs: all that were launched.
-            remedy: how the failed ones are made again.
+            remedy: how the failed ones are run again.
 
         Raises:
             InputError: some did not finish. The callbacks have been told of the sweep's end before.
         """
-        lost = [job for job in jobs if outcome(self.folder, job).status not in DONE]
-        if not lost:
+        failed = [job for job in jobs if outcome(self.folder, job).status not in DONE]
+        if not failed:
             return
         assert self.hydra_context is not None
         name = self.config.hydra.job.config_name
         self.hydra_context.callbacks.on_multirun_end(config=self.config, config_name=name)
-        cause = f" (the launcher gave up: {self.trouble})" if self.trouble else ""
+        cause = f" (the launcher failed: {self.launcher_error})" if self.launcher_error else ""
         raise InputError(
-            f"{len(lost)} of {len(jobs)} jobs did not finish{cause}: {describe(self.folder, lost)}; {remedy}"
+            f"{len(failed)} of {len(jobs)} jobs did not finish{cause}: {describe(self.folder, failed)}; {remedy}"
         )
 
 
+def fixed(override: Override) -> str:
+    """Return an override that is no sweep, as text."""
+    return f"{override.get_key_element()}={override.get_value_element_as_str()}"
+
+
 def combinations(overrides: Sequence[Override]) -> list[list[str]]:
-    """Every combination of the values that the overrides give, the last override varying fastest.
+    """Return every combination of the values that the overrides give, the last override varying fastest.
 
     Raises:
         InputError: an override gives a range that only a search can use.
     """
     choices: list[list[str]] = []
     for each in overrides:
-        if each.is_sweep_override() and not each.is_discrete_sweep():
+        if not each.is_sweep_override():
+            choices.append([fixed(each)])
+        elif each.is_discrete_sweep():
+            choices.append([f"{each.get_key_element()}={value}" for value in each.sweep_string_iterator()])
+        else:
             raise InputError(f"{each.input_line}: a grid needs single values; a range needs hparams_search=…")
-        values = each.sweep_string_iterator() if each.is_sweep_override() else [each.get_value_element_as_str()]
-        choices.append([f"{each.get_key_element()}={value}" for value in values])
     return [list(combination) for combination in itertools.product(*choices)]
 
 
 def missing_launcher(config: DictConfig, error: BaseException) -> str:
-    """What to install for a launcher that is not there."""
-    name = config.hydra.runtime.choices.get("hydra/launcher")
-    package = {"joblib": "hydra-joblib-launcher", "ray": "hydra-ray-launcher"}.get(
-        str(name), "hydra-submitit-launcher" if str(name).startswith("submitit") else None
-    )
-    if package is None:
-        return f"hydra/launcher={name}: {one_line(error)}"
-    return f"hydra/launcher={name} needs the package {package}: pip install {package}"
+    """Say what to install for a launcher that is not there."""
+    name = str(config.hydra.runtime.choices.get("hydra/launcher"))
+    for package in ("joblib", "ray", "submitit"):
+        if name.partition("_")[0] == package:
+            package = f"hydra-{package}-launcher"
+            return f"hydra/launcher={name} needs the package {package}: pip install {package}"
+    return f"hydra/launcher={name}: {one_line(error)}"
