@@ -21,9 +21,9 @@ from omegaconf import DictConfig, OmegaConf
 from introspect.core.errors import InputError, Pruned
 from introspect.core.files import write_text
 from introspect.core.resuming import check_checkpoint
-from introspect.tracking import wandb
 from introspect.tracking.artifacts import log_artifacts
-from introspect.tracking.hyperparameters import code, plain
+from introspect.tracking.config import code_version, config_tree, to_plain
+from introspect.tracking.loggers import finish_wandb
 
 log = logging.getLogger(__name__)
 
@@ -131,11 +131,9 @@ def introduce(cfg: DictConfig) -> None:
         return
     import rich
 
-    from introspect.tracking.tree import config_tree
-
     folder = Path(cfg.paths.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    tree = config_tree(plain(cfg))
+    tree = config_tree(to_plain(cfg))
     with (folder / "config_tree.log").open("w") as file:
         rich.print(tree, file=file)
     write_text(folder / "tags.log", f"{', '.join(cfg.tags)}\n")
@@ -153,9 +151,9 @@ def closing_trackers() -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        wandb.finish(failed=not isinstance(error, Pruned))
+        finish_wandb(failed=not isinstance(error, Pruned))
         raise
-    wandb.finish()
+    finish_wandb()
 
 
 def build_loggers(cfg: DictConfig) -> list[Logger]:
@@ -163,7 +161,7 @@ def build_loggers(cfg: DictConfig) -> list[Logger]:
     loggers: list[Logger] = _build_all(cfg.get("logger"))
     if rank_zero_only.rank == 0:
         for logger in loggers:
-            logger.log_hyperparams({**plain(cfg), "code": code()})
+            logger.log_hyperparams({**to_plain(cfg), "code": code_version()})
     return loggers
 
 

@@ -14,7 +14,7 @@ from introspect.dissection.report.pictures import outlined, pictures
 from introspect.dissection.report.tables import log_units
 from introspect.dissection.result import Dissection, Examples
 from introspect.dissection.tally import Counts
-from introspect.tracking.wandb import finish, wandb_logger
+from introspect.tracking.loggers import finish_wandb, wandb_logger
 from tests.browsing import HOSTILE, opened
 from tests.dissection.made import Made
 
@@ -143,7 +143,7 @@ def test_wandb_gets_a_chart_and_the_units_with_their_images(tmp_path: Path, monk
     monkeypatch.setenv("WANDB_MODE", "offline")
     dissection, concepts = dissected()
     log_units([wandb_logger(project="p", save_dir=tmp_path)], dissection, concepts, 2, "dissect")
-    finish()
+    finish_wandb()
     [media] = tmp_path.glob("wandb/offline-run-*/files/media")
     [chart] = media.glob("table/dissect/by_category_table*.json")
     assert json.loads(chart.read_text())["data"] == [["object", 2], ["color", 1]]

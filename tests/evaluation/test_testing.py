@@ -116,13 +116,13 @@ def test_the_table_shows_both_answers_to_a_question() -> None:
 def test_wandb_gets_the_table(tmp_path: Path) -> None:
     import wandb
 
-    from introspect.tracking.wandb import finish, wandb_logger
+    from introspect.tracking.loggers import finish_wandb, wandb_logger
 
     logger = wandb_logger(project="p", save_dir=tmp_path)
     report(rollout(Scripted(), QUESTIONS), rollout(Scripted([0]), QUESTIONS), tmp_path, [logger], table_rows=3)
     assert wandb.run is not None
     (table,) = Path(wandb.run.dir).glob("media/table/test/rollouts*.json")
-    finish()
+    finish_wandb()
     content = json.loads(table.read_text())
     assert content["columns"][:4] == ["id", "hops", "question", "gold"]
     assert len(content["data"]) == 3

@@ -9,8 +9,8 @@ from omegaconf import OmegaConf
 
 from introspect.sweeps.jobs import read_record
 from introspect.sweeps.study import StudyTable, log_study, read_runs
+from introspect.tracking.loggers import finish_wandb
 from introspect.tracking.table import Run, compare_arms, markdown
-from introspect.tracking.wandb import finish
 
 NAMES = {"test/accuracy": "accuracy ↑", "dissect/detectors/total": "detectors", "model/aes": "AES"}
 
@@ -70,7 +70,9 @@ def test_wandb_gets_the_runs_in_their_own_group(tmp_path, monkeypatch, config, g
 
     seen = []
     monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setattr("introspect.sweeps.study.finish", lambda: seen.append(wandb.run.group) or finish())
+    monkeypatch.setattr(
+        "introspect.tracking.loggers.finish_wandb", lambda: seen.append(wandb.run.group) or finish_wandb()
+    )
     config |= {"logger": {"wandb": {"project": "p", "offline": True, "group": "${hydra:nothing}"}}}
     job(tmp_path, 0, ["experiment=kd", "seed=1"], {"test/accuracy": 0.5}, config)
     job(tmp_path, 1, ["experiment=kd", "seed=2"], {"dissect/detectors/total": 3.0}, config)

@@ -20,7 +20,6 @@ from introspect.core.files import write_text
 from introspect.core.nested import flatten
 from introspect.sweeps.jobs import DONE, Record, folders, portable, read_record, write_record
 from introspect.tracking.table import OBJECTIVE, Block, Run, compare_arms, latex, markdown, published
-from introspect.tracking.wandb import finish, wandb_logger
 
 log = logging.getLogger(__name__)
 
@@ -114,6 +113,8 @@ def log_study(folder: Path, runs: Sequence[Run], names: Mapping[str, str], table
         names: metric to heading.
         table: what they amount to.
     """
+    from introspect.tracking.loggers import finish_wandb, wandb_logger
+
     first = folders(folder)[0] / ".hydra"
     config, hydra = (OmegaConf.load(first / name) for name in ("config.yaml", "hydra.yaml"))
     settings = OmegaConf.select(config, "logger.wandb")
@@ -137,7 +138,7 @@ def log_study(folder: Path, runs: Sequence[Run], names: Mapping[str, str], table
         columns=["arm", *means.cells.index],
         data=[[arm, *cells] for arm, cells in zip(means.cells.columns, means.cells.T.to_numpy(), strict=True)],
     )
-    finish()
+    finish_wandb()
 
 
 def read_runs(folder: Path) -> list[Run]:
