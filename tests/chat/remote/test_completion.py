@@ -11,7 +11,6 @@ from introspect.chat.remote.completion import (
     Faulty,
     Reply,
     fault_of_status,
-    read_completion,
     read_events,
     read_reply,
 )
@@ -83,7 +82,7 @@ def test_a_server_that_breaks_off_is_no_limit_of_the_model(word: str) -> None:
 def test_an_error_beside_half_an_answer_is_an_error() -> None:
     choice = {"message": {"content": "half"}, "finish_reason": "stop", "error": {"code": 429, "message": "slow down"}}
     event = f"data: {json.dumps({'choices': [{'delta': {'content': 'half'}, 'error': {'code': 429}}]})}".encode()
-    for outcome in (read_completion({"choices": [choice]}), read_completion(read_events([event]))):
+    for outcome in (read_reply(json.dumps({"choices": [choice]}).encode()), read_reply(event, streamed=True)):
         assert isinstance(outcome, Faulty)
         assert (outcome.fault.reason, outcome.fault.status) == ("rate_limited", 429)
 
@@ -115,7 +114,7 @@ def test_what_no_file_could_hold_is_mended() -> None:
     assert (reply.content, reply.reasoning) == ("x \ufffd", "\ufffd")
     parts = [b'{"content": "\\ud83d"}', b'{"content": "\\ude00"}']
     halves = [b'data: {"choices": [{"delta": %s, "finish_reason": "stop"}]}' % part for part in parts]
-    whole = read_completion(read_events(halves))
+    whole = read_reply(b"\n".join(halves), streamed=True)
     assert isinstance(whole, Reply)
     assert whole.content == "\U0001f600"
     many = read_reply(body({"content": "c"}, usage={"prompt_tokens": 10**30, "completion_tokens": 1}))
@@ -137,7 +136,7 @@ def test_streamed_answers_that_nobody_asked_for_are_left_out() -> None:
     events: list[Any] = [
         {"choices": [{"index": n, "delta": {"content": f"c{n}"}, "finish_reason": "stop"}]} for n in (0, 1)
     ]
-    reply = read_completion(read_events(lines(events)))
+    reply = read_reply(b"\n".join(lines(events)), streamed=True)
     assert isinstance(reply, Reply)
     assert reply.content == "c0"
 
@@ -257,7 +256,7 @@ def lines(events: list[Any]) -> list[bytes]:
 
 
 def test_streamed_events_make_the_same_completion() -> None:
-    reply = read_completion(read_events([*lines(EVENTS), b"data: [DONE]"]))
+    reply = read_reply(b"\n".join([*lines(EVENTS), b"data: [DONE]"]), streamed=True)
     assert isinstance(reply, Reply)
     assert (reply.reasoning, reply.content, reply.finish_reason) == ("r1 r2", "c1 c2", "stop")
     assert reply.usage == Usage(5, 10, 5)
@@ -280,7 +279,9 @@ def test_streams_that_break_off() -> None:
         read_events(lines(EVENTS[:3]))
     with pytest.raises(ValueError, match="Expecting"):
         read_events([b"data: {"])
-    outcome = read_completion(read_events([*lines(EVENTS[:2]), b'data: {"error": {"message": "died", "code": 500}}']))
+    outcome = read_reply(
+        b"\n".join([*lines(EVENTS[:2]), b'data: {"error": {"message": "died", "code": 500}}']), streamed=True
+    )
     assert isinstance(outcome, Faulty)
     assert outcome.fault.reason == "server_error"
 

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from introspect.chat.protocol import ChatFailure, ChatRequest, Message, Sampling
-from introspect.chat.remote.openai import OpenAIChat, _Asker
+from introspect.chat.remote.openai import OpenAIChat, _Client
 from introspect.chat.remote.retry import (
     CONNECTION,
     EMPTY,
@@ -22,10 +22,10 @@ from introspect.chat.remote.retry import (
     REFUSED,
     SERVER_ERROR,
     TIMEOUT,
+    Admission,
     Breaker,
     Fault,
     RetryPolicy,
-    Ticket,
     retry_after,
 )
 from introspect.core.errors import InputError
@@ -135,9 +135,9 @@ def breaker(**settings: float) -> Breaker:
     )
 
 
-def fail(subject: Breaker, times: int, ticket: Ticket = Ticket(0.0, False)) -> None:  # noqa: B008 - immutable
+def fail(subject: Breaker, times: int, admission: Admission = Admission(0.0, False)) -> None:  # noqa: B008 - immutable
     for _ in range(times):
-        subject.failed(ticket, BROKEN)
+        subject.failed(admission, BROKEN)
 
 
 async def is_open(subject: Breaker) -> bool:
@@ -181,8 +181,8 @@ def test_one_attempt_tries_a_paused_server_and_lets_all_others_go(caplog: pytest
         await asyncio.sleep(0.08)
         assert sum(task.done() for task in waiting) == 2
         subject.answered()
-        tickets = await asyncio.gather(*waiting)
-        assert sum(ticket.is_probe for ticket in tickets) == 2
+        admissions = await asyncio.gather(*waiting)
+        assert sum(admission.is_probe for admission in admissions) == 2
         assert not await is_open(subject)
 
     play(story())
@@ -254,7 +254,7 @@ def test_a_pause_of_everything_extends_the_deadline_of_a_request_by_its_length()
     async def story() -> None:
         connections = FailsThenHangs()
         chat = OpenAIChat("m", base_url="http://127.0.0.1:1/v1", retry=policy)
-        reply = await _Asker(chat, connections, "m", None).ask(request)  # type: ignore[arg-type]
+        reply = await _Client(chat, connections, "m", None).complete(request)  # type: ignore[arg-type]
         assert isinstance(reply, ChatFailure)
         assert (reply.reason, connections.attempts) == (TIMEOUT, 2)
         assert asyncio.get_running_loop().time() == pytest.approx(60 + 100)

@@ -1,8 +1,8 @@
-"""The chat-completions protocol, read in one place: what a server's reply says, or what is wrong with it.
+"""Parses replies of the chat-completions protocol into a reasoning, a content and token counts, or a fault.
 
-Servers disagree on where reasoning stands: `reasoning` (vLLM, OpenRouter), `reasoning_content` (DeepSeek, SGLang, older
-vLLM), or `<think>` inside the content (a server without a reasoning parser). All three end in `Reply.reasoning`.
-Replies are untrusted: whatever is not of the expected form is a `Fault`, never a guess.
+Servers disagree on the place of the reasoning: `reasoning` (vLLM, OpenRouter), `reasoning_content` (DeepSeek, SGLang,
+older vLLM), or `<think>` inside the content (a server without a reasoning parser). All three end in `Reply.reasoning`.
+Replies are untrusted: what does not have the expected form is a `Fault`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _TOO_LONG = re.compile(
 )
 _FILTERED = re.compile(r"content[_ ](?:filter|policy|management)|moderation|flagged|safety system", re.IGNORECASE)
 _NO_MONEY = re.compile(r"insufficient[_ ](?:quota|credits?|funds|balance)|billing", re.IGNORECASE)
-# Statuses with which a server refuses every request alike, and what to look at.
+# Statuses with which a server refuses every request, and what to check.
 _STOPS = {
     401: "check the key",
     402: "the account has no credit",
@@ -43,21 +43,26 @@ _STOPS = {
     405: "check base_url",
 }
 DETAIL = 300
-# How servers of other families say what OpenAI's words say.
-_SAME_WORD = {
+# Finish reasons of other servers, and those of OpenAI with the same meaning.
+_FINISH_REASONS = {
     **dict.fromkeys(("eos", "eos_token", "end_turn", "stop_sequence"), "stop"),
     **dict.fromkeys(("max_tokens", "model_length"), "length"),
 }
-# The server broke off: no fault of the model's, so neither an end nor a limit.
-_BROKEN_OFF = frozenset({"abort", "error", "cancelled", "insufficient_system_resource"})
-# More tokens than anything has; beyond 2^63 no column would hold them.
+# The server aborted the turn: it neither ended nor reached a limit.
+_ABORTED = frozenset({"abort", "error", "cancelled", "insufficient_system_resource"})
+# A larger token count is an error of the server; beyond 2^63 no column would hold it.
 _MOST_TOKENS = 2**53
 
 
 class Reply(NamedTuple):
-    """What a server said. `usage` is None where it counted nothing.
+    """A parsed reply.
 
-    `has_split` says whether the count of reasoning tokens is the server's; else it is shared out by characters.
+    Attributes:
+        reasoning: without think tags.
+        content: the visible part of the turn.
+        finish_reason: in OpenAI's words where there is one.
+        usage: token counts; None where the server sends none.
+        has_split: whether the server counts reasoning tokens; if not, they are estimated from the number of characters.
     """
 
     reasoning: str
@@ -68,26 +73,32 @@ class Reply(NamedTuple):
 
 
 class Faulty(NamedTuple):
-    """A reply that is no response, and the tokens that it was billed for all the same."""
+    """A reply that is not a usable response.
+
+    Attributes:
+        fault: what is wrong with it.
+        usage: tokens that the server bills for it; None where it sends no counts.
+    """
 
     fault: Fault
     usage: Usage | None = None
 
 
-def read_reply(body: bytes, *, needs_reasoning: bool = False, needs_content: bool = True) -> Reply | Faulty:
-    """The reply in the body of a 200 response, or what is wrong with it.
+def read_reply(
+    body: bytes, *, streamed: bool = False, needs_reasoning: bool = False, needs_content: bool = True
+) -> Reply | Faulty:
+    """Parse the body of a response with status 200.
 
-    `needs_reasoning` makes a finished turn without any reasoning a fault, `needs_content` one that only reasons.
+    Args:
+        body: JSON, or server-sent events.
+        streamed: whether it consists of server-sent events.
+        needs_reasoning: whether a finished turn without reasoning is a fault.
+        needs_content: whether a finished turn with nothing but reasoning is a fault.
     """
     try:
-        data = json.loads(body)
-    except (ValueError, RecursionError):  # also UnicodeDecodeError
-        return _malformed(f"not JSON: {_excerpt(body)}")
-    return read_completion(data, needs_reasoning=needs_reasoning, needs_content=needs_content)
-
-
-def read_completion(data: Any, *, needs_reasoning: bool = False, needs_content: bool = True) -> Reply | Faulty:
-    """As `read_reply`, of the JSON's content."""
+        data = read_events(body.split(b"\n")) if streamed else json.loads(body)
+    except (ValueError, RecursionError) as error:  # also UnicodeDecodeError
+        return _malformed(str(error) if streamed else f"not JSON: {_excerpt(body)}")
     if isinstance(data, Mapping) and data.get("error"):
         return Faulty(_embedded_error(data["error"]))
     try:
@@ -95,13 +106,13 @@ def read_completion(data: Any, *, needs_reasoning: bool = False, needs_content: 
         if choice.get("error"):
             return Faulty(_embedded_error(choice["error"]))
         message, finish_reason = choice["message"], choice["finish_reason"]
-        content, thought = _sound(_text(message.get("content"))), _sound(_thought(message))
+        content, thought = _without_surrogates(_text(message.get("content"))), _without_surrogates(_thought(message))
         refusal = _text(message.get("refusal"))
     except (LookupError, TypeError, AttributeError, ValueError) as error:
         return _malformed(f"not a chat completion ({type(error).__name__}: {error})")
     if not isinstance(finish_reason, str):
         return _malformed(f"no finish_reason but {finish_reason!r}")
-    finish_reason = _SAME_WORD.get(finish_reason, _sound(finish_reason))
+    finish_reason = _FINISH_REASONS.get(finish_reason, _without_surrogates(finish_reason))
     counts = data.get("usage")
     split = split_reasoning(content)
     reasoning = "\n\n".join(part for part in (thought.strip(), split.reasoning) if part)
@@ -113,7 +124,7 @@ def read_completion(data: Any, *, needs_reasoning: bool = False, needs_content: 
 
 def _find_fault(reply: Reply, refusal: str, *, needs_reasoning: bool, needs_content: bool) -> Fault | None:
     reasoning, content, finish_reason = reply[:3]
-    if finish_reason in _BROKEN_OFF:
+    if finish_reason in _ABORTED:
         return fault_of_status(502, f"the server broke off, finish_reason {finish_reason}".encode())
     if finish_reason == "content_filter" or (refusal and not content):
         return Fault(CONTENT_FILTER, one_line(refusal, DETAIL) or "finish_reason content_filter")
@@ -128,10 +139,10 @@ def _find_fault(reply: Reply, refusal: str, *, needs_reasoning: bool, needs_cont
 
 
 def read_events(lines: Iterable[bytes]) -> Any:
-    """Put the server-sent events of a streamed completion together to what the server would have sent at once.
+    """Join the server-sent events of a streamed completion into the completion that an unstreamed request returns.
 
     Raises:
-        ValueError: an event is no JSON, or the stream broke off before its end.
+        ValueError: an event is not JSON, or the stream ended early.
     """
     texts: dict[str, list[str]] = {"content": [], "reasoning": [], "reasoning_content": [], "refusal": []}
     whole: dict[str, Any] = {}
@@ -148,7 +159,7 @@ def read_events(lines: Iterable[bytes]) -> Any:
             if event.get("error"):
                 return event
             whole["usage"] = event.get("usage") or whole.get("usage")
-            # Others than the first are answers that nobody asked for.
+            # Only one choice was requested.
             for choice in (choice for choice in event.get("choices") or () if not choice.get("index")):
                 if choice.get("error"):
                     return choice
@@ -164,10 +175,10 @@ def read_events(lines: Iterable[bytes]) -> Any:
 
 
 def fault_of_status(status: int, body: bytes, retry_after: float | None = None) -> Fault:
-    """What a status other than 200 means."""
+    """Classify a status other than 200."""
     detail = f"{status}: {_excerpt(_error_message(body))}"
     if status == 429:
-        # A quota that is used up will not come back in this run.
+        # An exhausted quota does not come back during this run.
         return Fault(RATE_LIMITED, detail, status, retry_after, stops=bool(_NO_MONEY.search(detail)))
     if status >= 500 or status in (408, 409, 425):
         return Fault(SERVER_ERROR, detail, status, retry_after)
@@ -183,14 +194,14 @@ def fault_of_status(status: int, body: bytes, retry_after: float | None = None) 
 
 
 def _embedded_error(error: Any) -> Fault:
-    """An error in a 200 response, as gateways send when the model behind them fails."""
+    """An error inside a response with status 200, which gateways send when the model behind them fails."""
     code = error.get("code") if isinstance(error, Mapping) else None
     status = code if isinstance(code, int) and 400 <= code < 600 else 502
     return fault_of_status(status, json.dumps({"error": error}).encode())
 
 
 def _error_message(body: bytes) -> bytes:
-    """The message and the code of an OpenAI-style error, or the body as it is."""
+    """The message and the code of an OpenAI-style error; any other body unchanged."""
     try:
         error = json.loads(body)
         error = error.get("error", error)
@@ -211,7 +222,7 @@ def _malformed(detail: str) -> Faulty:
 
 
 def _text(value: Any) -> str:
-    """A message's text: None is none, and a list is that of its parts of type text."""
+    """The text of a message, which may be None or a list of parts."""
     if value is None:
         return ""
     if isinstance(value, list):
@@ -221,8 +232,8 @@ def _text(value: Any) -> str:
     return value
 
 
-def _sound(text: str) -> str:
-    """A text that every file takes: JSON can hold halves of characters, which are joined or replaced."""
+def _without_surrogates(text: str) -> str:
+    """Join or replace lone surrogates, which JSON can hold and a UTF-8 file cannot."""
     if text.isascii():
         return text
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
@@ -233,7 +244,7 @@ def _thought(message: Mapping[str, Any]) -> str:
 
 
 def _usage(counts: Any, reasoning: str, content: str) -> tuple[Usage | None, bool]:
-    """The server's counts, and whether they tell reasoning from the answer."""
+    """The server's token counts, and whether they count reasoning separately."""
     if not isinstance(counts, Mapping):
         return None, False
     prompt, completion = counts.get("prompt_tokens"), counts.get("completion_tokens")

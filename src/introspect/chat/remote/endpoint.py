@@ -1,4 +1,4 @@
-"""Where a server is, and the key to it: both kept from showing where they should not."""
+"""The address of a server and its API key, with checks that neither is logged or saved."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from introspect.core.redaction import is_secret_key
 
 
 class Secret:
-    """A text that does not show itself: not when it is printed, logged, copied into a config or pickled."""
+    """A text that is not shown when it is printed or logged, and cannot be copied or pickled."""
 
     __slots__ = ("_text",)
 
@@ -30,21 +30,26 @@ class Secret:
 
 
 class Endpoint(NamedTuple):
-    """Where a server is, and its key."""
+    """A server's API.
+
+    Attributes:
+        base_url: of the API.
+        key: API key; None sends none.
+    """
 
     base_url: str
     key: Secret | None
 
 
 class Server(Protocol):
-    """A server that is started when it is needed."""
+    """A server that this process starts and stops."""
 
     def start(self) -> Endpoint:
-        """Start it if it does not run yet, and wait until it answers."""
+        """Start it unless it is running, and wait until it answers."""
         ...
 
     def check(self) -> None:
-        """Raise InputError if it was started and has ended by itself."""
+        """Raise InputError if it was started and has exited."""
         ...
 
     def stop(self) -> None:
@@ -53,10 +58,10 @@ class Server(Protocol):
 
 
 def checked_address(base_url: str) -> str:
-    """The address of an API, as it is.
+    """Return the address of an API unchanged.
 
     Raises:
-        InputError: it is none, or holds what configs and logs would show.
+        InputError: it is not an address, or contains a secret, which configs and logs would show.
     """
     parts = urlsplit(base_url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -73,7 +78,7 @@ def checked_address(base_url: str) -> str:
 
 
 def refuse_secrets(name: str, value: Any) -> None:
-    """Refuse an option that holds a secret, because the store keeps it with every answer.
+    """Refuse an option that contains a secret, because the store saves it with every response.
 
     Raises:
         InputError: naming the field.

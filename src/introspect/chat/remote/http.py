@@ -18,9 +18,10 @@ _LARGEST_HEADER = 64 * 2**10
 class Response(NamedTuple):
     """What a server sent.
 
-    status: HTTP status code.
-    headers: by name; upper and lower case are the same.
-    body: at most as long as the connection allows.
+    Attributes:
+        status: HTTP status code.
+        headers: by name; upper and lower case are the same.
+        body: at most as long as the connection allows.
     """
 
     status: int

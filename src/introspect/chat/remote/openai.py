@@ -1,4 +1,4 @@
-"""The chat model behind any OpenAI-compatible server: vLLM, SGLang, Ray Serve, a hosted API."""
+"""The chat model on any OpenAI-compatible server: vLLM, SGLang, Ray Serve, a hosted API."""
 
 from __future__ import annotations
 
@@ -21,12 +21,10 @@ from introspect.chat.remote.completion import (
     Faulty,
     Reply,
     fault_of_status,
-    read_completion,
-    read_events,
     read_reply,
 )
 from introspect.chat.remote.endpoint import Endpoint, Secret, Server, checked_address, refuse_secrets
-from introspect.chat.remote.retry import CONNECTION, MALFORMED, TIMEOUT, Breaker, Fault, RetryPolicy, retry_after
+from introspect.chat.remote.retry import CONNECTION, TIMEOUT, Breaker, Fault, RetryPolicy, retry_after
 from introspect.chat.remote.stream import Stream
 from introspect.chat.usage import Price, Usage, UsageCounter
 from introspect.core.errors import InputError, one_line
@@ -39,39 +37,38 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SAMPLING_FIELDS = ("temperature", "top_p", "top_k", "seed")
-# A reply that is longer than this is no chat completion; in bytes.
+# Bytes; a longer reply is not a chat completion.
 _LARGEST_REPLY = 64 * 2**20
 
 
 class OpenAIChat(ChatModel):
-    """A ChatModel behind an OpenAI-compatible server.
+    """A chat model on an OpenAI-compatible server.
 
     Args:
-        model: the model's name at the server; what the answers are stored under.
+        model: name of the model at the server; part of the key under which responses are stored.
         base_url: of the API, e.g. `http://127.0.0.1:8000/v1`; None takes that of `server`.
-        server: what is started when answers are wanted and there is no `base_url`.
+        server: started by the first request, if there is no `base_url`.
         api_key_env: environment variable that holds the key; None sends none.
-        api_key: the key itself, where an interpolation brings it; it is never shown or saved.
-        concurrency: requests in flight, each on a connection of its own that is kept and used again.
-        sampling_fields: settings of `Sampling` that the server takes; the others are not sent.
-        limit_field: what the server calls the bound of a completion: `max_completion_tokens`, or `max_tokens`.
+        api_key: the key itself, from an interpolation; it is never shown or saved.
+        concurrency: requests in flight, each on a keep-alive connection of its own.
+        sampling_fields: settings of `Sampling` that the server accepts; the others are not sent.
+        limit_field: the server's name for the limit of a completion: `max_completion_tokens`, or `max_tokens`.
         context_length: tokens of prompt and completion together that the server allows.
-        reasoning_effort: low, medium, high, …, of models that have it.
-        chat_template_kwargs: settings of the chat template, of servers that take them.
+        reasoning_effort: low, medium, high, …, for models that have it.
+        chat_template_kwargs: settings of the chat template, for servers that accept them.
         extra_body: further fields of every request.
-        variant: what else sets these answers apart, such as a quantisation or a date.
-        stream: let the server send the tokens as they come: for gateways that close a connection on which nothing
-            happens.
-        require_reasoning: a finished turn without reasoning is a failure.
-        require_content: a finished turn with nothing but reasoning is one, too: it is asked again. Not so for a student
-            that is measured, whose empty answers are answers.
-        require_usage: a response without token counts ends the run; else its counts are 0, which is said once.
+        variant: anything else that distinguishes these responses, such as a quantisation or a date.
+        stream: whether the server streams tokens, for gateways that close idle connections.
+        require_reasoning: whether a finished turn without reasoning is a failure.
+        require_content: whether a finished turn with nothing but reasoning is a failure and requested again. False for
+            a student that is evaluated, whose empty answers are answers.
+        require_usage: whether a response without token counts ends the run; if not, its counts are 0, with a warning.
         retry: see `RetryPolicy`.
         price: see `Price`; None counts tokens only.
-        max_failure_rate: the share of the requests in [0, 1] that may fail before the run does.
+        max_failure_rate: fraction of the requests in [0, 1] that may fail before the run does.
 
     Raises:
-        InputError: a setting can not be right.
+        InputError: a setting is invalid.
     """
 
     usage: UsageCounter
@@ -116,16 +113,20 @@ class OpenAIChat(ChatModel):
         self._key_variable, self._key = api_key_env, Secret(api_key) if api_key else None
         self._retry = retry or RetryPolicy()
         self._fields, self._limit_field = tuple(sampling_fields), limit_field
-        self._needs = {"needs_reasoning": require_reasoning, "needs_content": require_content}
+        self._reading = {
+            "streamed": stream,
+            "needs_reasoning": require_reasoning,
+            "needs_content": require_content,
+        }
         self._needs_usage = require_usage
         refuse_secrets(f"{model}: extra_body", extra_body)
-        # Sent with every request, and part of what its answer depends on.
+        # Sent with every request; responses depend on it.
         self._options = {
             **to_plain(extra_body or {}),
             **({"reasoning_effort": reasoning_effort} if reasoning_effort else {}),
             **({"chat_template_kwargs": to_plain(chat_template_kwargs)} if chat_template_kwargs else {}),
         }
-        # What is not sent is the server's to choose: other answers than those of the sampling that was asked for.
+        # The server chooses the settings that are not sent, so the responses are others.
         sent = None if {*self._fields} == {*SAMPLING_FIELDS} else ",".join(sorted(self._fields)) or "none"
         bound = None if limit_field == "max_completion_tokens" else limit_field
         self._names = {
@@ -134,7 +135,7 @@ class OpenAIChat(ChatModel):
             "sampling_fields": sent,
             "limit_field": bound,
         }
-        self._said: set[str] = set()
+        self._warned: set[str] = set()
 
     @classmethod
     def engine(
@@ -146,15 +147,20 @@ class OpenAIChat(ChatModel):
         concurrency: int | None = None,
         **options: Any,
     ) -> OpenAIChat:
-        """As the engine of a student, in whose words the requests in flight are a batch.
+        """The engine of a student.
 
-        `name_or_path` is another model than the one that was configured, as for the other engines.
+        Args:
+            model: name of the model at the server.
+            name_or_path: replaces `model`; the argument has this name for all engines.
+            batch_size: requests in flight, unless `concurrency` is given.
+            concurrency: see `OpenAIChat`.
+            options: further arguments of `OpenAIChat`.
         """
         return cls(name_or_path or model, concurrency=batch_size if concurrency is None else concurrency, **options)
 
     @property
     def identity(self) -> Mapping[str, str]:
-        """The model's name and every option that shapes an answer; not the address, and no key."""
+        """The model's name and every option that responses depend on; not the address, and no key."""
         named = {name: str(value) for name, value in self._names.items() if value is not None}
         options = {
             name: value if isinstance(value, str) else json.dumps(value, sort_keys=True)
@@ -168,15 +174,15 @@ class OpenAIChat(ChatModel):
         Requests are taken from the iterable as places become free: see `Stream`.
 
         Raises:
-            InputError: there is no key where there should be one, the server refuses all requests alike (a wrong key,
-                an unknown model, no credit), or does not answer any more.
+            InputError: the key is missing, the server refuses every request (a wrong key, an unknown model, no
+                credit), or it no longer answers.
         """
         endpoint = self._endpoint()
         _allow_sockets(self.concurrency)
         return Stream(requests, partial(self._opened, endpoint), self.concurrency)
 
     def close(self) -> None:
-        """Stop the server, if it was started here. The next request starts it again."""
+        """Stop the server if it was started here. The next request starts it again."""
         if self.server is not None:
             self.server.stop()
 
@@ -193,7 +199,7 @@ class OpenAIChat(ChatModel):
 
     @asynccontextmanager
     async def _opened(self, endpoint: Endpoint) -> AsyncIterator[Any]:
-        """The connections to the server, and what asks on them."""
+        """Connections to the server, and the function that sends a request on them."""
         from introspect.chat.remote.http import Connections
 
         address = urlsplit(endpoint.base_url)
@@ -203,17 +209,17 @@ class OpenAIChat(ChatModel):
             headers["Authorization"] = f"Bearer {endpoint.key.reveal()}"
         place = f"{self.model} at {address.scheme}://{address.netloc}{address.path}"
         async with Connections(url, headers, silence_s=self._retry.timeout_s, largest=_LARGEST_REPLY) as connections:
-            yield _Asker(self, connections, place, endpoint.key).ask
+            yield _Client(self, connections, place, endpoint.key).complete
 
     def body(self, request: ChatRequest, retry: int = 0) -> bytes:
-        """The JSON that is posted. `retry` numbers the further draws of a request whose answer was no good."""
+        """The JSON of a request. `retry` numbers the further draws of one whose response was not usable."""
         sampling = request.sampling
         fields: dict[str, Any] = {
             "model": self.model,
             "messages": [{"role": message.role, "content": message.content} for message in request.messages],
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
-            "top_k": sampling.top_k or -1,  # as vLLM and SGLang write "all"
+            "top_k": sampling.top_k or -1,  # "all" for vLLM and SGLang
             "seed": draw_seed(sampling.seed, request.sample, retry),
         }
         for name in SAMPLING_FIELDS:
@@ -226,34 +232,36 @@ class OpenAIChat(ChatModel):
         return json.dumps({**self._options, **fields}).encode()
 
     def response(self, request: ChatRequest, reply: Reply) -> ChatResponse:
-        """The reply as a response; what the server did not count is said once.
+        """Convert a reply to a response; warn once about token counts that the server does not send.
 
         Raises:
-            InputError: it counted nothing, and `require_usage` is set.
+            InputError: it sends none, and `require_usage` is set.
         """
         usage = reply.usage
         if usage is None:
             if self._needs_usage:
                 raise InputError(f"{self.model}: the server sends no usage, so its tokens can not be counted")
             self.usage.uncounted += 1
-            self._say("the server sends no usage: its tokens count as 0")
+            self._warn_once("the server sends no usage: its tokens count as 0")
         elif not reply.has_split:
             self.usage.estimated += 1
-            self._say("the server does not count reasoning apart: its share is estimated from the number of characters")
+            self._warn_once(
+                "the server does not count reasoning apart: its share is estimated from the number of characters"
+            )
         if reply.finish_reason not in FINISHED | {"length"}:
-            self._say(
+            self._warn_once(
                 "the server ends turns in words that are not known here: they count as cut off, see finish_reason"
             )
         return ChatResponse(request.id, reply.reasoning, reply.content, reply.finish_reason, usage or Usage(0, 0, 0))
 
-    def _say(self, message: str) -> None:
-        if message not in self._said:
-            self._said.add(message)
+    def _warn_once(self, message: str) -> None:
+        if message not in self._warned:
+            self._warned.add(message)
             log.warning("%s: %s", self.model, message)
 
 
-class _Asker:
-    """Asks one server, with as much patience as the policy has; lives in one event loop."""
+class _Client:
+    """Sends requests to one server and retries them. Used in one event loop."""
 
     def __init__(self, chat: OpenAIChat, connections: Connections, place: str, key: Secret | None) -> None:
         self._chat, self._connections, self._place = chat, connections, place
@@ -262,15 +270,15 @@ class _Asker:
         self._breaker = Breaker(self._policy, place)
         self._random = random.Random()
 
-    async def ask(self, request: ChatRequest) -> ChatResponse | ChatFailure:
-        """One request, in as many attempts as it takes."""
+    async def complete(self, request: ChatRequest) -> ChatResponse | ChatFailure:
+        """Send a request until it is answered or may not be retried."""
         now = asyncio.get_running_loop().time
         deadline = now() + self._policy.deadline_s
         redraws = 0
-        kept: Reply | None = None  # a response that another draw was to better
+        kept: Reply | None = None  # a usable response with a finish reason that is requested again
         for attempt in count(1):
-            ticket = await self._breaker.admit()
-            deadline += ticket.waited_s  # a pause of everything is nobody's delay
+            admission = await self._breaker.admit()
+            deadline += admission.waited_s  # a pause of the breaker does not count
             outcome = await self._attempt(self._chat.body(request, redraws), deadline)
             is_last = attempt >= self._policy.attempts
             if isinstance(outcome, Reply):
@@ -291,7 +299,7 @@ class _Asker:
                 return self._answer(request, kept) if kept else self._failure(request, fault, attempt)
             if fault.reason == CONNECTION and self._chat.server is not None:
                 self._chat.server.check()
-            self._breaker.failed(ticket, fault)
+            self._breaker.failed(admission, fault)
             redraws += fault.status is None and fault.reason not in (CONNECTION, TIMEOUT)
             delay = self._policy.delay(attempt, fault.retry_after, self._random)
             if is_last or now() + delay >= deadline:
@@ -316,39 +324,34 @@ class _Asker:
         except TimeoutError as error:
             return Faulty(Fault(TIMEOUT, one_line(error, DETAIL) or "the deadline of the request has passed"))
         except (aiohttp.ClientError, OSError) as error:
-            is_stranger = isinstance(error, ssl.SSLCertVerificationError)
+            is_untrusted = isinstance(error, ssl.SSLCertVerificationError)
             detail = self._without_key(f"{type(error).__name__}: {error}".encode()).decode()
-            return Faulty(Fault(CONNECTION, one_line(detail, DETAIL), stops=is_stranger))
+            return Faulty(Fault(CONNECTION, one_line(detail, DETAIL), stops=is_untrusted))
         return self._read(response)
 
     def _without_key(self, text: bytes) -> bytes:
-        """Servers repeat keys that they do not know."""
+        """Error messages of servers repeat keys that are wrong."""
         return text if self._key is None else text.replace(self._key, b"***")
 
     def _read(self, response: Response) -> Reply | Faulty:
         body = self._without_key(response.body)
         if response.status != 200:
             return Faulty(fault_of_status(response.status, body, retry_after(response.headers)))
-        if not self._chat.stream:
-            return read_reply(body, **self._chat._needs)
-        try:
-            return read_completion(read_events(body.split(b"\n")), **self._chat._needs)
-        except ValueError as error:
-            return Faulty(Fault(MALFORMED, one_line(error, DETAIL)))
+        return read_reply(body, **self._chat._reading)
 
 
 def draw_seed(seed: int, sample: int, retry: int = 0) -> int:
-    """The seed that is sent: of the first draw, the request's own; of every other one, a hash of all three numbers.
+    """The seed of a draw: for the first one the request's own, for every other one a hash of all three numbers.
 
-    A sum would make sample 1 of seed 1 the same as sample 0 of seed 2, and runs of several seeds alike.
+    With a sum, sample 1 of seed 1 and sample 0 of seed 2 would be one draw, and runs of several seeds would overlap.
     """
     if sample == retry == 0:
         return seed
-    return derived_seed(seed, sample, retry, size=4) >> 1  # 31 bits: what every server takes
+    return derived_seed(seed, sample, retry, size=4) >> 1  # 31 bits, which every server accepts
 
 
 def _allow_sockets(concurrency: int) -> None:
-    """Raise this process's limit of open files, as far as the system allows, to one socket per request in flight."""
+    """Raise this process's limit of open files to one socket per request in flight, as far as the system allows."""
     try:
         import resource
     except ImportError:  # Windows has no such limit

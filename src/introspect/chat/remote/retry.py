@@ -1,17 +1,17 @@
-"""What to do when a server does not answer: ask again, wait, pause everything, or give up.
+"""Retries, backoff and a circuit breaker for requests that fail.
 
-Every way in which a request can fail has one word, its reason:
+Every failure has one of these reasons:
 
     rate_limited    429: too many requests
     server_error    any other status that is worth another attempt
     connection      refused, reset or closed before the answer was complete
-    timeout         nothing came for too long
+    timeout         no byte from the server for too long
     malformed       not the JSON of a chat completion
-    empty           a turn that ended by itself and says nothing
-    no_reasoning    a turn without reasoning, of a model that must reason
+    empty           a finished turn without content
+    no_reasoning    a finished turn without reasoning, of a model that must reason
     too_long        the prompt does not fit into the model's context
-    content_filter  the server's filter or the model itself declined
-    refused         any other request that the server will never accept
+    content_filter  declined by the server's filter or by the model
+    refused         any other request that the server never accepts
 """
 
 from __future__ import annotations
@@ -44,8 +44,12 @@ _LONGEST_PAUSE_S = 300.0
 class Fault:
     """Why one attempt brought no response.
 
-    `detail` is one line; `status` the server's, if it sent one; `retry_after` the seconds that it asks to wait;
-    `stops` says that every further request would fail in the same way.
+    Attributes:
+        reason: one of those above.
+        detail: one line for people.
+        status: HTTP status, if there was one.
+        retry_after: seconds that the server asks to wait.
+        stops: whether every further request would fail in the same way.
     """
 
     reason: str
@@ -57,15 +61,23 @@ class Fault:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
-    """When a request is sent again, and when everything pauses.
+    """When a request is sent again, and when all requests pause.
 
-    attempts: of one request, the first included. deadline_s: seconds for all of them with the waits between.
-    timeout_s: seconds without a byte from the server that end an attempt. statuses, reasons, finish_reasons: what is
-    asked again; a response whose finish reason is still bad after the last attempt is kept. base_s, cap_s: the wait
-    before attempt n + 1 is drawn from 0 to min(cap_s, base_s x 2^(n-1)), "full jitter" (Brooker, Exponential Backoff
-    And Jitter, AWS 2015), and never shorter than the server's Retry-After. breaker_failures: attempts that fail in a
-    row, of whatever requests, before everything pauses; breaker_pause_s: the first pause, each further one is twice as
-    long, up to five minutes; breaker_pauses: pauses in a row before the run is given up.
+    The wait before attempt n + 1 is drawn from 0 to min(cap_s, base_s x 2^(n-1)), "full jitter" (Brooker, Exponential
+    Backoff And Jitter, AWS 2015), and is never shorter than the server's Retry-After.
+
+    Attributes:
+        attempts: of one request, the first included.
+        deadline_s: seconds for all attempts of a request and the waits between them.
+        timeout_s: seconds without a byte from the server that end an attempt.
+        statuses: HTTP statuses that are retried.
+        reasons: reasons that are retried.
+        finish_reasons: responses with these are requested again; the last one is kept.
+        base_s: seconds; see above.
+        cap_s: seconds; see above.
+        breaker_failures: consecutive failures, of any requests, before all requests pause.
+        breaker_pause_s: seconds of the first pause; each further one is twice as long, up to five minutes.
+        breaker_pauses: consecutive pauses before the run is given up.
     """
 
     attempts: int = 8
@@ -94,7 +106,7 @@ class RetryPolicy:
             raise InputError(f"retry: {'; '.join(faults)}")
 
     def retries(self, fault: Fault) -> bool:
-        """Whether an attempt that failed so is worth another one."""
+        """Whether a request that failed for this reason is sent again."""
         if fault.stops:
             return False
         return fault.reason in self.reasons or (fault.status is not None and fault.status in self.statuses)
@@ -108,8 +120,14 @@ class RetryPolicy:
 def retry_after(headers: Mapping[str, str], now: datetime | None = None) -> float | None:
     """Seconds that a server asks to wait: `Retry-After` in seconds or as an HTTP date (RFC 9110, 10.2.3).
 
-    OpenAI's `retry-after-ms` is finer and counts first. None where the server says nothing that can be understood.
-    `headers` has its names in lower case.
+    OpenAI's `retry-after-ms` is finer and takes precedence.
+
+    Args:
+        headers: by lower-case name.
+        now: the current time.
+
+    Returns:
+        None where the server gives no wait that can be parsed.
     """
     for name, unit in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
         text = headers.get(name, "").strip()
@@ -123,27 +141,35 @@ def retry_after(headers: Mapping[str, str], now: datetime | None = None) -> floa
     return max(0.0, (moment - (now or datetime.now(UTC))).total_seconds())
 
 
-class Ticket(NamedTuple):
-    """Leave to send one attempt: how long it was waited for, and whether it is the one that tries a paused server."""
+class Admission(NamedTuple):
+    """Permission to send one attempt.
+
+    Attributes:
+        waited_s: seconds that the attempt waited for it.
+        is_probe: whether it is the attempt that probes a paused server.
+    """
 
     waited_s: float
     is_probe: bool
 
 
 def _now() -> float:
-    """Seconds, of the clock by which the pauses are timed."""
+    """Seconds, by the clock of the event loop."""
     return asyncio.get_running_loop().time()
 
 
 class Breaker:
-    """Pauses everything while nothing succeeds: one per server, used in one event loop.
+    """A circuit breaker: pauses all requests to one server while none succeeds. Used in one event loop.
 
-    Closed, it lets everything through. After `breaker_failures` failures in a row it opens: everything waits. After
-    the pause one attempt is let through; if it fails the next pause begins, if the server answers everything goes on.
+    Closed, it admits every attempt. After `breaker_failures` consecutive failures it opens: all attempts wait. After
+    the pause it admits one; if that fails the next pause begins, if the server answers it closes.
+
+    Args:
+        policy: when it opens, and for how long.
+        name: of the server, in messages.
     """
 
     def __init__(self, policy: RetryPolicy, name: str) -> None:
-        """`name` is what the server is called in messages."""
         self._policy, self._name = policy, name
         self._failures = self._refusals = self._pauses = 0
         self._has_answered = False
@@ -151,37 +177,37 @@ class Breaker:
         self._probes = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
 
-    async def admit(self) -> Ticket:
+    async def admit(self) -> Admission:
         """Wait until an attempt may be sent."""
         start = _now()
         while self._pauses:
             if self._probes:
                 self._probes -= 1
-                return Ticket(_now() - start, True)
+                return Admission(_now() - start, True)
             turn = asyncio.get_running_loop().create_future()
             self._waiting.append(turn)
             await turn
-        return Ticket(_now() - start, False)
+        return Admission(_now() - start, False)
 
     def answered(self) -> None:
         """The server answered."""
         self._has_answered = True
-        self._is_there()
+        self._recover()
 
     def refused(self, fault: Fault) -> None:
-        """The server answered by refusing: it is there, but a fault of ours in every request shows in this way.
+        """The server refused a request. A mistake in every request shows in this way.
 
         Raises:
-            InputError: it has refused so many requests, and answered none.
+            InputError: it has refused `breaker_failures` requests and answered none.
         """
-        self._is_there()
+        self._recover()
         self._refusals += fault.reason == REFUSED
         if not self._has_answered and self._refusals >= self._policy.breaker_failures:
             raise InputError(
                 f"{self._name}: refused all of the first {self._refusals} requests; the last with: {fault.detail}"
             )
 
-    def _is_there(self) -> None:
+    def _recover(self) -> None:
         self._failures = 0
         if not self._pauses:
             return
@@ -190,13 +216,13 @@ class Breaker:
         while self._waiting:
             self._wake_one()
 
-    def failed(self, ticket: Ticket, fault: Fault) -> None:
-        """An attempt failed in a way that another could mend.
+    def failed(self, admission: Admission, fault: Fault) -> None:
+        """An attempt failed for a reason that another attempt may not meet.
 
         Raises:
-            InputError: it has been so for too long.
+            InputError: `breaker_pauses` pauses have not helped.
         """
-        if self._pauses and not ticket.is_probe:  # sent before the pause began
+        if self._pauses and not admission.is_probe:  # sent before the pause began
             return
         self._failures += 1
         if not self._pauses and self._failures < self._policy.breaker_failures:

@@ -1,7 +1,7 @@
-"""Run a command that must not outlive whoever started it: `python supervise.py COMMAND…`, with a pipe as stdin.
+"""Run a command that must not outlive its owner: `python supervise.py COMMAND…`, with a pipe as stdin.
 
-The pipe closes when its other end does, however that process ended, `kill -9` included; the command and all that it
-started are then ended too. A model server that was left behind would hold the GPUs of the run that comes next.
+The pipe closes when the owner exits, even by `kill -9`; then the command and all its child processes are ended. A model
+server that is left behind would occupy the GPUs of the next run.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
 
-# How long the command has to end by itself, in seconds.
+# Seconds that the command has to exit after SIGTERM.
 GRACE_S = 15.0
 
 
 def main(command: list[str]) -> int:
-    """Run the command in a session of its own; its exit status, or 143 if it was ended from here."""
+    """Run the command in a session of its own; return its exit status, or 143 if it was ended from here."""
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
     is_ended = threading.Event()
 
@@ -30,10 +30,10 @@ def main(command: list[str]) -> int:
             threading.Thread(target=_end_group, args=(process,), daemon=True).start()
 
     signal.signal(signal.SIGTERM, end)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the owner's to handle: it ends us when it wants
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the owner handles Ctrl-C and closes the pipe
     threading.Thread(target=_await_end, args=(end,), daemon=True).start()
     status = process.wait()
-    _signal_group(process, signal.SIGKILL)  # workers that it left behind
+    _signal_group(process, signal.SIGKILL)  # workers left behind
     return 128 + signal.SIGTERM if is_ended.is_set() else status
 
 

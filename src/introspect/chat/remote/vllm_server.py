@@ -1,7 +1,7 @@
-"""A `vllm serve` of our own: started when answers are wanted, checked, and stopped again.
+"""Starts, supervises and stops a `vllm serve` on this machine.
 
-It listens on the loopback interface only, on a free port, and wants a key that is drawn for it and handed over in the
-environment, so that neither another user of the machine nor the process list learns it.
+It listens on the loopback interface only, on a free port, with a random API key that is passed through the environment,
+so that neither other users of the machine nor the process list see it.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 HOST = "127.0.0.1"
-# Options of `vllm serve` that are ours to give.
+# Options of `vllm serve` that `VLLMServer` sets itself.
 _OURS = ("--host", "--port", "--api-key", "--trust-remote-code")
 _LAST_LINES = 12
 _POLL_S = 0.5
-# Ports that are tried.
+# Attempts to find a free port.
 _PORTS = 3
-# vLLM reports what it is used for, unless it is told not to.
+# Without these, vLLM reports usage statistics.
 _QUIET = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
 
 
@@ -50,30 +50,30 @@ class VLLMServer:
 
     Args:
         model: folder or hub id.
-        served_name: what requests call it; None takes `model`.
+        served_name: name of the model in requests; None takes `model`.
         revision: branch, tag or commit on the hub; None takes the newest.
         dtype: of the weights: auto, bfloat16, float16, float32.
         context_length: tokens of prompt and completion together; None takes the model's own.
         tensor_parallel_size: GPUs over which each copy of the weights is spread.
-        data_parallel_size: copies of the model; the server spreads the requests over them, behind one address.
-        data_parallel_size_local: those of them on this machine; None, all. The others are started there with
+        data_parallel_size: copies of the model behind one address.
+        data_parallel_size_local: copies on this machine; None means all. Other machines start theirs with
             `--headless`.
-        data_parallel_address: this machine's address, as the others reach it.
-        data_parallel_rpc_port: the port for them.
-        gpu_memory_utilization: share of each GPU's memory that vLLM takes.
-        max_num_seqs: completions that each copy makes at once; None leaves it to vLLM.
+        data_parallel_address: address of this machine for the others.
+        data_parallel_rpc_port: port for the others.
+        gpu_memory_utilization: fraction of each GPU's memory that vLLM takes.
+        max_num_seqs: completions that each copy generates at a time; None leaves it to vLLM.
         chat_template: text of the template that prompts are rendered with; None takes the model's own.
-        reasoning_parser: what tells reasoning from content: openai_gptoss, qwen3, gemma4, …; None leaves it inside the
-            content, from where it is read too.
+        reasoning_parser: separates reasoning from content: openai_gptoss, qwen3, gemma4, …; None leaves it in the
+            content, where it is found if it is in think tags.
         trust_remote_code: whether code that comes with the model may run.
         extra_args: further arguments of `vllm serve`.
         environment: further environment variables of the server.
         executable: the command.
-        start_timeout_s: how long loading may take, in seconds.
+        start_timeout_s: seconds that loading may take.
         log_dir: folder of the server's log file; None takes one for temporary files.
 
     Raises:
-        InputError: a setting can not be right.
+        InputError: a setting is invalid.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class VLLMServer:
             "gpu-memory-utilization": gpu_memory_utilization,
             "max-num-seqs": max_num_seqs,
             "enable-prefix-caching": True,
-            # The model's own generation config would bound completions and change the sampling in silence.
+            # The model's own generation config would silently limit completions and change the sampling.
             "generation-config": "vllm",
             "reasoning-parser": reasoning_parser,
             "trust-remote-code": trust_remote_code or None,
@@ -134,7 +134,7 @@ class VLLMServer:
         self._end: weakref.finalize[..., VLLMServer] | None = None
 
     def command(self, port: int) -> list[str]:
-        """The command line; no secret is on it."""
+        """The command line, which contains no secret."""
         words = [self.executable, "serve", self.model, "--host", HOST, "--port", str(port)]
         for name, value in self._options.items():
             if value is not None:
@@ -142,10 +142,10 @@ class VLLMServer:
         return [*words, *self._extra_args]
 
     def start(self) -> Endpoint:
-        """Start the server if it does not run yet, and wait until the model is loaded.
+        """Start the server unless it is running, and wait until the model is loaded.
 
         Raises:
-            InputError: vLLM is not installed, or ended or hung while it loaded; with its last lines.
+            InputError: vLLM is not installed, or exited or hung while loading; with the last lines of its log.
         """
         if self._endpoint is not None and self._process is not None and self._process.poll() is None:
             return self._endpoint
@@ -163,7 +163,7 @@ class VLLMServer:
                 self._endpoint = self._launch(executable, folder)
                 break
             except InputError as error:
-                # Another process took the port between its choice and the server's start.
+                # Another process took the port in the meantime.
                 if attempt + 1 == _PORTS or "address already in use" not in str(error).lower():
                     raise
         assert self._endpoint is not None
@@ -186,19 +186,19 @@ class VLLMServer:
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **_QUIET, **self._environment, "VLLM_API_KEY": key},
             )
-        # Also when this object is forgotten, and when the interpreter ends.
+        # Runs also when this object is garbage-collected and when the interpreter exits.
         self._end = weakref.finalize(self, _end, self._process)
         self._await_health(port, key, path)
         return Endpoint(f"http://{HOST}:{port}/v1", Secret(key))
 
     def check(self) -> None:
-        """Raise InputError, with the server's last lines, if it was started and has ended by itself."""
+        """Raise InputError, with the last lines of the log, if the server was started and has exited."""
         status = None if self._process is None else self._process.poll()
         if status is not None:
             raise InputError(f"{self.model}: vllm serve ended with status {status}: {_tail(self._log)}")
 
     def stop(self) -> None:
-        """Stop the server, if it runs, and wait until its memory is free."""
+        """Stop the server if it is running, and wait until its memory is free."""
         if self._end is not None:
             self._end()
         self._endpoint = self._process = self._end = None
@@ -218,7 +218,7 @@ class VLLMServer:
                     f" {_tail(path)}"
                 )
             time.sleep(_POLL_S)
-        # Ours, and not another that took the port first: only ours knows the key.
+        # Another server may have taken the port first, but only ours knows the key.
         served = _models(f"http://{HOST}:{port}/v1/models", key)
         name = self._options["served-model-name"] or self.model
         if name not in served:
@@ -274,14 +274,14 @@ def serve(
         server=server(model=str(name_or_path), served_name=name, dtype=dtype, chat_template=template, **origin),
         concurrency=batch_size,
         variant=f"vllm, {dtype}, template {turns.digest}",
-        # Where the think tags are special tokens, they are what splits the turn.
+        # Where the think tags are special tokens, the turn is split at them.
         extra_body={"stop_token_ids": ends, "skip_special_tokens": False, **(extra_body or {})},
         **options,
     )
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Let go of the pipe, which ends the server, and wait."""
+    """Close the pipe, which ends the server, and wait."""
     if process.stdin is not None:
         process.stdin.close()
     try:
@@ -299,7 +299,7 @@ def _free_port() -> int:
 
 def _open(url: str, key: str | None = None) -> bytes:
     request = urllib.request.Request(url, headers={"Authorization": f"Bearer {key}"} if key else {})
-    # No proxy stands between us and ourselves.
+    # No proxy for this machine.
     with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=10) as response:
         return bytes(response.read(2**20))
 
@@ -320,6 +320,6 @@ def _models(url: str, key: str) -> list[str]:
 
 
 def _tail(path: Path) -> str:
-    """The last lines of a log, on one."""
+    """The last lines of a log, joined into one."""
     lines = [line for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
     return one_line(" | ".join(lines[-_LAST_LINES:]), 1500) or "its log is empty"
