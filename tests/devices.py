@@ -104,13 +104,13 @@ def tune(folder: Path, devices: int) -> Any:
     from introspect.callbacks.rollout_report import RolloutReport
     from introspect.callbacks.token_usage import TokenUsage
     from introspect.chat.protocol import Sampling
-    from introspect.evaluation.testing import Testing
+    from introspect.evaluation.generation import EvaluationSettings
     from introspect.tuning.student import ReasoningStudent
     from tests.tuning.test_datamodule import build
 
     short = Sampling(max_tokens=6)
     student = ReasoningStudent(
-        model=str(folder.parent / "tiny"), lr=1e-3, eps=1e-4, testing=Testing(sampling=short, baseline=None)
+        model=str(folder.parent / "tiny"), lr=1e-3, eps=1e-4, testing=EvaluationSettings(sampling=short, baseline=None)
     )
     callbacks = [
         TokenUsage(),

@@ -10,7 +10,7 @@ import pytest
 from omegaconf import DictConfig
 
 from introspect.app import evaluate, train
-from introspect.evaluation.evaluate import saved_runs
+from introspect.evaluation.runs import Runs
 from introspect.tracking.dashboard import SECTIONS
 from tests.composing import compose_config
 from tests.tuning.tiny import tiny_folder
@@ -74,7 +74,7 @@ def test_training_leaves_everything_behind(trained: tuple[Path, dict[str, float]
     for name in ("checkpoints/last.ckpt", "student/config.json", "traces/traces.parquet", "csv/version_0/metrics.csv"):
         assert (run / name).is_file(), name
     assert (folder / "data/cache/responses.sqlite").is_file()
-    runs = saved_runs(run)
+    runs = Runs.load(run)
     assert runs.baseline is not None
     assert len(runs.baseline) == len(runs.model) == 4
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from introspect.app import train
-from introspect.evaluation.evaluate import open_model
+from introspect.evaluation.students import open_model
 from introspect.tuning.student import load_student
 from tests.composing import compose_config
 from tests.tuning.tiny import tiny_folder

@@ -21,10 +21,9 @@ from introspect.chat.remote.openai import OpenAIChat
 from introspect.chat.remote.vllm_server import VLLMServer
 from introspect.chat.store import ResponseStore
 from introspect.core.errors import InputError
-from introspect.evaluation.evaluate import saved_runs
+from introspect.evaluation.generation import generate_rollouts
 from introspect.evaluation.judging.running import Judging
-from introspect.evaluation.rollouts import Rollout
-from introspect.evaluation.testing import Failures, rollout
+from introspect.evaluation.runs import Runs
 from introspect.oracle.judge import OracleJudge
 from tests.chat.asking import Scripted, question
 
@@ -37,17 +36,15 @@ class Tested(LightningModule):
     def __init__(self, has_baseline: bool = True) -> None:
         super().__init__()
         self.layer = torch.nn.Linear(1, 1)
-        self.test_rollouts: list[Rollout] = []
-        self.baseline_rollouts: list[Rollout] | None = [] if has_baseline else None
-        self.test_failures = Failures()
+        self.test_runs = Runs(baseline=() if has_baseline else None)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         return batch
 
     def test_step(self, batch: list[MultiHopExample], batch_idx: int) -> None:
-        self.test_rollouts += rollout(Scripted([0, 1]), batch)
-        if self.baseline_rollouts is not None:
-            self.baseline_rollouts += rollout(Scripted(endless=[3]), batch)
+        baseline = None if self.test_runs.baseline is None else generate_rollouts(Scripted(endless=[3]), batch)
+        answered = Runs(generate_rollouts(Scripted([0, 1]), batch), baseline)
+        self.test_runs = Runs.merge([self.test_runs, answered])
 
 
 class Questions(LightningDataModule):
@@ -121,7 +118,7 @@ def test_a_judge_that_fails_costs_no_rollout(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="more than max_failure_rate"):
         run(tmp_path, Tested(), judging=Judging(judge=judge))
     assert judge.is_closed
-    saved = saved_runs(tmp_path)
+    saved = Runs.load(tmp_path)
     assert saved.baseline is not None
     assert len(saved.model) == len(saved.baseline) == 4
 
@@ -140,7 +137,7 @@ def test_a_judge_that_every_process_would_start_is_refused_at_once() -> None:
 
 def test_requests_that_failed_are_reported(tmp_path: Path) -> None:
     module = Tested()
-    module.test_failures = Failures(1, 2)
+    module.test_runs = Runs(baseline=(), model_failed=2, baseline_failed=1)
     metrics = run(tmp_path, module)
     assert (metrics["test/baseline/failed"], metrics["test/failed"]) == (1, 2)
 

@@ -17,9 +17,12 @@ from introspect.chat.prompts import question_messages
 from introspect.chat.protocol import ChatFailure, ChatModel, ChatRequest, Sampling
 from introspect.chat.remote.openai import OpenAIChat
 from introspect.core.errors import InputError
-from introspect.evaluation.evaluate import base_of, measure, open_model, saved_runs
+from introspect.evaluation.evaluate import evaluate
+from introspect.evaluation.generation import generate_rollouts
 from introspect.evaluation.judging.running import Judging
-from introspect.evaluation.testing import report, rollout
+from introspect.evaluation.report import write_report
+from introspect.evaluation.runs import Runs
+from introspect.evaluation.students import base_of, open_model
 from introspect.synthesis.published import export_rollouts
 from introspect.synthesis.recipes import Published
 from introspect.tuning.student import load_student
@@ -37,43 +40,43 @@ def on_cpu(batch_size: int = 32) -> partial[TransformersChat]:
 
 
 def test_rescoring_needs_no_model(tmp_path: Path) -> None:
-    before, after = rollout(Scripted(), QUESTIONS), rollout(Scripted([0, 1]), QUESTIONS)
-    report(before, after, tmp_path / "run")
+    before, after = generate_rollouts(Scripted(), QUESTIONS), generate_rollouts(Scripted([0, 1]), QUESTIONS)
+    write_report(Runs(after, before), tmp_path / "run")
     expected = json.loads((tmp_path / "run/metrics.json").read_text())
     settings = {"ckpt_path": None, "benchmark": Numbers(), "store": tmp_path / "store.sqlite"}
-    metrics = measure(**settings, rescore=str(tmp_path / "run"), folder=tmp_path / "again")
+    metrics = evaluate(**settings, rescore=str(tmp_path / "run"), folder=tmp_path / "again")
     assert json.loads((tmp_path / "again/metrics.json").read_text()) == expected
     assert (metrics["test/accuracy"], metrics["test/baseline/accuracy"]) == (0.5, 0.0)
-    alone = measure(**settings, rescore=str(tmp_path / "run/rollouts/model.parquet"), folder=tmp_path / "alone")
+    alone = evaluate(**settings, rescore=str(tmp_path / "run/rollouts/model.parquet"), folder=tmp_path / "alone")
     assert alone["test/accuracy"] == 0.5
     assert "test/baseline/accuracy" not in alone
     assert not (tmp_path / "store.sqlite").exists()
 
 
 def test_saved_runs_are_found_in_a_folder_or_named(tmp_path: Path) -> None:
-    before, after = rollout(Scripted(), QUESTIONS), rollout(Scripted([0]), QUESTIONS)
-    report(before, after, tmp_path)
+    before, after = generate_rollouts(Scripted(), QUESTIONS), generate_rollouts(Scripted([0]), QUESTIONS)
+    write_report(Runs(after, before), tmp_path)
     for model in (tmp_path, tmp_path / "rollouts"):
-        assert saved_runs(model) == (before, after)
-    named = saved_runs(tmp_path / "rollouts/model.parquet", tmp_path / "rollouts/baseline.parquet")
-    assert named == (before, after)
-    assert saved_runs(tmp_path, None) == (None, after)
-    report(None, before, tmp_path / "other")
-    assert saved_runs(tmp_path / "other", tmp_path) == (after, before)
+        assert Runs.load(model) == Runs(after, before)
+    named = Runs.load(tmp_path / "rollouts/model.parquet", tmp_path / "rollouts/baseline.parquet")
+    assert named == Runs(after, before)
+    assert Runs.load(tmp_path, None) == Runs(after)
+    write_report(Runs(before), tmp_path / "other")
+    assert Runs.load(tmp_path / "other", tmp_path) == Runs(before, after)
     with pytest.raises(InputError, match="no such file of rollouts"):
-        saved_runs(tmp_path / "nothing.parquet")
+        Runs.load(tmp_path / "nothing.parquet")
 
 
 def test_something_must_be_measured(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="ckpt_path is required"):
-        measure(ckpt_path=None, benchmark=Numbers(), folder=tmp_path, store=tmp_path / "s")
+        evaluate(ckpt_path=None, benchmark=Numbers(), folder=tmp_path, store=tmp_path / "s")
     with pytest.raises(InputError, match="numbers: there are no test questions"):
-        measure(ckpt_path="x", benchmark=Numbers(0), folder=tmp_path, store=tmp_path / "s")
+        evaluate(ckpt_path="x", benchmark=Numbers(0), folder=tmp_path, store=tmp_path / "s")
 
 
 def test_a_folder_beside_another(tmp_path: Path) -> None:
     first, second = (tiny_folder(tmp_path / f"m{seed}", seed=seed) for seed in (0, 1))
-    metrics = measure(
+    metrics = evaluate(
         ckpt_path=str(first),
         baseline=str(second),
         benchmark=Numbers(),
@@ -85,11 +88,11 @@ def test_a_folder_beside_another(tmp_path: Path) -> None:
         engine=on_cpu(2),
     )
     assert metrics["test/n"] == metrics["test/baseline/n"] == 4
-    assert len(saved_runs(tmp_path / "run").model) == 4
+    assert len(Runs.load(tmp_path / "run").model) == 4
 
 
 def test_a_student_is_told_how_to_think_beside_itself_asked_plainly(tmp_path: Path) -> None:
-    metrics = measure(
+    metrics = evaluate(
         ckpt_path=str(tiny_folder(tmp_path / "m")),
         benchmark=Numbers(),
         questions=3,
@@ -106,8 +109,8 @@ def test_a_student_is_told_how_to_think_beside_itself_asked_plainly(tmp_path: Pa
 
 
 def test_rollouts_are_exported_as_training_data(tmp_path: Path) -> None:
-    report(None, rollout(Scripted([0, 1], endless=[2]), QUESTIONS), tmp_path / "run")
-    measure(
+    write_report(Runs(generate_rollouts(Scripted([0, 1], endless=[2]), QUESTIONS)), tmp_path / "run")
+    evaluate(
         ckpt_path=None,
         rescore=str(tmp_path / "run"),
         benchmark=Numbers(),
@@ -127,7 +130,7 @@ def test_rollouts_are_exported_as_training_data(tmp_path: Path) -> None:
 
 def test_an_unknown_prompt_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"^evaluation.prompt is 'x', expected plain or metacognitive$"):
-        measure(ckpt_path="x", benchmark=Numbers(), folder=tmp_path, store=tmp_path / "s", prompt="x")  # type: ignore[arg-type]
+        evaluate(ckpt_path="x", benchmark=Numbers(), folder=tmp_path, store=tmp_path / "s", prompt="x")  # type: ignore[arg-type]
 
 
 def test_a_model_without_known_origin_stands_alone(tmp_path: Path) -> None:
@@ -137,7 +140,7 @@ def test_a_model_without_known_origin_stands_alone(tmp_path: Path) -> None:
 
 def test_an_unknown_baseline_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     model = str(tiny_folder(tmp_path / "m"))
-    metrics = measure(
+    metrics = evaluate(
         ckpt_path=model,
         benchmark=Numbers(),
         questions=1,
@@ -176,8 +179,8 @@ def test_a_checkpoint_knows_its_origin(tmp_path: Path) -> None:
     trainer.save_checkpoint(tmp_path / "x.ckpt")
     opened = open_model(str(tmp_path / "x.ckpt"), on_cpu(2), load_student)
     assert opened.base == str(folder)
-    (after,) = rollout(opened.model, QUESTIONS[:1], sampling=SHORT)
-    (before,) = rollout(open_model(str(folder), on_cpu()).model, QUESTIONS[:1], sampling=SHORT)
+    (after,) = generate_rollouts(opened.model, QUESTIONS[:1], sampling=SHORT)
+    (before,) = generate_rollouts(open_model(str(folder), on_cpu()).model, QUESTIONS[:1], sampling=SHORT)
     assert after == before
 
 
@@ -223,8 +226,8 @@ def test_a_revision_is_that_of_the_student(tmp_path: Path) -> None:
         return Scripted(name=name_or_path)
 
     settings = {"benchmark": Numbers(), "store": tmp_path / "store.sqlite", "folder": tmp_path / "run"}
-    measure(ckpt_path="tuned", baseline="base", engine=partial(scripted, revision="abc"), **settings)
-    measure(ckpt_path="tuned", baseline="tuned", engine=partial(scripted, revision="abc"), **settings)
+    evaluate(ckpt_path="tuned", baseline="base", engine=partial(scripted, revision="abc"), **settings)
+    evaluate(ckpt_path="tuned", baseline="tuned", engine=partial(scripted, revision="abc"), **settings)
     assert asked == [("tuned", "abc"), ("base", None), ("tuned", "abc"), ("tuned", "abc")]
 
 
@@ -246,7 +249,7 @@ class Broken(ChatModel):
 def test_a_judge_that_fails_costs_no_rollout(tmp_path: Path) -> None:
     judge, run = Broken(), tmp_path / "run"
     with pytest.raises(InputError, match="more than max_failure_rate"):
-        measure(
+        evaluate(
             ckpt_path="m",
             baseline="b",
             engine=lambda name_or_path: Scripted([0], name=name_or_path),
@@ -256,6 +259,6 @@ def test_a_judge_that_fails_costs_no_rollout(tmp_path: Path) -> None:
             judging=Judging(judge=judge, scores=["correctness"]),
         )
     assert judge.is_closed
-    saved = saved_runs(run)
+    saved = Runs.load(run)
     assert saved.baseline is not None
     assert len(saved.model) == len(saved.baseline) == 4

@@ -1,4 +1,4 @@
-"""The oracle judge on traces whose verdict a person can see."""
+"""The oracle judge on traces that a person can check."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from introspect.benchmarks.musique import MuSiQue
 from introspect.benchmarks.twowiki import TwoWiki
 from introspect.chat.protocol import ChatRequest, Message, Sampling, tag_answer
 from introspect.core.errors import InputError
-from introspect.evaluation.judging.judges import JUDGES, is_right
-from introspect.evaluation.judgments import (
+from introspect.evaluation.judging.judges import JUDGES
+from introspect.evaluation.judging.judgments import (
     AnswerHit,
     Correctness,
     Effective,
@@ -27,6 +27,7 @@ from introspect.evaluation.judgments import (
     Quality,
     Unparsed,
 )
+from introspect.evaluation.outcomes import is_correct
 from introspect.evaluation.rollouts import Rollout
 from introspect.oracle.judge import OracleJudge
 from introspect.oracle.teacher import write_trace
@@ -127,7 +128,7 @@ def test_a_loop_without_paragraphs_is_redundant_by_its_sentences() -> None:
 
 def test_an_answer_that_is_lost() -> None:
     lost = answered(ASKED, FIRST, SECOND, ANSWER, GIVEN_UP, MALTA, predicted="Ghent")
-    assert not is_right(lost)
+    assert not is_correct(lost)
     assert ask("answer_hit", lost) == AnswerHit(hit=True)
     assert ask("correctness", lost) == Correctness("incorrect")
     assert ask("rrp", lost) == Profile(3, (5, 6), 1.0)

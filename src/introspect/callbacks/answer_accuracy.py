@@ -14,8 +14,9 @@ from introspect.chat.protocol import Sampling
 from introspect.core.distributed import check_whole, processes, share
 from introspect.core.errors import InputError
 from introspect.core.inference import evaluating
-from introspect.evaluation.metrics.summary import summarize
-from introspect.evaluation.testing import Testing
+from introspect.evaluation.comparison import summarize
+from introspect.evaluation.generation import EvaluationSettings
+from introspect.evaluation.students import TestedStudent
 
 LOGGED = ("accuracy", "f1", "completion_tokens", "degeneration_rate", "answer_inclusive_error_rate")
 
@@ -31,7 +32,7 @@ class AnswerAccuracy(Callback):
         questions: how many; on several devices each answers its share.
         every_n_epochs: epochs between two looks.
         batch_size: rollouts that are generated at once; None leaves it to the chat model.
-        sampling: how answers are drawn; None is the paper's way.
+        sampling: how answers are drawn; None takes the paper's settings.
         store: the file that keeps responses, so that none is generated twice; None keeps none.
     """
 
@@ -50,7 +51,7 @@ class AnswerAccuracy(Callback):
         self.questions = questions
         self.every_n_epochs = every_n_epochs
         self.options = {} if batch_size is None else {"batch_size": batch_size}
-        self.testing = Testing(sampling=sampling or Sampling(), store=store)
+        self.settings = EvaluationSettings(sampling=sampling or Sampling(), store=store)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse before the training what could not be answered in it."""
@@ -66,8 +67,8 @@ class AnswerAccuracy(Callback):
             return
         mine = share(examples, *processes(trainer))
         with evaluating(pl_module), torch.no_grad(), trainer.precision_plugin.val_step_context():  # as in the test
-            model = cast(Any, pl_module).chat_model(**self.options)
-            answered = self.testing.rollouts(model, mine, "validation rollouts") if mine else []
+            model = cast(TestedStudent, pl_module).chat_model(**self.options)
+            answered = self.settings.generate(model, mine, "validation rollouts") if mine else []
         scores = summarize(gather(answered))
         for name in LOGGED:
             pl_module.log(f"val/{name}", scores[name], prog_bar=name == "accuracy")

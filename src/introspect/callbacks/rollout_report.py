@@ -5,31 +5,27 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any, cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from introspect.callbacks.gathering import by_first, gather
 from introspect.core.errors import InputError
-from introspect.evaluation.judging.running import Judging, Verdicts
-from introspect.evaluation.judgments import Judged
+from introspect.evaluation.judging.judgments import Judged
+from introspect.evaluation.judging.running import Judging
+from introspect.evaluation.report import write_report
 from introspect.evaluation.rollouts import Rollout
-from introspect.evaluation.testing import Failures, flat, report, save_runs
-
-if TYPE_CHECKING:
-    from lightning.pytorch.loggers import Logger
-
-T = TypeVar("T", Rollout, Judged)
+from introspect.evaluation.runs import Runs
+from introspect.evaluation.students import TestedStudent
 
 
 class RolloutReport(Callback):
     """Lets a judge read the rollouts of a test and of the baseline, compares them, and reports.
 
-    Reads `module.test_rollouts` and `module.baseline_rollouts` (None without a baseline) when the last test batch is
-    done; each rank has its own share, and judges it. Requests that failed are counted in `module.test_failures`. Prints
-    the table, writes `metrics.json`, `rollouts/*.parquet` and `judgments/*.parquet`, gives W&B a table of rollouts
-    before and after, and logs `test/accuracy`, … of the model and `test/baseline/accuracy`, … of the baseline: every
-    number of `metrics.summary.summarize`, and `test/aes`.
+    Reads `module.test_runs` of a `TestedStudent` when the last test batch is done; each rank has its own share, and
+    judges it. Prints the table, writes `metrics.json`, `rollouts/*.parquet` and `judgments/*.parquet`, gives W&B a
+    table of rollouts before and after, and logs `test/accuracy`, … of the model and `test/baseline/accuracy`, … of the
+    baseline: every number of `comparison.summarize`, and `test/aes`.
 
     Args:
         folder: where the files go.
@@ -61,51 +57,34 @@ class RolloutReport(Callback):
 
         What was answered is saved before the judge is asked, so that `evaluate.py rollouts=…` can judge it again.
         """
-        module = cast(Any, pl_module)
-        failures = Failures(*map(sum, zip(*gather([module.test_failures]), strict=True)))
-        before = None if module.baseline_rollouts is None else _once(gather(module.baseline_rollouts))
-        after = _once(gather(module.test_rollouts))
+        own = cast(TestedStudent, pl_module).test_runs
+        runs = Runs.merge(gather([own]))
         if trainer.is_global_zero:
-            save_runs(self.folder, before, after, failures)
+            runs.save(self.folder)
         try:
-            model = self._judged(trainer, module.test_rollouts, "judge reads the student")
+            model = self._judged(trainer, own.model, "judge reads the student")
             baseline = None
-            if module.baseline_rollouts is not None:
-                baseline = self._judged(trainer, module.baseline_rollouts, "judge reads the baseline")
+            if own.baseline is not None:
+                baseline = self._judged(trainer, own.baseline, "judge reads the baseline")
         finally:
             self.judging.close()
-        verdicts = self.judging.verdicts(baseline, model)
-        numbers = by_first(lambda: self._reported(trainer.loggers, before, after, verdicts, failures))
+        judged = self.judging.join(baseline, model)
+        numbers = by_first(
+            lambda: write_report(runs, self.folder, trainer.loggers, judged=judged, table_rows=self.table_rows)
+        )
         for name, value in numbers.items():
             pl_module.log(f"test/{name}", value)
         for name, amount in total(gather([self.judging.spent()])).items():
             pl_module.log(f"test/judge/{name}", amount)
 
-    def _reported(
-        self,
-        loggers: Sequence[Logger],
-        before: Sequence[Rollout] | None,
-        after: Sequence[Rollout],
-        verdicts: Verdicts | None,
-        failures: Failures,
-    ) -> dict[str, float]:
-        comparison = report(
-            before, after, self.folder, loggers, verdicts=verdicts, failures=failures, table_rows=self.table_rows
-        )
-        return {name: float(value) for name, value in flat(comparison).items()}
-
     def _judged(self, trainer: Trainer, rollouts: Sequence[Rollout], description: str) -> list[Judged]:
         """What is said about those of all ranks, each once."""
         examples = partial(cast(Any, trainer).datamodule.examples, "test") if self.judging.judge else tuple
-        return _once(gather(self.judging.judged(rollouts, examples, description)))
+        judged = gather(self.judging.judged(rollouts, examples, description))
+        return list({(item.example_id, item.rollout_id): item for item in judged}.values())
 
 
 def total(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """What all ranks have spent, by name."""
     names = dict.fromkeys(name for part in parts for name in part)
     return {name: sum(part.get(name, 0) for part in parts) for name in names}
-
-
-def _once(items: Sequence[T]) -> list[T]:
-    """A loader that Lightning shares out, of a data module of your own, asks some twice, to give every rank as many."""
-    return list({(item.example_id, item.rollout_id): item for item in items}.values())

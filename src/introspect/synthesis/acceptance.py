@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from introspect.benchmarks.answers import exact_match, f1_score, substring_match
 from introspect.benchmarks.examples import MultiHopExample
 from introspect.core.errors import InputError
+from introspect.evaluation.judging.judgments import Correctness, Judgment, Unparsed
 from introspect.evaluation.judging.running import Judging
-from introspect.evaluation.judgments import Correctness, Judgment, Unparsed
 from introspect.evaluation.rollouts import Rollout
 
 JUDGE = "judge"

@@ -27,8 +27,8 @@ from introspect.core.distributed import Mean, check_whole
 from introspect.core.errors import InputError, first_line
 from introspect.core.nested import to_plain
 from introspect.core.resuming import reseed
-from introspect.evaluation.rollouts import Rollout
-from introspect.evaluation.testing import Failures, Testing
+from introspect.evaluation.generation import EvaluationSettings
+from introspect.evaluation.runs import Runs
 from introspect.tuning.batching import IGNORED
 from introspect.tuning.export import ModelCard, save_folder
 from introspect.tuning.likelihood import likelihood
@@ -74,7 +74,7 @@ class ReasoningStudent(LightningModule):
         chat_template: see `supervision.load_tokenizer`.
         compile: whether torch compiles the blocks of the network, see `network.compile_blocks`.
         liger: whether training uses Liger's kernels, see `network.use_liger`; needs a CUDA GPU.
-        testing: how `trainer.test` measures the student.
+        testing: how the student answers the questions of `trainer.test`.
     """
 
     network: Any
@@ -101,7 +101,7 @@ class ReasoningStudent(LightningModule):
         chat_template: TemplateChoice = "auto",
         compile: bool = False,
         liger: bool = False,
-        testing: Testing | None = None,
+        testing: EvaluationSettings | None = None,
     ) -> None:
         settings = {name: to_plain(value) for name, value in locals().items() if name not in _NOT_SAVED}
         super().__init__()
@@ -110,11 +110,9 @@ class ReasoningStudent(LightningModule):
         self.network = None
         self.tokenizer = None
         self._compiles, self._liger, self._is_fast = compile, liger, False
-        self.testing = testing or Testing()
+        self.testing = testing or EvaluationSettings()
         self.val_loss, self.val_token_accuracy = Mean(), Mean()
-        self.test_rollouts: list[Rollout] = []
-        self.baseline_rollouts: list[Rollout] | None = None
-        self.test_failures = Failures()
+        self.test_runs = Runs()
 
     def configure_model(self) -> None:
         """Build tokenizer and network; the trainer calls it when it knows where the weights shall live.
@@ -189,19 +187,12 @@ class ReasoningStudent(LightningModule):
             InputError: the weights are spread over devices.
         """
         check_whole(self.trainer)
-        self.test_rollouts = []
-        self.baseline_rollouts = [] if self.testing.baseline else None
-        self.test_failures = Failures()
+        self.test_runs = Runs(baseline=() if self.testing.baseline else None)
 
     def test_step(self, batch: Sequence[MultiHopExample], batch_idx: int) -> None:
         """Let the student answer the questions, and its baseline too; `RolloutReport` scores what they said."""
-        student = self.chat_model(**self.testing.options)
-        after = self.testing.rollouts(student, batch, "student answers", prompt=self.testing.prompt)
-        self.test_rollouts += after
-        before = self.testing.baseline_rollouts(batch)
-        if before is not None and self.baseline_rollouts is not None:
-            self.baseline_rollouts += before
-        self.test_failures = self.test_failures.plus(len(batch) * self.testing.samples, before, after)
+        answered = self.testing.compare(self.chat_model(**self.testing.options), batch)
+        self.test_runs = Runs.merge([self.test_runs, answered])
 
     def _over_processes(self, means: Tensor, count: int) -> Tensor:
         """Means [k] over `count` tokens here, as means over those of all processes."""
@@ -279,6 +270,11 @@ class ReasoningStudent(LightningModule):
             super(MixedPrecision, plugin).clip_gradients(optimizer, gradient_clip_val or 0.0, how)
         else:
             super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
+
+    @property
+    def base_model(self) -> str | None:
+        """The folder or hub id of the model that is tuned; None where it begins with random weights."""
+        return None if self.hparams["architecture"] else self.hparams["model"]
 
     def chat_model(self, **options: Any) -> TransformersChat:
         """The student as it stands, as a chat model on the live weights.

@@ -17,10 +17,10 @@ from introspect.benchmarks.hopworld import Hopworld
 from introspect.chat.protocol import ChatFailure, ChatModel, ChatRequest, ChatResponse, Sampling, tag_answer
 from introspect.chat.usage import Usage
 from introspect.core.errors import InputError
-from introspect.evaluation.evaluate import measure
+from introspect.evaluation.evaluate import evaluate
+from introspect.evaluation.generation import generate_rollouts
 from introspect.evaluation.judging.judges import JUDGES, chosen_judges
-from introspect.evaluation.judging.running import Base, Judging, base_lengths, examples_of, nobody, save_judgments
-from introspect.evaluation.judgments import (
+from introspect.evaluation.judging.judgments import (
     AnswerHit,
     Correctness,
     Effective,
@@ -31,8 +31,11 @@ from introspect.evaluation.judgments import (
     Quality,
     Unparsed,
 )
+from introspect.evaluation.judging.metrics import BaseLengths
+from introspect.evaluation.judging.running import Judging, base_lengths, examples_of, nobody, save_judgments
+from introspect.evaluation.report import write_report
 from introspect.evaluation.rollouts import Rollout
-from introspect.evaluation.testing import Failures, report, rollout
+from introspect.evaluation.runs import Runs
 from introspect.oracle.judge import OracleJudge
 from tests.chat import asking
 from tests.evaluation.metrics import factory
@@ -197,7 +200,7 @@ def test_models_are_sent_no_item_and_asked_as_the_config_says() -> None:
     assert all(request.example is None and request.sampling == sampling for request in model.asked)
 
 
-def test_no_judge_no_verdicts() -> None:
+def test_no_judge_no_judgments() -> None:
     judging = Judging(judge=nobody())
     assert judging.judge_runs(None, [factory.rollout()], no_examples) is None
     assert judging.judged([factory.rollout()], no_examples) == [Judged(factory.rollout(), {})]
@@ -247,10 +250,10 @@ class Walker(ChatModel):
 
 
 def test_a_report_of_judged_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    before, after = rollout(Walker(lost=3), ITEMS), rollout(Walker(), ITEMS)
-    verdicts = Judging(judge=OracleJudge()).judge_runs(before, after, lambda: ITEMS)
-    assert verdicts is not None
-    report(before, after, tmp_path, verdicts=verdicts)
+    before, after = generate_rollouts(Walker(lost=3), ITEMS), generate_rollouts(Walker(), ITEMS)
+    judged_runs = Judging(judge=OracleJudge()).judge_runs(before, after, lambda: ITEMS)
+    assert judged_runs is not None
+    write_report(Runs(after, before), tmp_path, judged=judged_runs)
     content = json.loads((tmp_path / "metrics.json").read_text())
     model, baseline = content["model"], content["baseline"]
     assert (baseline["judge_accuracy"], model["judge_accuracy"]) == (0.5, 1.0)
@@ -264,26 +267,26 @@ def test_a_report_of_judged_runs(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert content["judge"]["identity"]["model"] == "oracle-judge"
     assert len(model["ci95"]["rrp_r"]) == len(model["difference_ci95"]["judge_accuracy"]) == 2
     shown = capsys.readouterr().out
-    assert "R, length-aware" in shown
+    assert "RRP, length-aware" in shown
     assert "judge: oracle-judge" in shown
     assert pq.read_table(tmp_path / "judgments/model.parquet").num_rows == 6 * 6
 
 
 def test_saved_rollouts_are_judged_alone(tmp_path: Path) -> None:
-    before, after = rollout(Walker(lost=3), ITEMS), rollout(Walker(), ITEMS)
-    report(before, after, tmp_path / "run")
+    before, after = generate_rollouts(Walker(lost=3), ITEMS), generate_rollouts(Walker(), ITEMS)
+    write_report(Runs(after, before), tmp_path / "run")
     settings = {"ckpt_path": None, "benchmark": WORLDS, "store": tmp_path / "s", "rescore": str(tmp_path / "run")}
     judging = Judging(judge=OracleJudge(), store=tmp_path / "store.sqlite")
-    metrics = measure(**settings, folder=tmp_path / "again", judging=judging)  # type: ignore[arg-type]
+    metrics = evaluate(**settings, folder=tmp_path / "again", judging=judging)  # type: ignore[arg-type]
     assert (metrics["test/judge_accuracy"], metrics["test/baseline/judge_accuracy"]) == (1.0, 0.5)
     assert metrics["test/rrp_r"] > 0
-    without = measure(**settings, folder=tmp_path / "plain", judging=Judging())  # type: ignore[arg-type]
+    without = evaluate(**settings, folder=tmp_path / "plain", judging=Judging())  # type: ignore[arg-type]
     assert not any("rrp" in name or "judge" in name for name in without)
     assert json.loads((tmp_path / "plain/metrics.json").read_text())["judge"] is None
 
 
 def test_a_judge_that_reads_items_must_find_them() -> None:
-    rollouts = rollout(Walker(), ITEMS)
+    rollouts = generate_rollouts(Walker(), ITEMS)
     assert examples_of(rollouts, lambda: ITEMS) == {item.id: item for item in ITEMS}
     complaint = (
         "the judge reads the benchmark's items, and 1 that the rollouts are about are not among the 5 loaded ones, for"
@@ -300,16 +303,20 @@ def test_a_judge_that_reads_items_must_find_them() -> None:
 def test_the_unit_of_length_is_the_baseline_or_given(caplog: pytest.LogCaptureFixture) -> None:
     rollouts = [factory.rollout("a", reasoning="One. Two.\n\nThree", completion_tokens=30)]
     rollouts.append(factory.rollout("b", reasoning="One", completion_tokens=10))
-    assert base_lengths(rollouts) == Base(20, 2)
-    assert base_lengths([]) == base_lengths([factory.rollout(reasoning="", completion_tokens=0)]) == Base(None, None)
+    assert base_lengths(rollouts) == BaseLengths(20, 2)
+    assert (
+        base_lengths([])
+        == base_lengths([factory.rollout(reasoning="", completion_tokens=0)])
+        == BaseLengths(None, None)
+    )
     alone = Judging(judge=ScriptedJudge(), scores=["rrp", "mqi"]).judge_runs(None, rollouts, no_examples)
     assert alone is not None
-    assert alone.base == Base(None, None)
+    assert alone.model.base == BaseLengths(None, None)
     assert "without a baseline MQI and the length-aware RRP have no unit and are left out" in caplog.text
     given = Judging(judge=ScriptedJudge(), base_tokens=731, base_sentences=40)
-    verdicts = given.judge_runs(rollouts, rollouts, no_examples)
-    assert verdicts is not None
-    assert verdicts.base == Base(731, 40)
+    judged_runs = given.judge_runs(rollouts, rollouts, no_examples)
+    assert judged_runs is not None
+    assert judged_runs.model.base == BaseLengths(731, 40)
 
 
 def test_what_is_left_out_is_said_and_shown(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -317,12 +324,12 @@ def test_what_is_left_out_is_said_and_shown(tmp_path: Path, caplog: pytest.LogCa
     broken = {"rrp": None, "mqi": "Well, well."}
     model = ScriptedJudge(lambda name, attempt: broken.get(name, REPLIES[name]))
     with caplog.at_level(logging.WARNING):
-        verdicts = Judging(judge=model, base_tokens=1, base_sentences=1).judge_runs(None, rollouts, no_examples)
-    assert verdicts is not None
+        judged_runs = Judging(judge=model, base_tokens=1, base_sentences=1).judge_runs(None, rollouts, no_examples)
+    assert judged_runs is not None
     assert "about the model that the judge gave in no readable form, left out: 2 x mqi: no L_OBS" in caplog.text
     assert "2 requests about the model were not answered by the judge, and are left out" in caplog.text
-    comparison = report(None, rollouts, tmp_path, verdicts=verdicts)
-    assert (comparison.model["judge_unparsed"], comparison.model["judge_failed"]) == (2, 2)
+    numbers = write_report(Runs(rollouts), tmp_path, judged=judged_runs)
+    assert (numbers["judge_unparsed"], numbers["judge_failed"]) == (2, 2)
     content = json.loads((tmp_path / "metrics.json").read_text())
     assert content["judge"]["unparsed"] == {"model": {"mqi: no L_OBS": 2}}
     assert content["model"]["mqi_level"] is None
@@ -341,20 +348,20 @@ def test_traces_that_are_missing_are_said(caplog: pytest.LogCaptureFixture) -> N
 
 
 def test_failed_rollouts_are_counted_and_the_rest_compared(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    before, after = rollout(Walker(failing=1), ITEMS), rollout(Walker(failing=2), ITEMS)
+    before, after = generate_rollouts(Walker(failing=1), ITEMS), generate_rollouts(Walker(failing=2), ITEMS)
     assert (len(before), len(after)) == (5, 4)
-    failures = Failures().plus(6, before, after)
-    assert failures == Failures(1, 2)
-    verdicts = Judging(judge=OracleJudge()).judge_runs(before, after, lambda: ITEMS)
-    comparison = report(before, after, tmp_path / "run", verdicts=verdicts, failures=failures)
-    assert (comparison.model["failed"], comparison.baseline["failed"], comparison.baseline["n"]) == (2, 1, 4)
+    runs = Runs.of(6, after, before)
+    assert (runs.model_failed, runs.baseline_failed) == (2, 1)
+    judged_runs = Judging(judge=OracleJudge()).judge_runs(before, after, lambda: ITEMS)
+    numbers = write_report(runs, tmp_path / "run", judged=judged_runs)
+    assert (numbers["failed"], numbers["baseline/failed"], numbers["baseline/n"]) == (2, 1, 4)
     assert "1 of 5 questions are left out of the comparison" in caplog.text
     # The files know it too.
     settings = {"ckpt_path": None, "benchmark": WORLDS, "store": tmp_path / "s", "rescore": str(tmp_path / "run")}
-    metrics = measure(**settings, folder=tmp_path / "again")  # type: ignore[arg-type]
+    metrics = evaluate(**settings, folder=tmp_path / "again")  # type: ignore[arg-type]
     assert (metrics["test/failed"], metrics["test/baseline/failed"], metrics["test/n"]) == (2, 1, 4)
     with pytest.raises(InputError, match="same questions"):
-        report(before, after, tmp_path / "other")
+        write_report(Runs(after, before), tmp_path / "other")
 
 
 def test_judgments_of_nobody_are_an_empty_file(tmp_path: Path) -> None:
@@ -375,10 +382,10 @@ def test_judgments_of_nobody_are_an_empty_file(tmp_path: Path) -> None:
 def test_scripted_questions_reach_the_callback(tmp_path: Path) -> None:
     """The answers of `tests.chat.asking` are judged as the oracle knows them: facts that only quote."""
     items = [asking.question(number) for number in range(3)]
-    rollouts = rollout(asking.Scripted([0], lost=[1]), items)
-    verdicts = Judging(judge=OracleJudge(), scores=["correctness"]).judge_runs(None, rollouts, lambda: items)
-    assert verdicts is not None
-    grades = [item.judgments["correctness"] for item in verdicts.model]
+    rollouts = generate_rollouts(asking.Scripted([0], lost=[1]), items)
+    judged_runs = Judging(judge=OracleJudge(), scores=["correctness"]).judge_runs(None, rollouts, lambda: items)
+    assert judged_runs is not None
+    grades = [item.judgments["correctness"] for item in judged_runs.model.rollouts]
     assert grades == [Correctness("correct"), Correctness("incorrect"), Correctness("incorrect")]
 
 

@@ -12,14 +12,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from introspect.benchmarks.answers import normalize_answer
-from introspect.evaluation.metrics.sampling import SamplingScores, average_at_k, majority_at_k, pass_at_k
+from introspect.evaluation.metrics.rollout_metrics import RolloutMetrics
+from introspect.evaluation.metrics.sampling import average_at_k, majority_at_k, pass_at_k, sampling_statistics
+from introspect.evaluation.metrics.statistics import point_estimates
 from tests.evaluation.metrics.factory import quick, rollout, runs
 
 
 def _scores(run):
-    metric = SamplingScores()
+    metric = RolloutMetrics()
     metric.update(run)
-    return {name: value.item() for name, value in metric.compute().items()}
+    records = metric.records()
+    found = point_estimates(sampling_statistics(records, "accuracy"), records.questions)
+    return {name: value.item() for name, value in found.items()}
 
 
 def test_average_and_majority_read_the_first_k():

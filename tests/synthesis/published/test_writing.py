@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from introspect.core.errors import InputError
-from introspect.evaluation.testing import rollout
+from introspect.evaluation.generation import generate_rollouts
 from introspect.oracle.teacher import Oracle
 from introspect.synthesis.published import export_rollouts, export_traces
 from introspect.synthesis.recipes import MBTR, MBTS, DirectR, DistillR, Published, SelfDistill, TeacherDistill
@@ -105,7 +105,7 @@ def test_rollouts_are_written_right_and_wrong(tmp_path):
     student = Scripted(
         lambda request: right(request) if request.example.id in right_ids else [wrong, endless][request.sample](request)
     )
-    rollouts = rollout(student, EXAMPLES, samples=2)
+    rollouts = generate_rollouts(student, EXAMPLES, samples=2)
     export_rollouts(rollouts, EXAMPLES, tmp_path, split="validation", facts={"student": "scripted"})
 
     assert pq.read_schema(file_of(tmp_path, "validation")).names == [*QUESTION, *ROLLOUT]

@@ -13,8 +13,8 @@ import torch
 from introspect.dissection.files import save
 from introspect.dissection.result import Dissection
 from introspect.dissection.tally import Counts
+from introspect.evaluation.judging.judgments import Judged, Profile, Quality
 from introspect.evaluation.judging.running import save_judgments
-from introspect.evaluation.judgments import Judged, Profile, Quality
 from introspect.evaluation.rollouts import Rollout, save_rollouts
 from tests.dissection.made import Made
 

@@ -174,8 +174,8 @@ def test_traces_stand_side_by_side_in_their_phases(board: Path) -> None:
         )
         assert len(set(colors)) == 5
         assert "judge: derives the answer in paragraph 3; redundant: paragraphs 4; level 5" in tuned.inner_text()
-        assert page.inner_text("article[data-side=base] .verdict") == "lost"
-        assert page.inner_text("article[data-side=tuned] .verdict") == "right"
+        assert page.inner_text("article[data-side=base] .outcome") == "answer-inclusive error"
+        assert page.inner_text("article[data-side=tuned] .outcome") == "correct"
         page.keyboard.press("n")
         assert page.inner_text(".question") == "Who is the king of Rome1?"
         page.focus("#questions")
@@ -184,9 +184,9 @@ def test_traces_stand_side_by_side_in_their_phases(board: Path) -> None:
         page.keyboard.press("p")
         assert page.inner_text("#position") == "2 of 3"
         page.select_option("#outcome", "gained")
-        assert found.texts("#questions li small") == ["lost → right", "no answer → right"]
+        assert found.texts("#questions li small") == ["answer-inclusive error → correct", "no answer → correct"]
         page.fill("#find", "rome2")
-        assert found.texts("#questions li small") == ["no answer → right"]
+        assert found.texts("#questions li small") == ["no answer → correct"]
         page.fill("#find", "carthage")
         assert page.inner_text("#pair") == "No question is of this kind."
         page.fill("#find", "")

@@ -40,10 +40,10 @@ def test_a_side_with_its_judgments(tmp_path: Path) -> None:
     first, second = side.rows
     assert "".join(text for _, text, _ in first["parts"]) == PLANNED
     assert [(phase, text) for phase, text, is_answer in first["parts"] if is_answer] == [(3, "Numa")]
-    assert (first["answer"], first["verdict"], first["gold"]) == ("Numa", "right", ["Numa"])
+    assert (first["answer"], first["outcome"], first["gold"]) == ("Numa", "correct", ["Numa"])
     assert first["judged"]["rrp"] == {"first_correct": 3, "redundant": [4], "confidence": 0.9}
     assert first["judged"]["mqi"]["phases"] == [1, 2]
-    assert (second["answer"], second["verdict"], second["parts"]) == ("Ancus", "wrong", [(3, "Nobody knows.", 0)])
+    assert (second["answer"], second["outcome"], second["parts"]) == ("Ancus", "wrong", [(3, "Nobody knows.", 0)])
     assert read_side(tmp_path, "baseline", 2) is None
 
 

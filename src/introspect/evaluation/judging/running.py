@@ -1,4 +1,4 @@
-"""Judging: a second stage over rollouts, right after they are made or alone on saved ones."""
+"""Judging: a second stage over rollouts, right after they are generated or later on saved ones."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Se
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from introspect.benchmarks.examples import MultiHopExample
 from introspect.chat.protocol import ChatFailure, ChatModel, ChatRequest, ChatResponse, Sampling
@@ -18,8 +18,9 @@ from introspect.core.errors import InputError
 from introspect.core.parquet import Table
 from introspect.core.progress import track
 from introspect.evaluation.judging.judges import JUDGES, Judge, chosen_judges
-from introspect.evaluation.judgments import Failed, Judged, Judgment, Unparsed
-from introspect.evaluation.metrics.judged import JudgedRun
+from introspect.evaluation.judging.judgments import Failed, Judged, Judgment, Unparsed
+from introspect.evaluation.judging.metrics import BaseLengths, JudgedRun
+from introspect.evaluation.outcomes import has_no_reasoning
 from introspect.evaluation.rollouts import Rollout
 from introspect.oracle.paragraphs import sentence_counts
 
@@ -29,55 +30,42 @@ log = logging.getLogger(__name__)
 Examples = Callable[[], Iterable[MultiHopExample]]
 
 
-class Base(NamedTuple):
-    """The lengths of the untuned model's answers: the units of MQI (tokens) and the length-aware RRP (sentences).
-
-    None where they are not known; the scores that need them are then left out.
-    """
-
-    tokens: float | None
-    sentences: float | None
-
-
 @dataclass(frozen=True, slots=True)
-class Verdicts:
-    """What a judge said about a run and its baseline.
+class JudgedRuns:
+    """What a judge says about a run and its baseline.
 
-    judge: identity of the judge's model. scores: names of the judges. base: the untuned model's lengths.
+    Attributes:
+        judge: identity of the judge's model.
+        baseline: the judged rollouts of the baseline; None without one.
+        model: the judged rollouts of the model.
     """
 
     judge: Mapping[str, str]
-    scores: tuple[str, ...]
-    base: Base
-    baseline: Sequence[Judged] | None
-    model: Sequence[Judged]
+    baseline: JudgedRun | None
+    model: JudgedRun
 
-    def runs(self) -> tuple[JudgedRun | None, JudgedRun]:
-        """Both runs as the metrics take them."""
-        before, after = (
-            None if side is None else JudgedRun(side, self.scores, *self.base) for side in (self.baseline, self.model)
+    def about(self, questions: Container[str]) -> JudgedRuns:
+        """Keep what is about questions of these ids; the base lengths stay."""
+        return replace(
+            self, baseline=self.baseline and self.baseline.about(questions), model=self.model.about(questions)
         )
-        assert after is not None
-        return before, after
-
-    def about(self, questions: Container[str]) -> Verdicts:
-        """The part of it that is about questions of these ids; the base lengths stay."""
-        before, after = (
-            None if side is None else [judged for judged in side if judged.example_id in questions]
-            for side in (self.baseline, self.model)
-        )
-        return replace(self, baseline=before, model=after or [])
 
     def to_json(self) -> dict[str, Any]:
         """Who judged, by what units, and what could not be read and why: `judge` of `metrics.json`."""
         sides = {"model": self.model} | ({} if self.baseline is None else {"baseline": self.baseline})
         return {
             "identity": dict(self.judge),
-            "scores": list(self.scores),
-            "base_tokens": self.base.tokens,
-            "base_sentences": self.base.sentences,
-            "unparsed": {side: _reasons(judged) for side, judged in sides.items()},
+            "scores": list(self.model.scores),
+            "base_tokens": self.model.base.tokens,
+            "base_sentences": self.model.base.sentences,
+            "unparsed": {side: _reasons(run.rollouts) for side, run in sides.items()},
         }
+
+    def save(self, folder: Path) -> None:
+        """Write `judgments/{model,baseline}.parquet` into a folder."""
+        save_judgments(self.model.rollouts, folder / "judgments" / "model.parquet")
+        if self.baseline is not None:
+            save_judgments(self.baseline.rollouts, folder / "judgments" / "baseline.parquet")
 
 
 def _reasons(judged: Iterable[Judged]) -> dict[str, int]:
@@ -95,9 +83,14 @@ def _reasons(judged: Iterable[Judged]) -> dict[str, int]:
 class Judging:
     """How rollouts are judged.
 
-    judge: who judges; None judges nothing. scores: which judges of `JUDGES` are asked. sampling: how replies are drawn.
-    attempts: how often at most, where a reply can not be read; each is a draw of its own. store: the file that keeps
-    replies; None keeps none. base_tokens, base_sentences: the units of `Base`; None takes them from the baseline.
+    Attributes:
+        judge: who judges; None judges nothing.
+        scores: names of the judges in `JUDGES` that are asked.
+        sampling: how replies are drawn.
+        attempts: requests at most per judge and rollout, where a reply cannot be read; each is a draw of its own.
+        store: the file that keeps replies; None keeps none.
+        base_tokens: mean completion tokens of the base model's answers, the unit of MQI; None takes the baseline's.
+        base_sentences: mean sentences of its reasoning, the unit of the length-aware RRP; None takes the baseline's.
     """
 
     judge: ChatModel | None = None
@@ -117,71 +110,72 @@ class Judging:
                 raise InputError(f"judging.{name}={value}: expected more than 0, or null")
 
     def judged(self, rollouts: Sequence[Rollout], examples: Examples, description: str = "judge") -> list[Judged]:
-        """What the judge says about rollouts, in their order; nothing about any if there is no judge.
+        """Judge rollouts, each by itself, so that parts of a run can be judged apart.
 
         Args:
-            rollouts: each is asked about by itself, so parts of a run can be judged apart.
+            rollouts: of a run or a part of it.
             examples: gives the benchmark's items, for a judge that reads them.
             description: of the progress bar.
 
+        Returns:
+            The rollouts in their order; without judgments if there is no judge.
+
         Raises:
-            InputError: the judge reads items, and one is not there or asks something else; or too many requests failed.
+            InputError: the judge reads items, and one is missing or asks something else; or too many requests failed.
         """
         if self.judge is None:
             return [Judged(rollout, {}) for rollout in rollouts]
         known = examples_of(rollouts, examples) if self.judge.reads_examples else {}
         with ResponseStore(self.store) if self.store else nullcontext() as store:
-            asking = _Asking(self, self.judge, rollouts, known, store)
-            return asking.judge(description)
+            return _Requests(self, self.judge, rollouts, known, store).judge(description)
 
     def judge_runs(
         self, baseline: Sequence[Rollout] | None, model: Sequence[Rollout], examples: Examples
-    ) -> Verdicts | None:
-        """`judged` and `verdicts` of a run and its baseline."""
+    ) -> JudgedRuns | None:
+        """Judge a run and its baseline; None if there is no judge."""
         if self.judge is None:
             return None
         before = None if baseline is None else self.judged(baseline, examples, "judge reads the baseline")
-        return self.verdicts(before, self.judged(model, examples, "judge reads the student"))
+        return self.join(before, self.judged(model, examples, "judge reads the student"))
 
-    def verdicts(self, baseline: Sequence[Judged] | None, model: Sequence[Judged]) -> Verdicts | None:
-        """Put the judged runs together, and say what is to be said about them; None if there is no judge."""
+    def join(self, baseline: Sequence[Judged] | None, model: Sequence[Judged]) -> JudgedRuns | None:
+        """Put the judged runs together, and warn of what is left out; None if there is no judge."""
         if self.judge is None:
             return None
         scores = tuple(judge.name for judge in chosen_judges(self.scores))
-        verdicts = Verdicts(dict(self.judge.identity), scores, self._base(baseline), baseline, model)
-        _speak(verdicts)
-        return verdicts
+        measured = base_lengths([judged.rollout for judged in baseline or ()])
+        base = BaseLengths(self.base_tokens or measured.tokens, self.base_sentences or measured.sentences)
+        before = None if baseline is None else JudgedRun(baseline, scores, base)
+        runs = JudgedRuns(dict(self.judge.identity), before, JudgedRun(model, scores, base))
+        _warn(runs)
+        return runs
 
     def spent(self) -> dict[str, float]:
         """What the judge's answers have cost; see `ChatModel.spent`."""
         return {} if self.judge is None else self.judge.spent()
 
     def close(self) -> None:
-        """Let go of what the judge holds, such as a server. Asked again, it is started again."""
+        """Release what the judge holds, such as a server; the next request starts it again."""
         if self.judge is not None:
             self.judge.close()
 
-    def _base(self, baseline: Sequence[Judged] | None) -> Base:
-        measured = base_lengths([judged.rollout for judged in baseline or ()])
-        return Base(self.base_tokens or measured.tokens, self.base_sentences or measured.sentences)
-
 
 def nobody() -> None:
-    """No judge: what `judge=none` builds."""
+    """Return no judge: what `judge=none` builds."""
 
 
-def base_lengths(rollouts: Sequence[Rollout]) -> Base:
-    """Mean completion tokens, and mean sentences of the reasoning, of a run; None where there is nothing to count."""
+def base_lengths(rollouts: Sequence[Rollout]) -> BaseLengths:
+    """Average the completion tokens and the sentences of the reasoning; None where there is nothing to count."""
     tokens = sum(rollout.completion_tokens for rollout in rollouts)
     sentences = sum(sum(sentence_counts(rollout.reasoning)) for rollout in rollouts)
-    return Base(tokens / len(rollouts) if tokens else None, sentences / len(rollouts) if sentences else None)
+    return BaseLengths(tokens / len(rollouts) if tokens else None, sentences / len(rollouts) if sentences else None)
 
 
 def examples_of(rollouts: Sequence[Rollout], examples: Examples) -> dict[str, MultiHopExample]:
-    """The items that rollouts are about, by id.
+    """Find the items that rollouts are about, by id.
 
     Raises:
-        InputError: one is not there, or asks something else.
+        InputError: one is missing, or asks something else.
     """
     found = {example.id: example for example in examples()}
     remedy = "give the data=… (hopworld: also seed=…) and split that the rollouts were made with, or judge=none"
@@ -199,8 +193,8 @@ def examples_of(rollouts: Sequence[Rollout], examples: Examples) -> dict[str, Mu
     return found
 
 
-class _Patient(ChatModel):
-    """The judge's model where a few requests are asked again: too many failures would be one of them."""
+class _Tolerant(ChatModel):
+    """The judge's model for a second attempt at a few requests, of which one failure would be too many."""
 
     max_failure_rate = 1.0
 
@@ -216,8 +210,8 @@ class _Patient(ChatModel):
         return self._model.generate(requests)
 
 
-class _Asking:
-    """One run of judgments: the rollouts by their place, and what is known about each."""
+class _Requests:
+    """The requests about the rollouts of a run, and the judgments so far by the place of the rollout."""
 
     def __init__(
         self,
@@ -232,26 +226,26 @@ class _Asking:
         self.judgments: list[dict[str, Judgment]] = [{} for _ in rollouts]
 
     def judge(self, description: str) -> list[Judged]:
-        """Ask, ask again what could not be read, and join."""
+        """Request every judgment, request again what could not be read, and join."""
         wanted: list[tuple[int, Judge]] = []
         for place, rollout in enumerate(self.rollouts):
             for judge in chosen_judges(self.judging.scores):
                 if not judge.applies(rollout):
                     continue
-                if not judge.settled(rollout):
+                if not judge.is_empty(rollout):
                     wanted.append((place, judge))
                 elif judge.empty is not None:
                     self.judgments[place][judge.name] = judge.empty
         for attempt in range(self.judging.attempts):
             if wanted:
-                self._ask(wanted, attempt, description if attempt == 0 else f"{description}, again")
+                self._request(wanted, attempt, description if attempt == 0 else f"{description}, again")
             wanted = [(p, judge) for p, judge in wanted if isinstance(self.judgments[p][judge.name], Unparsed)]
         return [
             Judged(rollout, {name: judgments[name] for name in JUDGES if name in judgments})
             for rollout, judgments in zip(self.rollouts, self.judgments, strict=True)
         ]
 
-    def _ask(self, wanted: Sequence[tuple[int, Judge]], attempt: int, description: str) -> None:
+    def _request(self, wanted: Sequence[tuple[int, Judge]], attempt: int, description: str) -> None:
         places: dict[str, tuple[int, Judge]] = {}
 
         def requests() -> Iterator[ChatRequest]:
@@ -264,16 +258,16 @@ class _Asking:
 
         for place, judge in wanted:
             self.judgments[place].setdefault(judge.name, Failed())
-        model = self.model if attempt == 0 else _Patient(self.model)
+        model = self.model if attempt == 0 else _Tolerant(self.model)
         answered = answer(model, requests(), self.store)
         for request, response in track(answered, description=description, total=len(wanted)):
             place, judge = places.pop(request.id)
             self.judgments[place][judge.name] = judge.read(self.rollouts[place], response)
 
 
-def _speak(verdicts: Verdicts) -> None:
-    """Warn of what makes the scores less than they seem."""
-    sides = {"the model": verdicts.model, "the baseline": verdicts.baseline or ()}
+def _warn(runs: JudgedRuns) -> None:
+    """Warn of what the scores leave out."""
+    sides = {"the model": runs.model.rollouts, "the baseline": runs.baseline.rollouts if runs.baseline else ()}
     for side, judged in sides.items():
         if reasons := _reasons(judged):
             counts = ", ".join(f"{count} x {reason}" for reason, count in reasons.items())
@@ -281,10 +275,10 @@ def _speak(verdicts: Verdicts) -> None:
         failed = sum(isinstance(judgment, Failed) for item in judged for judgment in item.judgments.values())
         if failed:
             log.warning("%d requests about %s were not answered by the judge, and are left out", failed, side)
-        empty = sum(not item.rollout.reasoning.strip() for item in judged)
+        empty = sum(has_no_reasoning(item.rollout) for item in judged)
         if 2 * empty > len(judged):
             log.warning("%d of %d rollouts of %s have no reasoning to be judged", empty, len(judged), side)
-    if verdicts.base.tokens is None or verdicts.base.sentences is None:
+    if None in runs.model.base:
         log.warning(
             "without a baseline MQI and the length-aware RRP have no unit and are left out: give baseline=…, or"
             " judging.base_tokens and judging.base_sentences"

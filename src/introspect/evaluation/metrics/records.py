@@ -1,4 +1,4 @@
-"""The base of every metric that needs the rollouts side by side: quantiles, votes among rollouts, resampling."""
+"""The base of every metric of rollouts: one record per rollout, for quantiles, votes among rollouts, resampling."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,28 +15,10 @@ from torchmetrics.utilities import dim_zero_cat
 
 from introspect.benchmarks.answers import normalize_answer
 from introspect.core.errors import InputError
-from introspect.evaluation.metrics.mean import NO_ROLLOUTS
 from introspect.evaluation.metrics.statistics import Gamma, Quantile, Ratio, Statistic, point_estimates
+from introspect.evaluation.rollouts import Rollout
 
-
-class Sampled(Protocol):
-    """What is scored: a rollout, alone or with what is known about it."""
-
-    @property
-    def example_id(self) -> str:
-        """The question's."""
-        ...
-
-    @property
-    def rollout_id(self) -> int:
-        """Numbers the answers to a question."""
-        ...
-
-    @property
-    def predicted_answer(self) -> str:
-        """Empty where there is none."""
-        ...
-
+NO_ROLLOUTS = "no rollouts were given: there is nothing to score"
 
 # Of one rollout; None where it does not apply.
 Score = Callable[[Any], float | None]
@@ -46,8 +28,10 @@ Score = Callable[[Any], float | None]
 class Records:
     """Rollouts as columns [n], sorted by question and, within a question, by rollout id.
 
-    `question` numbers the questions from 0, in an order that depends on the example ids alone; `vote` is equal for
-    rollouts with equal normalised answers; `scores` are float64, nan where a score does not apply.
+    Attributes:
+        question: numbers the questions from 0, in an order that depends on the example ids alone.
+        vote: equal for rollouts with equal normalised answers.
+        scores: float64, nan where a score does not apply.
     """
 
     question: Tensor
@@ -56,7 +40,7 @@ class Records:
 
     @property
     def questions(self) -> int:
-        """How many questions there are."""
+        """The number of questions."""
         return int(self.question[-1]) + 1
 
     def per_question(self, values: Tensor) -> Tensor:
@@ -120,17 +104,21 @@ class RecordMetric(Metric):
         super().reset()
         self._start()
 
-    def update(self, rollouts: Sequence[Sampled]) -> None:
-        """Take in rollouts; the order does not matter."""
+    def update(self, rollouts: Sequence[Rollout]) -> None:
+        """Add rollouts; the order does not matter."""
+        self._add(rollouts, rollouts)
+
+    def _add(self, rollouts: Sequence[Rollout], scored: Sequence[Any]) -> None:
+        """Add the records of rollouts, and the scores of what is scored about each."""
         if not rollouts:
             return
         keys = [(_hash(r.example_id), r.rollout_id, _hash(normalize_answer(r.predicted_answer))) for r in rollouts]
-        values = [[_number(score(rollout)) for score in self.columns.values()] for rollout in rollouts]
+        values = [[_number(score(item)) for score in self.columns.values()] for item in scored]
         self.keys.append(torch.tensor(keys, dtype=torch.int64, device=self.device))
         self.values.append(torch.tensor(values, dtype=torch.float64, device=self.device))
 
     def records(self) -> Records:
-        """Everything seen since the last reset, on the CPU."""
+        """Collect everything seen since the last reset, on the CPU."""
         keys, values = dim_zero_cat(self.keys).cpu(), dim_zero_cat(self.values).cpu()
         if not len(keys):
             raise InputError(NO_ROLLOUTS)
@@ -144,14 +132,14 @@ class RecordMetric(Metric):
 
     @abstractmethod
     def statistics(self, records: Records) -> dict[str, Statistic]:
-        """What the metric reports, ready to be resampled."""
+        """Give what the metric reports, ready to be resampled."""
 
     def counts(self, records: Records) -> dict[str, Tensor]:
-        """Totals that are reported beside the statistics, and that resampling would say nothing about."""
+        """Give totals, which are reported without an interval."""
         return {}
 
     def compute(self) -> dict[str, Tensor]:
-        """Statistics and counts of everything seen since the last reset."""
+        """Compute statistics and counts of everything seen since the last reset."""
         records = self.records()
         return point_estimates(self.statistics(records), records.questions) | self.counts(records)
 

@@ -10,8 +10,7 @@ import warnings
 import torch
 from torch import Tensor
 
-from introspect.evaluation.metrics.answers import ExactMatch
-from introspect.evaluation.metrics.records import RecordMetric, Records
+from introspect.evaluation.metrics.records import Records
 from introspect.evaluation.metrics.statistics import Ratio, Statistic
 
 
@@ -33,7 +32,7 @@ def majority_at_k(scores: Tensor, votes: Tensor, k: int) -> Tensor:
 
 
 def pass_at_k(correct: Tensor, total: Tensor, k: int) -> Tensor:
-    """Unbiased chance that at least one of k rollouts is right, drawn without replacement (Chen et al. 2021, eq. 1).
+    """Unbiased probability that one of k rollouts, drawn without replacement, is right (Chen et al. 2021, eq. 1).
 
     `correct` [q] of `total` [q] rollouts are right. 1 - C(total - correct, k) / C(total, k), where the quotient is the
     product of 1 - correct / (total - j) over j < k, summed as logarithms: exact for any number of rollouts.
@@ -44,7 +43,7 @@ def pass_at_k(correct: Tensor, total: Tensor, k: int) -> Tensor:
     if bool((total < k).any()):
         raise ValueError(f"pass@{k} needs {k} rollouts of every question; one has {int(total.min())}")
     remaining = total[:, None].double() - torch.arange(k)  # [q, k]
-    # Where fewer than k rollouts are wrong, a factor reaches 0: its logarithm is -inf, and the chance 1.
+    # Where fewer than k rollouts are wrong, a factor reaches 0: its logarithm is -inf, and the probability 1.
     miss = torch.log1p(-(correct[:, None].double() / remaining).clamp(max=1)).sum(dim=1)
     return -torch.expm1(miss)
 
@@ -72,16 +71,3 @@ def sampling_statistics(records: Records, score: str) -> dict[str, Statistic]:
         statistics[f"maj@{k}"] = Ratio(majority_at_k(scores, votes, k), once)
         statistics[f"pass@{k}"] = Ratio(pass_at_k(correct, total, k), once)
     return statistics
-
-
-class SamplingScores(RecordMetric):
-    """avg@k, maj@k and pass@k of exact match, in [0, 1]; see `sampling_statistics`. Votes are normalised answers."""
-
-    higher_is_better = True
-
-    def __init__(self) -> None:
-        super().__init__({"accuracy": ExactMatch.score})
-
-    def statistics(self, records: Records) -> dict[str, Statistic]:
-        """See `sampling_statistics`."""
-        return sampling_statistics(records, "accuracy")

@@ -15,8 +15,6 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from introspect.evaluation.metrics.trace import goodman_kruskal_gamma
-
 
 class Statistic(Protocol):
     """A number of a run, for any weighting of its questions."""
@@ -95,3 +93,64 @@ def point_estimates(statistics: Mapping[str, Statistic], questions: int) -> dict
     """Every statistic with each question counted once, as float64 scalars."""
     once = torch.ones(1, questions, dtype=torch.float64)
     return {name: statistic.estimate(once)[0] for name, statistic in statistics.items()}
+
+
+def goodman_kruskal_gamma(x: Tensor, y: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Rank association (Goodman & Kruskal 1954): (C - D) / (C + D) of C concordant and D discordant pairs.
+
+    Pairs tied in x or y count as neither; nan without a pair of either kind. In [-1, 1].
+
+    Pairs are counted bit by bit of the ranks of y, the highest first: two ranks that agree in all higher bits are
+    ordered by this one. A pass over sorted data per bit: O(n log n) time, O(b n) memory.
+
+    Args:
+        x, y: [n] of any ordered kind, without nan.
+        weights: [b, n], how often each point counts, for b weightings; None is once.
+
+    Returns:
+        float64 [b]; a scalar without weights.
+    """
+    if weights is None:
+        return goodman_kruskal_gamma(x, y, torch.ones(1, len(x), dtype=torch.float64, device=x.device))[0]
+    concordant = discordant = torch.zeros(len(weights), dtype=torch.float64, device=x.device)
+    order = x.argsort(stable=True)  # positions, by (higher bits of the rank of y, x) in each pass
+    place = x.unique(return_inverse=True)[1]
+    rank = y.unique(return_inverse=True)[1]
+    for bit in reversed(range(int(rank.max()).bit_length() if len(rank) else 0)):
+        group, high = rank[order] >> (bit + 1), ((rank[order] >> bit) & 1).bool()
+        weight = weights[:, order].double()
+        start = _starts(group)  # of the group of each position
+        run = _starts(torch.stack([group, place[order]]))  # of the points with the same group and x
+        lower, upper = _before(weight * ~high), _before(weight * high)  # [b, n + 1]
+        concordant = concordant + (weight * high * (lower[:, run] - lower[:, start])).sum(dim=1)
+        discordant = discordant + (weight * ~high * (upper[:, run] - upper[:, start])).sum(dim=1)
+        order = order[_partition(group, high)]
+    return (concordant - discordant) / (concordant + discordant)
+
+
+def _starts(keys: Tensor) -> Tensor:
+    """For each of n sorted keys [n] or [k, n], the position of the first equal one."""
+    keys = keys.reshape(-1, keys.shape[-1])
+    positions = torch.arange(keys.shape[1], device=keys.device)
+    is_new = torch.ones(keys.shape[1], dtype=torch.bool, device=keys.device)
+    is_new[1:] = (keys[:, 1:] != keys[:, :-1]).any(dim=0)
+    return torch.where(is_new, positions, 0).cummax(dim=0).values
+
+
+def _before(values: Tensor) -> Tensor:
+    """Sums of all values before each position: [b, n] -> [b, n + 1]."""
+    return torch.nn.functional.pad(values.cumsum(dim=1), (1, 0))
+
+
+def _partition(group: Tensor, high: Tensor) -> Tensor:
+    """The positions with, in each group [n], the low ones before the high ones, otherwise in the same order."""
+    positions = torch.arange(len(group), device=group.device)
+    start = _starts(group)
+    lows = _before((~high)[None].long())[0]  # [n + 1]
+    last = _starts(group.flip(0)).flip(0)
+    end = len(group) - last  # exclusive
+    lows_before, lows_in_group = lows[:-1] - lows[start], lows[end] - lows[start]
+    target = torch.where(high, start + lows_in_group + (positions - start - lows_before), start + lows_before)
+    result = torch.empty_like(positions)
+    result[target] = positions
+    return result

@@ -33,7 +33,7 @@ function prepareOverview() {
     numbers("accuracy %", ["model/accuracy", "test/accuracy"], percent, "of the test; small: of the base student", "baseline/accuracy"),
     numbers("tokens", ["model/completion_tokens"], tokens, "mean completion tokens; small: of the base student", "baseline/completion_tokens"),
     numbers("AES", ["model/aes"], value => shown(value, 2), "accuracy-efficiency score against the base"),
-    numbers("endless %", ["model/degeneration_rate"], percent, "rollouts that never end; small: of the base student", "baseline/degeneration_rate"),
+    numbers("degenerate %", ["model/degeneration_rate"], percent, "degenerate rollouts, which never end; small: of the base student", "baseline/degeneration_rate"),
     numbers("detectors", ["dissect/detectors/total"], value => shown(value, 1), "units that detect a concept"),
     numbers("unique", ["dissect/detectors/unique"], value => shown(value, 1), "concepts among them"),
   ], [], 0);

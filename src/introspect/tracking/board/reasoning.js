@@ -56,7 +56,7 @@ function reasoningTable(runs) {
     ["accuracy %, base", column("baseline/accuracy"), percent], ["accuracy %", column("model/accuracy"), percent],
     ["tokens, base", column("baseline/completion_tokens"), tokens], ["tokens", column("model/completion_tokens"), tokens],
     ["degenerations %, base", column("baseline/degeneration_rate"), percent], ["degenerations %", column("model/degeneration_rate"), percent],
-    ["AES", column("model/aes"), value => shown(value, 2)], ["R", column("model/rrp_r"), shown], ["MQI", column("model/mqi"), value => shown(value, 2)],
+    ["AES", column("model/aes"), value => shown(value, 2)], ["RRP", column("model/rrp_r"), shown], ["MQI", column("model/mqi"), value => shown(value, 2)],
   ];
   plainTable($("reasoning-table"), ["mean ± sd over runs", "runs", ...columns.map(([head]) => head)],
     grouped(runs).map(([name, members]) => [name, String(members.length), ...columns.map(([, values, format]) => spread(values(members), format))]));

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from introspect.core.errors import InputError
-from introspect.evaluation.outcomes import verdict
+from introspect.evaluation.outcomes import outcome
 from introspect.evaluation.rollouts import Rollout, load_rollouts
 from introspect.oracle.phases import Passage, arrival, passages, phases_present
 
@@ -57,7 +57,7 @@ def _row(rollout: Rollout, parts: Sequence[Passage], judged: Mapping[str, Any]) 
         "hops": rollout.hops,
         "answer": rollout.predicted_answer,
         "content": rollout.content,
-        "verdict": verdict(rollout),
+        "outcome": outcome(rollout),
         "tokens": rollout.completion_tokens,
         "finish": rollout.finish_reason,
         "parts": list(marked(parts, arrival(rollout.reasoning, rollout.references))),

@@ -1,13 +1,13 @@
 // The trace viewer: what the base and the tuned student thought about the same question.
 const viewer = { run: null, pairs: [], shown: [], at: -1, plain: new Set(), asked: 0 };
-const OUTCOMES = [["", "all questions"], ["gained", "wrong, then right"], ["lost", "right, then wrong"], ["wrong", "wrong after tuning"], ["late", "right answer found, then given up"]];
+const OUTCOMES = [["", "all questions"], ["gained", "wrong, then correct"], ["lost", "correct, then wrong"], ["wrong", "wrong after tuning"], ["inclusive", "answer-inclusive errors"]];
 
 function isOf(outcome, { before, after }) {
-  const right = side => side && side.verdict === "right";
-  if (outcome === "gained") return before && !right(before) && right(after);
-  if (outcome === "lost") return right(before) && !right(after);
-  if (outcome === "wrong") return !right(after);
-  if (outcome === "late") return [before, after].some(side => side && side.verdict === "lost");
+  const correct = side => side && side.outcome === "correct";
+  if (outcome === "gained") return before && !correct(before) && correct(after);
+  if (outcome === "lost") return correct(before) && !correct(after);
+  if (outcome === "wrong") return !correct(after);
+  if (outcome === "inclusive") return [before, after].some(side => side && side.outcome === "answer-inclusive error");
   return true;
 }
 
@@ -25,7 +25,7 @@ async function chooseRun(index, move = false) {
   if (move) $("traces").scrollIntoView();
 }
 
-const verdicts = pair => [pair.before, pair.after].filter(Boolean).map(side => side.verdict).join(" → ");
+const outcomes = pair => [pair.before, pair.after].filter(Boolean).map(side => side.outcome).join(" → ");
 
 function listQuestions() {
   const wanted = $("find").value.trim().toLowerCase(), outcome = $("outcome").value;
@@ -36,7 +36,7 @@ function listQuestions() {
   });
   $("questions").replaceChildren(...viewer.shown.map((pair, at) => {
     const row = pair.after || pair.before;
-    return element("li", { role: "option", id: `question-${at}`, "aria-selected": "false", onclick: () => showPair(at) }, row.question, element("small", {}, `${verdicts(pair)}${row.sample ? `, sample ${row.sample}` : ""}`));
+    return element("li", { role: "option", id: `question-${at}`, "aria-selected": "false", onclick: () => showPair(at) }, row.question, element("small", {}, `${outcomes(pair)}${row.sample ? `, sample ${row.sample}` : ""}`));
   }));
   showPair(viewer.shown.length ? 0 : -1, false);
 }
@@ -90,7 +90,7 @@ function sideOf(label, row) {
   if (arrival !== null) ruler.append(element("b", { style: { left: `${100 * arrival}%` } }, "★"));
   const where = arrival === null ? "never names the gold answer" : `★ names the gold answer after ${Math.round(100 * arrival)} % of the trace`;
   return element("article", { class: "side", "data-side": label },
-    element("h3", {}, label, element("span", { class: `verdict ${row.verdict}` }, row.verdict), element("span", {}, `${row.tokens} tokens`), element("span", {}, where)),
+    element("h3", {}, label, element("span", { class: row.outcome === "correct" ? "outcome correct" : "outcome" }, row.outcome), element("span", {}, `${row.tokens} tokens`), element("span", {}, where)),
     judgedBy(row.judged), ruler, row.parts.length ? trace : element("p", { class: "quiet" }, "no reasoning"),
     element("p", { class: "final" }, element("strong", {}, "answer: "), row.answer || "none", element("span", { class: "quiet" }, `\n${row.content} (${row.finish})`)));
 }

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from introspect.evaluation.judgments import (
+from introspect.evaluation.judging.judges import JUDGES
+from introspect.evaluation.judging.judgments import (
     AnswerHit,
     Correctness,
     Effective,
@@ -18,21 +19,10 @@ from introspect.evaluation.judgments import (
     Profile,
     Quality,
     Unparsed,
-    parse_answer_hit,
-    parse_correctness,
-    parse_metacognition,
-    parse_overthinking,
-    parse_profile,
-    parse_quality,
-    parse_underthinking,
 )
+from introspect.evaluation.judging.parsing import parse_reply
 from introspect.oracle.paragraphs import marked, paragraphs, sentence_counts, sentences_through
 from tests.evaluation.metrics.factory import quick
-
-PARSERS = (
-    *(parse_correctness, parse_answer_hit, parse_profile),
-    *(parse_quality, parse_overthinking, parse_underthinking, parse_metacognition),
-)
 
 
 def profile(answer: str, redundant: str = "NONE", confidence: str = "0.8") -> str:
@@ -48,7 +38,7 @@ def profile(answer: str, redundant: str = "NONE", confidence: str = "0.8") -> st
     ],
 )
 def test_the_answer_marker_is_understood_in_any_dress(answer: str, paragraph: int) -> None:
-    assert parse_profile(profile(answer), 4) == Profile(paragraph, (), 0.8)
+    assert parse_reply("rrp", profile(answer), 4) == Profile(paragraph, (), 0.8)
 
 
 @pytest.mark.parametrize(
@@ -64,7 +54,7 @@ def test_the_answer_marker_is_understood_in_any_dress(answer: str, paragraph: in
     ],
 )
 def test_lists_of_markers_are_understood(redundant: str, numbers: tuple[int, ...]) -> None:
-    assert parse_profile(profile("M1", redundant), 4) == Profile(1, numbers, 0.8)
+    assert parse_reply("rrp", profile("M1", redundant), 4) == Profile(1, numbers, 0.8)
 
 
 @pytest.mark.parametrize(
@@ -75,7 +65,7 @@ def test_lists_of_markers_are_understood(redundant: str, numbers: tuple[int, ...
     ],
 )
 def test_confidence_is_a_share_or_a_percentage(text: str, share: float) -> None:
-    assert parse_profile(profile("M1", confidence=text), 4) == Profile(1, (), share)
+    assert parse_reply("rrp", profile("M1", confidence=text), 4) == Profile(1, (), share)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +92,7 @@ def test_confidence_is_a_share_or_a_percentage(text: str, share: float) -> None:
     ],
 )
 def test_what_is_uncertain_in_a_profile_is_unparsed(reply: str, reason: str) -> None:
-    assert parse_profile(reply, 4) == Unparsed(reason)
+    assert parse_reply("rrp", reply, 4) == Unparsed(reason)
 
 
 @pytest.mark.parametrize(
@@ -124,7 +114,7 @@ def test_what_is_uncertain_in_a_profile_is_unparsed(reply: str, reason: str) -> 
     ],
 )
 def test_quality(reply: str, quality: Quality | Unparsed) -> None:
-    assert parse_quality(reply) == quality
+    assert parse_reply("mqi", reply) == quality
 
 
 @pytest.mark.parametrize(
@@ -137,14 +127,14 @@ def test_quality(reply: str, quality: Quality | Unparsed) -> None:
     ],
 )
 def test_grades(reply: str, grade: Any) -> None:
-    assert parse_correctness(reply) == Correctness(grade)
+    assert parse_reply("correctness", reply) == Correctness(grade)
 
 
 @pytest.mark.parametrize(
     "reply", ["A or B", "A: INCORRECT", "D", "A correct answer", "Answer: A or B", "I think so", "!", "?"]
 )
 def test_no_single_grade(reply: str) -> None:
-    assert parse_correctness(reply) == Unparsed("no single grade")
+    assert parse_reply("correctness", reply) == Unparsed("no single grade")
 
 
 @pytest.mark.parametrize(
@@ -155,31 +145,33 @@ def test_no_single_grade(reply: str) -> None:
     ],
 )
 def test_answer_hits(reply: str, hit: bool) -> None:
-    assert parse_answer_hit(reply) == AnswerHit(hit)
+    assert parse_reply("answer_hit", reply) == AnswerHit(hit)
 
 
 @pytest.mark.parametrize("reply", ["YES/NO", "YES or NO", "Not sure", "Nothing", "No idea", "maybe", "YES. No, NO."])
 def test_neither_yes_nor_no(reply: str) -> None:
-    assert parse_answer_hit(reply) == Unparsed("neither YES nor NO")
+    assert parse_reply("answer_hit", reply) == Unparsed("neither YES nor NO")
 
 
 def test_markers_of_effective_ends_and_scores() -> None:
-    assert parse_overthinking("LAST_NEEDED_MARKER: [[M_END]]", 7) == Effective(7)
-    assert parse_underthinking("LAST_USEFUL_MARKER: [[M00]]", 7) == Effective(0)
-    assert parse_overthinking("LAST_NEEDED_MARKER: M08", 7) == Unparsed("LAST_NEEDED_MARKER is not in the trace")
-    assert parse_underthinking("LAST_NEEDED_MARKER: M02", 7) == Unparsed("no LAST_USEFUL_MARKER")
-    assert parse_metacognition("**SCORE**: 4") == Metacognition(4)
-    assert parse_metacognition("SCORE: 6") == Unparsed("SCORE is not from 0 to 5")
-    assert parse_metacognition("4") == Unparsed("no SCORE")
+    assert parse_reply("overthinking", "LAST_NEEDED_MARKER: [[M_END]]", 7) == Effective(7)
+    assert parse_reply("underthinking", "LAST_USEFUL_MARKER: [[M00]]", 7) == Effective(0)
+    assert parse_reply("overthinking", "LAST_NEEDED_MARKER: M08", 7) == Unparsed(
+        "LAST_NEEDED_MARKER is not in the trace"
+    )
+    assert parse_reply("underthinking", "LAST_NEEDED_MARKER: M02", 7) == Unparsed("no LAST_USEFUL_MARKER")
+    assert parse_reply("metacognition", "**SCORE**: 4") == Metacognition(4)
+    assert parse_reply("metacognition", "SCORE: 6") == Unparsed("SCORE is not from 0 to 5")
+    assert parse_reply("metacognition", "4") == Unparsed("no SCORE")
 
 
 @quick
 @given(st.text(max_size=80), st.integers(0, 12))
-def test_no_reply_breaks_a_parser(reply: str, count: int) -> None:
-    for parse in PARSERS:
-        parse(reply, count)
-    result = parse_profile(profile(reply, reply, reply), count)
-    assert isinstance(result, Unparsed) or 0 <= result.first_correct <= count
+def test_every_judge_has_a_parser_that_no_reply_breaks(reply: str, count: int) -> None:
+    for judge in JUDGES:
+        parse_reply(judge, reply, count)
+    result = parse_reply("rrp", profile(reply, reply, reply), count)
+    assert isinstance(result, Unparsed) or (isinstance(result, Profile) and 0 <= result.first_correct <= count)
 
 
 @quick
@@ -191,7 +183,7 @@ def test_what_is_written_plainly_is_read_back(data: st.DataObject) -> None:
     confidence = data.draw(st.integers(0, 100)) / 100
     markers = ", ".join(f"[[M{number:02d}]]" for number in redundant) or "NONE"
     reply = profile(f"[[M{first:02d}]]", markers, f"{confidence}")
-    assert parse_profile(reply, count) == Profile(first, redundant, confidence)
+    assert parse_reply("rrp", reply, count) == Profile(first, redundant, confidence)
 
 
 def golden(shared: Path, fn: str) -> list[dict[str, Any]]:
@@ -222,7 +214,7 @@ def test_profiles_are_those_of_the_reference_unless_it_guesses(shared: Path) -> 
     for case in cases:
         trace, parsed = case["inputs"]["reasoning_trace"], case["output"]["parsed"]
         counts = sentence_counts(trace)
-        result = parse_profile(reply_of(case), len(counts))
+        result = parse_reply("rrp", reply_of(case), len(counts))
         if case["id"] in GUESSED:
             assert result == GUESSED[case["id"]], case["id"]
             continue
@@ -249,7 +241,7 @@ def test_traces_are_marked_as_in_the_reference(shared: Path) -> None:
 def test_markers_are_those_of_the_reference_unless_they_are_not_there(shared: Path) -> None:
     for case in golden(shared, "marker_to_paragraph_index"):
         token, count = case["inputs"]["token"], case["inputs"]["num_paragraphs"]
-        result = parse_overthinking(f"LAST_NEEDED_MARKER: {token}", count)
+        result = parse_reply("overthinking", f"LAST_NEEDED_MARKER: {token}", count)
         if token == "[[M50]]":  # of 4 paragraphs; the reference takes it for the last
             assert result == Unparsed("LAST_NEEDED_MARKER is not in the trace")
         else:
@@ -268,7 +260,7 @@ def test_qualities_are_those_of_the_reference_unless_it_guesses(shared: Path) ->
     cases = golden(shared, "mqi")
     assert len(cases) == 7
     for case in cases:
-        result, parsed = parse_quality(reply_of(case)), case["output"]["parsed"]
+        result, parsed = parse_reply("mqi", reply_of(case)), case["output"]["parsed"]
         if case["id"] in GUESSED_QUALITY:
             assert result == GUESSED_QUALITY[case["id"]], case["id"]
         else:

@@ -11,7 +11,7 @@ from introspect.evaluation.metrics.bootstrap import Interval
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from introspect.evaluation.metrics.summary import Comparison
+    from introspect.evaluation.comparison import Comparison
 
 # Name, label, factor and decimals of each row; the rows of avg@k, maj@k and pass@k follow the rates.
 _RATES = (
@@ -33,10 +33,10 @@ _JUDGED = (
     ("judge_accuracy", "judge: accuracy %", 100, 1),
     ("judge_answer_hit_rate", "judge: answer hits %", 100, 1),
     ("judge_answer_inclusive_error_rate", "judge: answer-inclusive %", 100, 1),
-    ("rrp_r", "R", 1, 3),
+    ("rrp_r", "RRP", 1, 3),
     ("rrp_rho", "  arrival rho", 1, 3),
     ("rrp_delta", "  redundancy delta", 1, 3),
-    ("rrp_r_la", "R, length-aware", 1, 3),
+    ("rrp_r_la", "RRP, length-aware", 1, 3),
     ("mqi", "MQI", 1, 2),
     ("mqi_level", "  level, 0 to 5", 1, 2),
     ("xi_overthinking", "overthinking %", 100, 1),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from introspect.evaluation.metrics.tokens import TokenUsage
+from introspect.evaluation.metrics.rollout_metrics import TokenUsage
 from tests.evaluation.metrics.factory import quick, rollout, runs
 
 

@@ -7,10 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from introspect.benchmarks.answers import exact_match, f1_score, normalize_answer, substring_match
-from introspect.chat.protocol import extract_answer, split_reasoning
-from introspect.core.errors import InputError
-from introspect.evaluation.metrics.answers import F1, ExactMatch, SubstringMatch
-from tests.evaluation.metrics.factory import quick, rollout
+from tests.evaluation.metrics.factory import quick
 
 SCORES = {"exact_match": exact_match, "substring_match": substring_match, "f1_score": f1_score}
 
@@ -89,34 +86,6 @@ def test_only_an_empty_reference_is_scored_otherwise_than_in_the_reference(golde
     assert differences == {("dev-035", "substring_match"): ([""], 1.0, 0.0)}
 
 
-def test_whole_responses_agree_with_the_reference(golden):
-    rows = 0
-    for case in golden("end_to_end"):
-        for given_row, expected in zip(case["inputs"]["rows"], case["output"]["rows"], strict=True):
-            parts = split_reasoning(given_row["response"])
-            scored = rollout(
-                reasoning=parts.reasoning,
-                content=parts.content,
-                answer=given_row["answer"],
-                aliases=tuple(given_row["answer_aliases"]),
-            )
-            assert scored.predicted_answer == expected["predicted_answer"]
-            assert ExactMatch.score(scored) == expected["exact_match"]
-            assert SubstringMatch.score(scored) == expected["substring_match"]
-            assert F1.score(scored) == pytest.approx(expected["f1_score"], abs=1e-12)
-            rows += 1
-    assert rows > 40
-
-
-def test_an_answer_in_the_think_block_counts_in_the_reference_and_not_here(golden):
-    extraction = {case["inputs"]["s"]: case["output"] for case in golden("extract_answer")}
-    response = "<think>\nmaybe <answer>no</answer>\n</think>\n\n"
-    assert extraction[response + "<answer>Yes.</answer>"] == "Yes."  # where both look, both agree
-    assert extract_answer(response) == "no"  # the reference's rule reads the whole response
-    parts = split_reasoning(response)
-    assert rollout(reasoning=parts.reasoning, content=parts.content).predicted_answer == ""
-
-
 WORDS = st.lists(st.sampled_from(["Paris", "the", "of", "light", "42", "U.S.", "—", "’s", "No"]), max_size=6)
 PHRASES = WORDS.map(" ".join) | st.text(max_size=8)
 
@@ -153,22 +122,3 @@ def test_a_normalised_text_has_single_spaces_and_no_case_punctuation_or_articles
     assert normalised.split() == [word for word in normalised.split(" ") if word]
     assert not set(normalised) & set("ABC.,-_'\"!?\n\t")
     assert not set(normalised.split()) & {"a", "an", "the"}
-
-
-@pytest.mark.parametrize(("metric", "expected"), [(ExactMatch, 1 / 4), (SubstringMatch, 2 / 4), (F1, (1 + 2 / 3) / 4)])
-def test_the_metrics_average_over_rollouts(metric, expected):
-    instance = metric()
-    instance.update([rollout("a", predicted="paris."), rollout("b", predicted="Paris, France")])
-    instance.update([rollout("c", predicted="Rome"), rollout("d")])
-    assert instance.compute().item() == pytest.approx(expected, abs=1e-12)
-
-
-@pytest.mark.filterwarnings("ignore:The ``compute`` method")
-@pytest.mark.parametrize("metric", [ExactMatch, SubstringMatch, F1])
-def test_nothing_is_no_score(metric):
-    instance = metric()
-    with pytest.raises(InputError, match="no rollouts were given"):
-        instance.compute()
-    instance.update([])
-    with pytest.raises(InputError, match="no rollouts were given"):
-        instance.compute()

@@ -5,8 +5,9 @@ import io
 
 from rich.console import Console
 
-from introspect.evaluation.metrics import compare_runs
-from introspect.evaluation.metrics.table import comparison_table
+from introspect.evaluation.comparison import compare_runs
+from introspect.evaluation.runs import Runs
+from introspect.evaluation.table import comparison_table
 from tests.evaluation.metrics.factory import rollout
 
 
@@ -33,7 +34,7 @@ BASELINE, MODEL = _run(10, 1200), _run(15, 90)
 
 
 def test_the_table_shows_each_metric_of_both_runs_and_their_difference():
-    result = compare_runs(BASELINE, MODEL)
+    result = compare_runs(Runs(MODEL, BASELINE))
     assert ["metric", "baseline", "model", "difference"] in _lines(result, 200)
     baseline, model, difference = result.baseline_ci95, result.model_ci95, result.difference_ci95
     assert _row(result, "accuracy", "%") == [
@@ -52,7 +53,7 @@ def test_the_table_shows_each_metric_of_both_runs_and_their_difference():
 
 def test_the_table_says_what_is_undefined_and_never_minus_zero():
     perfect = [dataclasses.replace(r, content="<answer>Paris</answer>") for r in MODEL]
-    result = compare_runs(BASELINE, perfect)
+    result = compare_runs(Runs(perfect, BASELINE))
     assert _row(result, "of", "failures", "%") == "100.0 [100.0, 100.0] undefined undefined".split()
     slightly = dataclasses.replace(result, difference={**result.difference, "degeneration_rate": -0.0001})
     assert _row(slightly, "degenerations", "%") == "0.0 [0.0, 0.0] 0.0 [0.0, 0.0] +0.0 [0.0, 0.0]".split()
@@ -60,12 +61,12 @@ def test_the_table_says_what_is_undefined_and_never_minus_zero():
 
 def test_sampling_scores_have_rows_and_one_question_no_interval():
     run = [rollout("q", number, predicted=answer) for number, answer in enumerate(["Paris", "Rome"])]
-    result = compare_runs(run, run)
+    result = compare_runs(Runs(run, run))
     assert _row(result, "pass@2", "%") == ["100.0", "100.0", "+0.0"]
 
 
 def test_nothing_is_cut_off_in_a_narrow_terminal():
-    narrow, wide = (_lines(compare_runs(BASELINE, MODEL), width) for width in (80, 200))
+    narrow, wide = (_lines(compare_runs(Runs(MODEL, BASELINE)), width) for width in (80, 200))
     assert not any("…" in word for line in narrow for word in line)
     words = [sorted(word for line in lines for word in line if "─" not in word) for lines in (narrow, wide)]
     assert words[0] == words[1]
