@@ -83,10 +83,8 @@ class Untrained(Points):
 
 
 def config(folder: Path, *overrides: str, datamodule: str = "Points") -> DictConfig:
-    reasoning = ["~experiment", "~data", "~datamodule", "~model", "~recipe", "~teacher", "~sampling", "~engine"]
-    sampling = ["~sampling@drafting", "~sampling@teaching"]
-    basics = ["callbacks=default", "~callbacks.rich_progress_bar", "logger=csv", "extras.print_config=false"]
-    cfg = compose_config("train", [*reasoning, *sampling, *basics, "trainer=cpu", *overrides], folder)
+    basics = ["+callbacks=default", "~callbacks.rich_progress_bar", "logger=csv", "extras.print_config=false"]
+    cfg = compose_config("train", ["~experiment", "~task", *basics, "trainer=cpu", *overrides], folder)
     OmegaConf.set_struct(cfg, False)
     cfg.model = {"_target_": "tests.test_app.Line", "lr": 0.1}
     cfg.datamodule = {"_target_": f"tests.test_app.{datamodule}", "folder": str(folder / "data")}

@@ -99,12 +99,6 @@ def test_a_config_that_does_not_compose_is_explained_in_one_line(
     assert "\n" not in message
 
 
-def test_the_config_of_a_sweep_has_the_first_choice_of_each_swept_group() -> None:
-    given = ["-m", "experiment=scratch,kd", "seed=1,2", "model=choice(a,b)", "trainer=cpu", "a.b={", "--cfg=job"]
-    expected = [*given[:1], "experiment=scratch", *given[1:3], "model=a", *given[3:]]
-    assert cli.with_first_choices(given, ROOT / "configs") == expected
-
-
 @pytest.mark.parametrize("command", ["train", "evaluate"])
 def test_help_is_answered_at_once(tmp_path: Path, command: str) -> None:
     done = call(command, "--help", folder=tmp_path)
@@ -235,6 +229,17 @@ def test_ordinary_overrides_are_no_secrets(override: str) -> None:
 def test_secrets_on_the_command_line_are_refused(override: str) -> None:
     with pytest.raises(InputError, match=r"oc\.env:NAME"):
         command.refuse_secrets([override])
+
+
+@pytest.mark.parametrize(("given", "fails"), [({}, True), ({"a": 0}, False), ({"b": {"c": "x"}}, False)])
+def test_one_of_the_keys_that_a_config_needs_must_be_given(given: dict, fails: bool) -> None:
+    needs = [{"one_of": ["a", "b.c"], "otherwise": "a is required, or b.c"}]
+    cfg = OmegaConf.create({"needs": needs, "a": None, **given})
+    if fails:
+        with pytest.raises(InputError, match="a is required, or b"):
+            cli.check(cfg)
+    else:
+        cli.check(cfg)
 
 
 @pytest.mark.parametrize(

@@ -95,8 +95,9 @@ def targets(node: Any, key: str = "") -> Iterator[tuple[str, DictConfig]]:
             if not OmegaConf.is_missing(node, child) and not OmegaConf.is_interpolation(node, child):
                 yield from targets(node[child], f"{key}.{child}" if key else str(child))
     elif isinstance(node, ListConfig):
-        for index, item in enumerate(node):
-            yield from targets(item, f"{key}[{index}]")
+        for index in range(len(node)):
+            if not OmegaConf.is_interpolation(node, index):
+                yield from targets(node[index], f"{key}[{index}]")
 
 
 def check_target(key: str, node: DictConfig) -> None:

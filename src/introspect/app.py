@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,10 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 
+from introspect.callbacks.resume_point import left_by_requeued
 from introspect.core.errors import InputError, Pruned
 from introspect.core.files import write_text
+from introspect.core.parts import Evaluation, HasInputs, MayTrain, Prepares
 from introspect.core.resuming import check_checkpoint
 from introspect.tracking.artifacts import log_artifacts
 from introspect.tracking.config import code_version, config_tree, to_plain
@@ -53,8 +54,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
         module: LightningModule = instantiate(cfg.model)
         loggers = build_loggers(cfg)
         trainer: Trainer = instantiate(cfg.trainer, callbacks=build_callbacks(cfg, loggers), logger=loggers)
-        # What has nothing to train on measures a model as it is.
-        has_training = getattr(datamodule, "trains", True)
+        has_training = datamodule.trains if isinstance(datamodule, MayTrain) else True
         is_trained = cfg.train and has_training
         is_tested = cfg.test and (is_trained or ckpt_path is not None or not has_training)
         if is_trained or not is_tested:
@@ -66,13 +66,13 @@ def train(cfg: DictConfig) -> dict[str, float]:
             weights = best_checkpoint(trainer) if is_trained else ckpt_path
             test(trainer, module, datamodule, weights)
             metrics |= logged(trainer)
-        publish(cfg, loggers, OmegaConf.select(cfg, "datamodule.traces"), ckpt_path)
+        publish(cfg, loggers, [ckpt_path, *(datamodule.inputs if isinstance(datamodule, HasInputs) else ())])
     log.info("everything about this run is in %s", cfg.paths.output_dir)
     return metrics
 
 
 def evaluate(cfg: DictConfig) -> dict[str, float]:
-    """Measure a model in the way that the config names.
+    """Evaluate a model in the way that the config names.
 
     Args:
         cfg: configs/evaluate.yaml, composed and checked.
@@ -83,19 +83,11 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
     Raises:
         InputError: for a mistake in what the user gave.
     """
-    introduce(cfg)
-    seed_everything(cfg.seed, workers=True, verbose=False)
-    with closing_trackers():
-        measure = instantiate(cfg.evaluation)
-        loggers = build_loggers(cfg)
-        metrics: dict[str, float] = measure(loggers=loggers)
-        publish(cfg, loggers, cfg.ckpt_path, cfg.rollouts)
-    log.info("everything about this run is in %s", cfg.paths.output_dir)
-    return metrics
+    return _evaluated(cfg, cfg.evaluation)
 
 
 def dissect(cfg: DictConfig) -> dict[str, float]:
-    """Count the concept detectors of a network, or measure otherwise how interpretable it is.
+    """Count the concept detectors of a network, or evaluate another `Measure` of how interpretable it is.
 
     Args:
         cfg: configs/dissect.yaml, composed and checked.
@@ -106,22 +98,27 @@ def dissect(cfg: DictConfig) -> dict[str, float]:
     Raises:
         InputError: for a mistake in what the user gave.
     """
+    return _evaluated(cfg, cfg.measure)
+
+
+def _evaluated(cfg: DictConfig, part: DictConfig) -> dict[str, float]:
+    """Call a part of the config that evaluates something, and log the numbers that it returns."""
     introduce(cfg)
     seed_everything(cfg.seed, workers=True, verbose=False)
     with closing_trackers():
-        measure = instantiate(cfg.measure)
+        evaluated: Evaluation = instantiate(part)
         loggers = build_loggers(cfg)
-        metrics: dict[str, float] = measure(loggers=loggers)
+        metrics = evaluated(loggers=loggers)
         for logger in loggers:
             logger.log_metrics(metrics)
             logger.save()
-        publish(cfg, loggers, cfg.ckpt_path)
+        publish(cfg, loggers, cfg.inputs)
     log.info("everything about this run is in %s", cfg.paths.output_dir)
     return metrics
 
 
 def introduce(cfg: DictConfig) -> None:
-    """Show and save what is about to run, and set its manners; only the first of several processes does."""
+    """Show and save what is about to run, and apply `extras`; only the first of several processes does."""
     if cfg.extras.ignore_warnings:
         warnings.filterwarnings("ignore")
         logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_advertisement)
@@ -165,7 +162,7 @@ def build_loggers(cfg: DictConfig) -> list[Logger]:
     return loggers
 
 
-def publish(cfg: DictConfig, loggers: Sequence[Logger], *inputs: str | None) -> None:
+def publish(cfg: DictConfig, loggers: Sequence[Logger], inputs: Iterable[str | Path | None]) -> None:
     """Tell W&B what the run has made and from what, once."""
     limit = OmegaConf.select(cfg, "extras.artifacts")
     if rank_zero_only.rank == 0 and limit is not None:
@@ -187,13 +184,12 @@ def _build_all(group: DictConfig | None) -> list[Any]:
 def prepare(datamodule: LightningDataModule, module: LightningModule, trainer: Trainer) -> None:
     """Make what is made once, in one process, before others are started and begin to wait for it.
 
-    That is what the data module makes, and, for a module that has a `prepare`, what it trains beforehand.
+    That is what the data module makes, and what the module trains beforehand.
     """
     if rank_zero_only.rank == 0:
         datamodule.prepare_data()
-        own = getattr(module, "prepare", None)
-        if callable(own):
-            own(datamodule, trainer)
+        if isinstance(module, Prepares):
+            module.prepare(datamodule, trainer)
 
 
 def fit(trainer: Trainer, module: LightningModule, datamodule: LightningDataModule, ckpt_path: str | None) -> None:
@@ -234,22 +230,6 @@ def test(trainer: Trainer, module: LightningModule, datamodule: LightningDataMod
 def _stopped(trainer: Trainer) -> SystemExit:
     # Lightning kills the first of several processes where another ends with a status, before it has said all.
     return SystemExit(STOPPED if trainer.is_global_zero else 0)
-
-
-def left_by_requeued(folder: str) -> str | None:
-    """The checkpoint that a job of SLURM left in its folder when it was queued again."""
-    if not int(os.environ.get("SLURM_RESTART_COUNT", "0")):
-        return None
-    point = Path(folder) / "checkpoints" / "resume.ckpt"
-    if point.is_file():
-        log.info("the job was queued again: the training goes on with ckpt_path=%s", point)
-        return str(point)
-    log.warning(
-        "the job was queued again, and there is no %s: the training begins anew. Its folder must be the same each "
-        "time: hydra.run.dir=logs/train/runs/$SLURM_JOB_ID",
-        point,
-    )
-    return None
 
 
 def newest_checkpoint(trainer: Trainer) -> Path | None:

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from introspect.core import command
 from introspect.core.errors import InputError
 from introspect.core.files import write_text
 from introspect.core.redaction import redact
+from introspect.sweeps.command_line import is_swept, launch_conflicts, with_first_choices
 
 
 def run(main: Callable[[], object]) -> None:
@@ -33,33 +33,6 @@ def run(main: Callable[[], object]) -> None:
         return
     sys.argv[1:] = with_first_choices(sys.argv[1:], script.with_name("configs"))
     command.run(main)
-
-
-def with_first_choices(arguments: Sequence[str], configs: Path) -> list[str]:
-    """Put before each swept config group its first choice: `experiment=scratch` before `experiment=scratch,kd`.
-
-    Before a sweep, Hydra composes its own config without what is swept, and refuses a setting that the default choice
-    does not have, as in `-m experiment=scratch,kd concepts.size=100`. With the first choices, that config is the one of
-    the sweep's first job. Sweepers take the last of two overrides of a key.
-
-    Args:
-        arguments: the command line, without the program.
-        configs: the folder of the config groups.
-    """
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.core.override_parser.types import ChoiceSweep
-    from hydra.errors import HydraException
-
-    parser = OverridesParser.create()
-    words: list[str] = []
-    for word in arguments:
-        if "=" in word and not word.startswith("-"):
-            with suppress(HydraException):  # which Hydra itself reports
-                override = parser.parse_override(word)
-                if isinstance(override.value(), ChoiceSweep) and (configs / override.key_or_group).is_dir():
-                    words.append(f"{override.get_key_element()}={next(override.sweep_string_iterator())}")
-        words.append(word)
-    return words
 
 
 def help_text(script: Path) -> str:
@@ -86,21 +59,13 @@ def task(verb: Callable[[DictConfig], Mapping[str, float]]) -> Callable[[DictCon
         if not command.traceback_wanted:
             os.environ.pop(command.FULL_ERROR, None)  # from here on, also for processes that are started
         try:
-            with command.one_line_errors(leave=not _is_swept()):
+            with command.one_line_errors(leave=not is_swept()):
                 check(cfg)
                 return objective(cfg, verb(cfg))
         finally:
             os.environ[command.FULL_ERROR] = "1"  # Hydra hands on what a sweep's run raised, as `run` had it do
 
     return checked
-
-
-def _is_swept() -> bool:
-    """Whether this is one of several runs: if it fails, the others are still made."""
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
-
-    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
 
 
 def check(cfg: DictConfig) -> None:
@@ -110,7 +75,7 @@ def check(cfg: DictConfig) -> None:
         InputError: naming each key at fault and what it should be.
     """
     _hide_saved_secrets(cfg)
-    complaints = [*_mistyped(cfg), *_launch_conflicts(cfg)] or [*_unresolved(cfg)]
+    complaints = [*_mistyped(cfg), *launch_conflicts(cfg)] or [*_unresolved(cfg)]
     if complaints:
         raise InputError("; ".join(complaints))
 
@@ -150,27 +115,9 @@ def _mistyped(cfg: DictConfig) -> Iterator[str]:
     for key, (what, is_valid) in expected.items():
         if key in cfg and not OmegaConf.is_missing(cfg, key) and not is_valid(cfg[key]):
             yield f"{key}={cfg[key]} is not {what}"
-    if "rollouts" in cfg and cfg.rollouts is None and cfg.ckpt_path is None:
-        yield "ckpt_path is required: a checkpoint, a model folder or a hub id; or give rollouts=…"
-    network = cfg.get("network", {})
-    if "ckpt_path" in network and network.ckpt_path is None and network.get("weights") is None:
-        yield "ckpt_path is required: the weights of the network; or give network=torchvision network.weights=…"
-
-
-def _launch_conflicts(cfg: DictConfig) -> Iterator[str]:
-    """Lightning starts the other processes of `ddp` by running the command again: under `-m`, the whole sweep."""
-    from hydra.core.hydra_config import HydraConfig
-
-    if not _is_swept():
-        return
-    given = OmegaConf.select(cfg, "trainer.strategy")
-    strategy = given.get("_target_", "").rpartition(".")[2].lower() if OmegaConf.is_dict(given) else str(given)
-    restarts = strategy.startswith(("ddp", "fsdp", "deepspeed")) and not strategy.endswith(("_spawn", "_fork"))
-    if restarts and not HydraConfig.get().launcher._target_.endswith("SlurmLauncher"):
-        yield (
-            f"-m does not go with trainer.strategy={strategy}, whose processes would each repeat the whole sweep: "
-            "use trainer.strategy=ddp_spawn, hydra/launcher=submitit_slurm, or one command per run"
-        )
+    for need in cfg.get("needs", ()):
+        if all(OmegaConf.select(cfg, key) is None for key in need.one_of):
+            yield str(need.otherwise)
 
 
 def _hide_saved_secrets(cfg: DictConfig) -> None:

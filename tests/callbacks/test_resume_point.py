@@ -17,7 +17,7 @@ from lightning.pytorch.plugins.environments import SLURMEnvironment
 from torch.utils.data import DataLoader
 
 from introspect import app
-from introspect.callbacks.resume_point import BestCheckpoint, ResumePoint
+from introspect.callbacks.resume_point import BestCheckpoint, ResumePoint, left_by_requeued
 from introspect.core.resuming import place
 from introspect.distillation.datamodule import EpochLoader
 
@@ -152,16 +152,16 @@ def test_slurm_queues_the_job_again(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "resume.ckpt").rename(tmp_path / "checkpoints" / "resume.ckpt")
-    assert app.left_by_requeued(str(tmp_path)) == str(tmp_path / "checkpoints" / "resume.ckpt")
+    assert left_by_requeued(str(tmp_path)) == str(tmp_path / "checkpoints" / "resume.ckpt")
 
 
 def test_a_job_that_is_queued_again_in_another_folder_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert app.left_by_requeued(str(tmp_path)) is None
+    assert left_by_requeued(str(tmp_path)) is None
     assert not caplog.records
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
-    assert app.left_by_requeued(str(tmp_path)) is None
+    assert left_by_requeued(str(tmp_path)) is None
     assert "hydra.run.dir=logs/train/runs/$SLURM_JOB_ID" in caplog.text
 
 

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import threading
+from pathlib import Path
 from typing import Any
 
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
@@ -102,6 +103,22 @@ def requeue() -> None:
         log.warning("SLURM does not queue job %s again: %s", job, done.stderr.strip())
     else:
         log.info("SLURM job %s is queued again", job)
+
+
+def left_by_requeued(folder: str) -> str | None:
+    """The checkpoint that a job of SLURM left in its folder when it was queued again."""
+    if not int(os.environ.get("SLURM_RESTART_COUNT", "0")):
+        return None
+    point = Path(folder) / "checkpoints" / "resume.ckpt"
+    if point.is_file():
+        log.info("the job was queued again: the training goes on with ckpt_path=%s", point)
+        return str(point)
+    log.warning(
+        "the job was queued again, and there is no %s: the training begins anew. Its folder must be the same each "
+        "time: hydra.run.dir=logs/train/runs/$SLURM_JOB_ID",
+        point,
+    )
+    return None
 
 
 class BestCheckpoint(ModelCheckpoint):

@@ -125,9 +125,6 @@ def evaluate(
     numbers = write_report(runs, folder, loggers, judged=judged, table_rows=table_rows)
     metrics = {f"test/{name}": number for name, number in numbers.items()}
     metrics |= {f"test/judge/{name}": number for name, number in (judging.spent() if judging else {}).items()}
-    for logger in loggers:
-        logger.log_metrics(metrics)
-        logger.save()
     return metrics
 
 

@@ -144,6 +144,11 @@ class TraceDataModule(QuestionsDataModule):
         return getattr(self.recipe, "trains", True)
 
     @property
+    def inputs(self) -> tuple[Path, ...]:
+        """The file of traces, which may be another run's."""
+        return (self.traces,)
+
+    @property
     def manifest(self) -> Path:
         """The JSON file that says how many traces there are, and why there are no more."""
         return self.traces.with_name("manifest.json")
