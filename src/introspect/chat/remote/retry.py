@@ -19,7 +19,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
@@ -174,20 +173,18 @@ class Breaker:
         self._failures = self._refusals = self._pauses = 0
         self._has_answered = False
         self._opened = 0.0
-        self._probes = 0
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        # Set while attempts are admitted: all of them when closed, one after a pause.
+        self._gate = asyncio.Event()
+        self._gate.set()
 
     async def admit(self) -> Admission:
         """Wait until an attempt may be sent."""
         start = _now()
-        while self._pauses:
-            if self._probes:
-                self._probes -= 1
-                return Admission(_now() - start, True)
-            turn = asyncio.get_running_loop().create_future()
-            self._waiting.append(turn)
-            await turn
-        return Admission(_now() - start, False)
+        while not self._gate.is_set():
+            await self._gate.wait()
+        if is_probe := self._pauses > 0:
+            self._gate.clear()
+        return Admission(_now() - start, is_probe)
 
     def answered(self) -> None:
         """The server answered."""
@@ -212,9 +209,8 @@ class Breaker:
         if not self._pauses:
             return
         log.info("%s: answers again after %.0f s", self._name, _now() - self._opened)
-        self._pauses = self._probes = 0
-        while self._waiting:
-            self._wake_one()
+        self._pauses = 0
+        self._gate.set()
 
     def failed(self, admission: Admission, fault: Fault) -> None:
         """An attempt failed for a reason that another attempt may not meet.
@@ -236,6 +232,7 @@ class Breaker:
             )
         pause = min(self._policy.breaker_pause_s * 2.0**self._pauses, _LONGEST_PAUSE_S)
         self._pauses += 1
+        self._gate.clear()
         log.warning(
             "%s: %d attempts in a row failed (last: %s, %s); pausing %.0f s, time %d of %d",
             self._name,
@@ -246,15 +243,4 @@ class Breaker:
             self._pauses,
             self._policy.breaker_pauses,
         )
-        asyncio.get_running_loop().call_later(pause, self._half_open)
-
-    def _half_open(self) -> None:
-        self._probes = 1
-        self._wake_one()
-
-    def _wake_one(self) -> None:
-        while self._waiting:
-            turn = self._waiting.popleft()
-            if not turn.done():
-                turn.set_result(None)
-                return
+        asyncio.get_running_loop().call_later(pause, self._gate.set)
