@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from introspect.core.errors import InputError
-from introspect.tracking.board import write_board
-from introspect.tracking.board.__main__ import main
+from introspect.tracking.board.__main__ import ROLLOUTS, main
+from introspect.tracking.board.page import write_board
 from tests.browsing import HOSTILE, Opened, opened
 from tests.tracking.board.made import PLANNED, curves, hydra, image_run, reasoning_run, rollout
 
@@ -47,7 +47,8 @@ def board(tmp_path_factory: pytest.TempPathFactory) -> Path:
     hydra(root / "stopped", "mbt_r", seed=3)
     broken = reasoning_run(root / "broken", HOSTILE, accuracy=(0.1, 0.2))
     (broken / "metrics.json").write_text(HOSTILE)
-    return write_board(root)
+    write_board(root, root / "board.html", rollouts=ROLLOUTS)
+    return root / "board.html"
 
 
 def ready(found: Opened) -> Any:
@@ -220,7 +221,8 @@ def test_hostile_labels_and_traces_stay_text(board: Path) -> None:
 
 @pytest.mark.browser
 def test_reports_are_linked_from_where_the_page_lies(board: Path, tmp_path: Path) -> None:
-    page_file = write_board(board.parent, tmp_path / "elsewhere/page.html")
+    page_file = tmp_path / "elsewhere/page.html"
+    write_board(board.parent, page_file, rollouts=ROLLOUTS)
     for file in (board, page_file):
         with opened(file) as found:
             page = ready(found)
@@ -262,7 +264,8 @@ def test_200_runs_and_2000_rollouts_are_drawn_in_3_seconds(tmp_path: Path) -> No
         curves(folder, rows)
         shutil.copytree(pattern, root / f"images/{number}")
         hydra(root / f"images/{number}", f"method-{number % 4}", seed=number // 4)
-    file = write_board(root)
+    file = root / "board.html"
+    write_board(root, file, rollouts=ROLLOUTS)
     worked, waited = [], []
     for _ in range(2):
         with opened(file) as found:

@@ -59,7 +59,7 @@ def test_an_unfinished_run_says_what_its_log_ends_with(tmp_path: Path) -> None:
     run = read(tmp_path / "run")
     assert run.status == "unfinished"
     assert run.reasons == (
-        "no metrics.json: the run still goes on, was stopped, or failed",
+        "no metrics.json: the run is in progress, was stopped, or failed",
         "train.log ends with: 2026-11-23 03:16:11 INFO: Received SIGTERM, ***",
     )
 
@@ -74,10 +74,10 @@ def test_what_wanted_no_test_is_finished_without_one(tmp_path: Path, config: dic
     ("name", "text", "reason"),
     [
         ("metrics.json", "{", "metrics.json: is not JSON"),
-        ("metrics.json", "[]", "metrics.json: holds a list, expected metrics by name"),
+        ("metrics.json", "[]", "metrics.json: holds a list, expected a dict"),
         (".hydra/config.yaml", "a: [", ".hydra/config.yaml: is not YAML"),
         (".hydra/overrides.yaml", "a: 1", ".hydra/overrides.yaml: holds a dict, expected a list"),
-        ("csv/version_0/metrics.csv", "step,a\n1,x\n", "csv/version_0/metrics.csv: row 1: a is 'x', expected a number"),
+        ("csv/version_0/metrics.csv", "step,a\n1,x\n", "csv/version_0/metrics.csv: row 2: a is 'x', expected a number"),
         ("rollouts/model.parquet", "PAR", "rollouts/model.parquet: not a readable Parquet file"),
         ("dissection/layer3/dissection.json", "{}", "dissection/layer3/dissection.json: is not of a saved dissection"),
     ],

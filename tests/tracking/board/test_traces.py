@@ -11,21 +11,21 @@ from hypothesis import strategies as st
 from introspect.core.errors import InputError
 from introspect.evaluation.rollouts import save_rollouts
 from introspect.oracle.phases import Passage
-from introspect.tracking.board.traces import marked, read_side
+from introspect.tracking.board.traces import highlighted, read_side
 from tests.tracking.board.made import PLANNED, reasoning_run, rollout
 
 
 def test_the_stretch_of_the_answer_is_cut_out() -> None:
     parts = [Passage("one two ", 1, False), Passage("three", 2, True)]
-    assert list(marked(parts, (4, 10))) == [(1, "one ", 0), (1, "two ", 1), (2, "th", 1), (2, "ree", 0)]
-    assert list(marked(parts, None)) == [(1, "one two ", 0), (2, "three", 0)]
-    assert list(marked([], None)) == []
+    assert list(highlighted(parts, (4, 10))) == [(1, "one ", 0), (1, "two ", 1), (2, "th", 1), (2, "ree", 0)]
+    assert list(highlighted(parts, None)) == [(1, "one two ", 0), (2, "three", 0)]
+    assert list(highlighted([], None)) == []
 
 
 @given(st.lists(st.text(min_size=1, max_size=8), max_size=5), st.integers(0, 30), st.integers(1, 10))
-def test_marked_texts_are_the_passages(texts: list[str], start: int, length: int) -> None:
+def test_highlighted_texts_are_the_passages(texts: list[str], start: int, length: int) -> None:
     whole = "".join(texts)
-    found = list(marked([Passage(text, 1, False) for text in texts], (start, start + length)))
+    found = list(highlighted([Passage(text, 1, False) for text in texts], (start, start + length)))
     assert "".join(text for _, text, _ in found) == whole
     assert "".join(text for _, text, is_answer in found if is_answer) == whole[start : start + length]
 

@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from introspect.core import command
-from introspect.tracking.board import NAME, ROLLOUTS, write_board
+
+NAME = "board.html"
+ROLLOUTS = 100
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -20,7 +22,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--rollouts", type=int, default=ROLLOUTS, metavar="N", help=f"of each run and side in the viewer ({ROLLOUTS})"
     )
     chosen = parser.parse_args(arguments)
-    path = write_board(chosen.folder, chosen.output, rollouts=chosen.rollouts)
+    from introspect.tracking.board.page import write_board
+
+    path = chosen.output or chosen.folder / NAME
+    write_board(chosen.folder, path, rollouts=chosen.rollouts)
     sys.stdout.write(f"open {path} in a browser ({path.stat().st_size / 2**20:.1f} MB)\n")
 
 

@@ -2,71 +2,67 @@
 
 from __future__ import annotations
 
-import csv
-import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from introspect.core.errors import InputError
+from introspect.core.errors import InputError, one_line
 
-POINTS = 120  # of a curve at most
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from pandas import Series
+
+POINTS = 120  # a thinned curve has between this and twice as many
 _AXES = ("step", "epoch")
-# One value each, which metrics.json has as well.
+# Metrics with one value each, which metrics.json has as well.
 _LEFT_OUT = ("test/", "dissect/control/")
 
 
+@dataclass(frozen=True, slots=True)
 class Curve:
-    """A curve of bounded size: while it is too long, neighbours are averaged.
+    """A curve of bounded size.
 
-    Args:
-        points: kept at most.
+    Attributes:
+        steps: optimizer step of each point.
+        values: value of the metric at each point.
+        values_per_point: logged values that a point is the mean of; the last point may have fewer.
     """
 
-    def __init__(self, points: int = POINTS) -> None:
-        self._limit = 2 * points
-        self._width = 1  # values per kept point
-        self._kept: list[tuple[float, float]] = []
-        self._open: list[tuple[float, float]] = []
-
-    def add(self, step: float, value: float) -> None:
-        """The next value."""
-        self._open.append((step, value))
-        if len(self._open) == self._width:
-            self._kept.append(_mean(self._open))
-            self._open = []
-        if len(self._kept) == self._limit:
-            self._kept = [_mean(self._kept[i : i + 2]) for i in range(0, self._limit, 2)]
-            self._width *= 2
-
-    def points(self) -> list[tuple[float, float]]:
-        """(step, value) of each, the last one perhaps of fewer values."""
-        return [*self._kept, *([_mean(self._open)] if self._open else [])]
-
-    @property
-    def values_per_point(self) -> int:
-        """1 if nothing was averaged."""
-        return self._width
+    steps: tuple[float, ...]
+    values: tuple[float, ...]
+    values_per_point: int = 1
 
 
-def _mean(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    steps, values = zip(*points, strict=True)
-    return sum(steps) / len(points), sum(values) / len(points)
+def thin(steps: NDArray[np.float64], values: NDArray[np.float64], points: int = POINTS) -> Curve:
+    """Average neighbors until fewer than twice `points` full groups are left; the group size is a power of two."""
+    import numpy as np
+
+    width = 1
+    while len(steps) // width >= 2 * points:
+        width *= 2
+    starts = np.arange(0, len(steps), width)
+    sizes = np.diff([*starts, len(steps)])
+    means = [np.add.reduceat(each, starts) / sizes for each in (steps, values)]
+    return Curve(tuple(means[0].tolist()), tuple(means[1].tolist()), width)
 
 
 def read_curves(folder: Path, points: int = POINTS) -> dict[str, Curve]:
-    """Every curve under `csv/` in a run's folder, by metric; a run that went on in another version is one curve.
+    """Return every curve under `csv/` in a run's folder, by metric; the versions of a resumed run form one curve.
 
     Raises:
         InputError: a file is not a table of numbers; it names the file and the row.
     """
-    curves: dict[str, Curve] = {}
+    import numpy as np
+
+    parts: dict[str, list[tuple[Series, Series]]] = {}
     for path in sorted(folder.glob("csv/**/metrics.csv"), key=_version):
-        for step, name, value in _values(path):
-            if name not in curves:
-                curves[name] = Curve(points)
-            curves[name].add(step, value)
-    return curves
+        for name, steps, values in _read(path):
+            parts.setdefault(name, []).append((steps, values))
+    whole = {name: [np.concatenate(columns) for columns in zip(*each, strict=True)] for name, each in parts.items()}
+    return {name: thin(steps, values, points) for name, (steps, values) in whole.items()}
 
 
 def _version(path: Path) -> tuple[int, str]:
@@ -74,38 +70,30 @@ def _version(path: Path) -> tuple[int, str]:
     return (int(number[1]) if number else 0, str(path))
 
 
-def _values(path: Path) -> Iterator[tuple[float, str, float]]:
-    """(step, metric, value) of every cell that holds a number; those that are none (nan, inf) are left out."""
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = csv.reader(file)
-            names = next(rows, [])
-            if names and "step" not in names:
-                raise InputError(f"{path}: has no column 'step'")
-            wanted = [n for n, name in enumerate(names) if name not in _AXES and not name.startswith(_LEFT_OUT)]
-            for number, cells in enumerate(rows, start=1):
-                yield from _of_row(names, wanted, cells, f"{path}: row {number}")
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: can not be read: {error}") from error
+def _read(path: Path) -> Iterator[tuple[str, Series, Series]]:
+    """Yield name, steps and values of each metric of a file, without the values that are not finite."""
+    import numpy as np
+    import pandas as pd
+    from pyarrow import ArrowException, csv
 
-
-def _of_row(
-    names: Sequence[str], wanted: Sequence[int], cells: Sequence[str], place: str
-) -> Iterator[tuple[float, str, float]]:
-    if len(cells) != len(names):
-        raise InputError(f"{place} has {len(cells)} cells, expected {len(names)}")
-    filled = [index for index in wanted if cells[index]]
-    if not filled:
+    if path.stat().st_size == 0:
         return
-    step = _number(cells[names.index("step")], "step", place)
-    for index in filled:
-        value = _number(cells[index], names[index], place)
-        if math.isfinite(value):
-            yield step, names[index], value
-
-
-def _number(cell: str, name: str, place: str) -> float:
     try:
-        return float(cell)
-    except ValueError:
-        raise InputError(f"{place}: {name} is {cell[:40]!r}, expected a number") from None
+        table = csv.read_csv(path, read_options=csv.ReadOptions(use_threads=False)).to_pandas()  # errors name the row
+    except (ArrowException, OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read: {one_line(error, 300)}") from error
+    if "step" not in table:
+        raise InputError(f"{path}: has no column 'step'")
+    numbers = table.apply(pd.to_numeric, errors="coerce")
+    for name in table:
+        if name in _AXES or name.startswith(_LEFT_OUT):
+            continue
+        filled = table[name].notna() & (table[name] != "")
+        for key in ("step", name):
+            if (wrong := filled & numbers[key].isna()).any():
+                row = wrong.idxmax()
+                cell = "" if pd.isna(table[key][row]) else str(table[key][row])[:40]
+                raise InputError(f"{path}: row {row + 2}: {key} is {cell!r}, expected a number")
+        kept = filled & np.isfinite(numbers[name])
+        if kept.any():
+            yield name, numbers["step"][kept], numbers[name][kept]

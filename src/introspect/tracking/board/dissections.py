@@ -1,4 +1,4 @@
-"""The dissections of a run: detectors by category, the distribution of IoU, and where the report lies."""
+"""The dissections of a run: detectors by category, the distribution of IoU, and the path of the report."""
 
 from __future__ import annotations
 
@@ -17,9 +17,14 @@ _CONCEPTS = 12  # listed per layer
 
 @dataclass(frozen=True, slots=True)
 class Detectors:
-    """Detectors of a layer, or of a control of it: mean numbers over `dissections` of the kind.
+    """Concept detectors of a layer or of a control: means over the dissections of the kind.
 
-    by_category: category to detectors. units: how many have their best IoU in each of `BINS` bins.
+    Attributes:
+        total: units that detect a concept.
+        unique: concepts that they detect.
+        by_category: detectors of each category of concepts.
+        units: how many units have their best IoU in each of `BINS` bins.
+        dissections: number of dissections that the means are over.
     """
 
     total: float
@@ -31,7 +36,18 @@ class Detectors:
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """A dissected layer beside its controls. report: its HTML page, None if there is none."""
+    """A dissected layer and its controls.
+
+    Attributes:
+        name: name of the layer.
+        data: name of the concept set.
+        units: number of units.
+        threshold: IoU from which on a unit is a detector.
+        found: detectors of the layer.
+        controls: detectors of each control.
+        concepts: number of detectors of the most frequent concepts.
+        report: the HTML report; None without one.
+    """
 
     name: str
     data: str
@@ -44,7 +60,7 @@ class Layer:
 
 
 def read_layers(folder: Path) -> list[Layer]:
-    """The dissected layers in a run's folder, of `dissect.py` or of a training.
+    """Return the dissected layers in a run's folder, of `dissect.py` or of a training.
 
     Raises:
         InputError: a file is not of a saved dissection.
@@ -73,7 +89,7 @@ def _layer(folder: Path) -> Layer:
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], Detectors]:
-    """The settings of a saved dissection and its numbers, without its pixels."""
+    """Return the settings of a saved dissection and its detectors, without its pixels."""
     import numpy as np
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -82,17 +98,12 @@ def _read(folder: Path) -> tuple[dict[str, Any], Detectors]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         counts = content["detectors"]
-        for key in ("layer", "concepts", "units", "iou_threshold", "control", "categories", "detectors_of_concept"):
+        for key in ("layer", "concepts", "units", "iou_threshold", "control", "detectors_of_concept"):
             content[key]
+        by_category = {str(name): float(counts[name]) for name in content["categories"]}
         path = folder / "units.parquet"
-        iou = pq.read_table(path, columns=["iou"]).column("iou").to_numpy()
-        bins, _ = np.histogram(iou, bins=BINS, range=(0.0, 1.0))
-        found = Detectors(
-            total=float(counts["total"]),
-            unique=float(counts["unique"]),
-            by_category={str(name): float(counts[name]) for name in content["categories"]},
-            units=tuple(map(float, bins)),
-        )
+        bins, _ = np.histogram(pq.read_table(path, columns=["iou"])["iou"], bins=BINS, range=(0.0, 1.0))
+        found = Detectors(float(counts["total"]), float(counts["unique"]), by_category, tuple(map(float, bins)))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, pa.ArrowException) as error:
         what = f"has no {error}" if isinstance(error, KeyError) else first_line(error)
         raise InputError(f"{path}: is not of a saved dissection: {what}") from error

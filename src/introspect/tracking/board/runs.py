@@ -1,4 +1,4 @@
-"""The runs under a folder, as far as their files can be read; what can not is told, not dropped."""
+"""The runs under a folder, as far as their files can be read; what cannot is reported, not dropped."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -20,17 +21,27 @@ Status = Literal["finished", "unfinished", "broken"]
 T = TypeVar("T")
 
 SIDES = ("baseline", "model")
-_MARKS = frozenset({".hydra", "metrics.json", "rollouts", "csv", "dissection", "dissection.json"})
-_ELSEWHERE = re.compile(r"\$\{(\w+(?:\.\w+)*)\}")
-_STEPS = 8  # from place to place, at most
-_TAIL = 4096  # bytes of a log's end that are looked at
+_CONTENT = frozenset({".hydra", "metrics.json", "rollouts", "csv", "dissection", "dissection.json"})
+_INTERPOLATION = re.compile(r"\$\{(\w+(?:\.\w+)*)\}")
+_STEPS = 8  # interpolations that lead to each other, at most
+_TAIL = 4096  # bytes of a log's end that are read
 _PREFIX = re.compile(r"^\[([^],]*)[^]]*\]\[[^]]*\]\[(\w+)\] - ")  # of our log files: time, module, level
 _LINE = 240  # characters of its last line that are shown
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a run was started with. overrides: as typed, without secrets."""
+    """What a run was started with.
+
+    Attributes:
+        task: name of the command.
+        experiment: choice of `experiment=`.
+        tags: words to find the run by.
+        seed: seed of the run.
+        data: choice of `data=`, or of `concepts=`.
+        overrides: command line as typed, without secrets.
+        is_tested: whether the run ends with a test.
+    """
 
     task: str = ""
     experiment: str = ""
@@ -43,13 +54,21 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A run's folder. name: its path below the one that was searched.
+    """What the board shows of a run.
 
-    reasons: why it is unfinished or broken, a line each. metrics: numbers by `side/metric` for reasoning and by the
-    logged name for images; None where one is undefined. bounds: 95 % intervals of the same. judge: who judged.
+    Attributes:
+        name: path of the run's folder below the one that was searched.
+        status: `finished`, `unfinished` or `broken`.
+        reasons: why it is unfinished or broken, a line each.
+        settings: what it was started with.
+        metrics: numbers by `side/metric` for reasoning and by the logged name for images; None where undefined.
+        bounds: 95 % confidence intervals of the same.
+        judge: model of the judge; empty without one.
+        curves: logged curves by metric.
+        layers: dissected layers.
+        sides: rollouts of `baseline` and `model`, as far as there are any.
     """
 
-    folder: Path
     name: str
     status: Status
     reasons: tuple[str, ...]
@@ -63,31 +82,31 @@ class Run:
 
 
 def find_runs(root: Path) -> Iterator[Path]:
-    """The folders of runs in and under a folder, in order; a run inside another one is a part of it.
+    """Yield the folders of runs in and under a folder, in order; a run inside another one is a part of it.
 
     Raises:
-        InputError: there is no such folder, or one can not be listed.
+        InputError: there is no such folder, or one cannot be listed.
     """
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; give the one that holds the runs, usually logs")
 
     def complain(error: OSError) -> None:
-        raise InputError(f"{error.filename}: can not be listed: {error.strerror}")
+        raise InputError(f"{error.filename}: cannot be listed: {error.strerror}")
 
     for place, folders, files in os.walk(root, onerror=complain):
-        if _MARKS & {*folders, *files}:
+        if _CONTENT & {*folders, *files}:
             folders.clear()
             yield Path(place)
         folders.sort()
 
 
 def read_run(folder: Path, root: Path, rollouts: int) -> Run:
-    """Everything that the board shows of a run.
+    """Read everything that the board shows of a run.
 
     Args:
-        folder: the run's.
+        folder: the folder of the run.
         root: the folder that was searched.
-        rollouts: of each side at most.
+        rollouts: rollouts of each side at most.
     """
     reasons: list[str] = []
 
@@ -99,7 +118,7 @@ def read_run(folder: Path, root: Path, rollouts: int) -> Run:
             return otherwise
 
     settings = tried(lambda: _settings(folder), Settings())
-    content: dict[str, Any] = tried(lambda: _metrics(folder), {})
+    content: dict[str, Any] = tried(lambda: _content(folder / "metrics.json", dict, "JSON", json.loads), {})
     layers: list[Layer] = tried(lambda: read_layers(folder), [])
     curves: dict[str, Curve] = tried(lambda: read_curves(folder), {})
     sides = {side: tried(lambda side=side: read_side(folder, side, rollouts), None) for side in SIDES}  # type: ignore[misc]
@@ -107,15 +126,15 @@ def read_run(folder: Path, root: Path, rollouts: int) -> Run:
     if not reasons and settings.is_tested and not (folder / "metrics.json").is_file() and not layers:
         status, reasons = "unfinished", _unfinished(folder)
     metrics, bounds = _numbers(content)
+    judge = content.get("judge")
     return Run(
-        folder=folder,
         name=folder.relative_to(root).as_posix() if folder != root else root.resolve().name,
         status=status,
         reasons=tuple(reasons),
         settings=settings,
         metrics=metrics,
         bounds=bounds,
-        judge=_judge(content.get("judge")),
+        judge=str(_inside(content, "judge", "identity").get("model") or ("unnamed judge" if judge else "")),
         curves=curves,
         layers=layers,
         sides={name: side for name, side in sides.items() if side is not None},
@@ -129,6 +148,7 @@ def _settings(folder: Path) -> Settings:
     config, hydra = _yaml(place / "config.yaml", dict), _yaml(place / "hydra.yaml", dict)
     choices = _inside(hydra, "hydra", "runtime", "choices")
     tags, seed = config.get("tags"), _value(config, "seed")
+    is_trained = config.get("train") is not False
     return Settings(
         task=str(config.get("task_name") or ""),
         experiment=str(choices.get("experiment") or ""),
@@ -136,35 +156,39 @@ def _settings(folder: Path) -> Settings:
         seed="" if seed is None else str(seed),
         data=str(choices.get("data") or choices.get("concepts") or ""),
         overrides=tuple(map(_without_secret, map(str, _yaml(place / "overrides.yaml", list)))),
-        # Only traces were wanted, or only a training.
-        is_tested=config.get("test") is not False
-        and (config.get("train") is not False or bool(config.get("ckpt_path"))),
+        is_tested=config.get("test") is not False and (is_trained or bool(config.get("ckpt_path"))),
     )
 
 
 def _yaml(path: Path, kind: type[T]) -> T:
-    """The content of a file; an absent one is empty."""
+    """Return the content of a YAML file; an absent one is empty."""
     import yaml
 
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    return _content(path, kind, "YAML", lambda text: yaml.load(text, Loader=loader))  # noqa: S506 - safe
+
+
+def _content(path: Path, kind: type[T], form: str, parse: Callable[[bytes], Any]) -> T:
+    """Return the content of a file, which must be of a kind; an absent file is empty."""
     if not path.is_file():
         return kind()
     try:
-        content = yaml.load(path.read_bytes(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506 - safe
-    except (yaml.YAMLError, OSError, UnicodeDecodeError, RecursionError) as error:
-        raise InputError(f"{path}: is not YAML: {error}") from error
+        content = parse(path.read_bytes())
+    except Exception as error:  # whatever a parser makes of a broken file
+        raise InputError(f"{path}: is not {form}: {error}") from error
     if not isinstance(content, kind):
         raise InputError(f"{path}: holds a {type(content).__name__}, expected a {kind.__name__}")
     return content
 
 
 def _value(config: Mapping[str, Any], key: str) -> Any:
-    """A setting, also where it is said elsewhere in the config.
+    """Return a setting, also where it refers to another one of the config.
 
-    Nothing else is resolved, the environment least of all: the files of a run may be anyone's.
+    Nothing else is resolved, least of all variables of the environment: the files of a run may be anyone's.
     """
     value: Any = config.get(key)
     for _ in range(_STEPS):
-        found = _ELSEWHERE.fullmatch(value) if isinstance(value, str) else None
+        found = _INTERPOLATION.fullmatch(value) if isinstance(value, str) else None
         if found is None:
             break
         *path, last = found[1].split(".")
@@ -173,6 +197,7 @@ def _value(config: Mapping[str, Any], key: str) -> Any:
 
 
 def _inside(values: Mapping[str, Any], *keys: str) -> Mapping[str, Any]:
+    """Return a nested mapping; an empty one if any key is missing."""
     found: Any = values
     for key in keys:
         found = found.get(key) if isinstance(found, Mapping) else None
@@ -186,61 +211,34 @@ def _without_secret(override: str) -> str:
     return str(redact(override))
 
 
-def _metrics(folder: Path) -> dict[str, Any]:
-    """The content of `metrics.json`; an absent one is empty."""
-    path = folder / "metrics.json"
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: is not JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: holds a {type(content).__name__}, expected metrics by name")
-    return content
-
-
 def _numbers(content: Mapping[str, Any]) -> tuple[dict[str, float | None], dict[str, tuple[float, float]]]:
-    """Metrics and intervals, by name; those of a side by `side/name`."""
+    """Return metrics and confidence intervals by name; those of a side by `side/name`."""
     metrics: dict[str, float | None] = {}
     bounds: dict[str, tuple[float, float]] = {}
-    sides = [("", content)] + [(f"{side}/", _inside(content, side)) for side in SIDES]
-    for prefix, values in sides:
-        metrics |= {f"{prefix}{name}": _number(value) for name, value in values.items() if _is_number(value)}
-        intervals = _inside(values, "ci95")
-        pairs = {name: pair for name, pair in intervals.items() if isinstance(pair, list) and len(pair) == 2}
-        bounds |= {f"{prefix}{n}": (float(p[0]), float(p[1])) for n, p in pairs.items() if all(map(_is_finite, p))}
+    for prefix, values in [("", content)] + [(f"{side}/", _inside(content, side)) for side in SIDES]:
+        for name, value in values.items():
+            if value is None or _is_number(value):
+                metrics[f"{prefix}{name}"] = None if value is None or not isfinite(value) else float(value)
+        for name, pair in _inside(values, "ci95").items():
+            if isinstance(pair, list) and len(pair) == 2 and all(_is_number(end) and isfinite(end) for end in pair):
+                bounds[f"{prefix}{name}"] = (float(pair[0]), float(pair[1]))
     return metrics, bounds
 
 
 def _is_number(value: Any) -> bool:
-    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
-
-
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, int | float) and abs(value) < float("inf")
-
-
-def _number(value: float | None) -> float | None:
-    return float(value) if value is not None and _is_finite(value) else None
-
-
-def _judge(settings: Any) -> str:
-    identity = _inside(settings, "identity") if isinstance(settings, Mapping) else {}
-    return str(identity.get("model") or ("unnamed judge" if settings else ""))
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _unfinished(folder: Path) -> list[str]:
-    """Why a run that wanted a test has no numbers: nobody knows, but its log may tell."""
-    reasons = ["no metrics.json: the run still goes on, was stopped, or failed"]
+    """Return why a run that should be tested has no numbers, as far as the last lines of its logs tell."""
+    reasons = ["no metrics.json: the run is in progress, was stopped, or failed"]
     for path in sorted(folder.glob("*.log")):
         if path.name in ("config_tree.log", "tags.log"):
             continue
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - _TAIL))
             lines = file.read().decode("utf-8", "replace").split("\n")
-        last = next((line.strip() for line in reversed(lines) if line.strip()), "")
-        if last:
-            said = _PREFIX.sub(r"\1 \2: ", redact(last))[:_LINE]
-            reasons.append(f"{path.name} ends with: {said}")
+        if last := next((line.strip() for line in reversed(lines) if line.strip()), ""):
+            shown = _PREFIX.sub(r"\1 \2: ", redact(last))[:_LINE]
+            reasons.append(f"{path.name} ends with: {shown}")
     return reasons

@@ -1,15 +1,15 @@
-"""The rollouts of a run as the trace viewer shows them: in phases, with the answer's first arrival marked."""
+"""The rollouts of a run as the trace viewer shows them: in phases, with the first mention of the answer highlighted."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from introspect.core.errors import InputError
+from introspect.core.errors import InputError, first_line
 from introspect.evaluation.outcomes import outcome
 from introspect.evaluation.rollouts import Rollout, load_rollouts
 from introspect.oracle.phases import Passage, arrival, passages, phases_present
@@ -19,7 +19,13 @@ PHASES = 5
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """Rollouts of one model. total: in the file. presence: share of the shown ones with each phase, by wording."""
+    """Rollouts of one model.
+
+    Attributes:
+        rows: the rollouts that are shown, as the page's script reads them.
+        total: rollouts in the file.
+        presence: fraction of the shown rollouts with each phase, by wording.
+    """
 
     rows: Sequence[Mapping[str, Any]]
     total: int
@@ -27,10 +33,10 @@ class Side:
 
 
 def read_side(folder: Path, side: str, limit: int) -> Side | None:
-    """The first rollouts of a run's `rollouts/<side>.parquet`, with what judges said; None if there is no such file.
+    """Return the first rollouts of a run's `rollouts/<side>.parquet`, with their judgments; None without that file.
 
     Raises:
-        InputError: the rollouts or judgments can not be read.
+        InputError: the rollouts or judgments cannot be read.
     """
     path = folder / "rollouts" / f"{side}.parquet"
     if not path.is_file():
@@ -44,8 +50,8 @@ def read_side(folder: Path, side: str, limit: int) -> Side | None:
     rows = [
         _row(r, parts, judged.get((r.example_id, r.rollout_id), {})) for r, parts in zip(rollouts, read, strict=True)
     ]
-    shares = tuple(sum(phase in each for each in present) / len(present) for phase in range(1, PHASES + 1))
-    return Side(rows, pq.read_metadata(path).num_rows, shares)
+    fractions = tuple(sum(phase in each for each in present) / len(present) for phase in range(1, PHASES + 1))
+    return Side(rows, pq.read_metadata(path).num_rows, fractions)
 
 
 def _row(rollout: Rollout, parts: Sequence[Passage], judged: Mapping[str, Any]) -> dict[str, Any]:
@@ -60,13 +66,18 @@ def _row(rollout: Rollout, parts: Sequence[Passage], judged: Mapping[str, Any]) 
         "outcome": outcome(rollout),
         "tokens": rollout.completion_tokens,
         "finish": rollout.finish_reason,
-        "parts": list(marked(parts, arrival(rollout.reasoning, rollout.references))),
+        "parts": list(highlighted(parts, arrival(rollout.reasoning, rollout.references))),
         "judged": dict(judged),
     }
 
 
-def marked(parts: Iterable[Passage], span: tuple[int, int] | None) -> Iterable[tuple[int, str, int]]:
-    """(phase, text, 1 for the stretch of the answer's arrival): the passages, cut where that begins and ends."""
+def highlighted(parts: Iterable[Passage], span: tuple[int, int] | None) -> Iterator[tuple[int, str, int]]:
+    """Yield the passages as (phase, text, 1 inside the span, else 0), cut where the span begins and ends.
+
+    Args:
+        parts: the passages of a trace.
+        span: the characters that name the answer, from and to.
+    """
     start, end = span or (-1, -1)
     place = 0
     for part in parts:
@@ -78,7 +89,7 @@ def marked(parts: Iterable[Passage], span: tuple[int, int] | None) -> Iterable[t
 
 
 def _judgments(path: Path, rollouts: Sequence[Rollout]) -> dict[tuple[str, int], dict[str, Any]]:
-    """What judges said about these rollouts, by judge; replies that could not be read are left to the counts."""
+    """Return the judgments of these rollouts, by judge; replies that could not be parsed are left out."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -92,5 +103,5 @@ def _judgments(path: Path, rollouts: Sequence[Rollout]) -> dict[tuple[str, int],
             key = (row["example_id"], row["rollout_id"])
             found.setdefault(key, {})[row["judge"]] = json.loads(row["judgment"])
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
-        raise InputError(f"{path}: is not a file of judgments: {str(error).partition(chr(10))[0]}") from error
+        raise InputError(f"{path}: is not a file of judgments: {first_line(error)}") from error
     return found
