@@ -130,7 +130,7 @@ def test_an_interrupt_says_how_to_go_on(tmp_path: Path, caplog: pytest.LogCaptur
     with caplog.at_level("INFO"), pytest.raises(KeyboardInterrupt):
         train(cfg)
     checkpoint = tmp_path / "run/checkpoints/last.ckpt"
-    assert f"the training goes on with ckpt_path={checkpoint}" in caplog.text
+    assert f"resume the training with ckpt_path={checkpoint}" in caplog.text
     del cfg.callbacks.interrupting
     cfg.ckpt_path = str(checkpoint)
     whole = train(config(tmp_path / "whole", "trainer.max_epochs=4"))
@@ -160,7 +160,7 @@ def test_a_signal_saves_between_two_steps_and_says_how_to_go_on(
         train(cfg)
     checkpoint = tmp_path / "run/checkpoints/resume.ckpt"
     assert stopped.value.code == 143
-    assert f"the training goes on with ckpt_path={checkpoint}" in caplog.text
+    assert f"resume the training with ckpt_path={checkpoint}" in caplog.text
     assert torch.load(checkpoint, weights_only=True)["global_step"] == 3
     assert signal.getsignal(getattr(signal, name)) == before
 
@@ -180,7 +180,7 @@ def test_a_signal_within_the_test_is_no_success(tmp_path: Path, caplog: pytest.L
         train(cfg)
     assert stopped.value.code == 143
     checkpoint = tmp_path / "run/checkpoints/last.ckpt"
-    assert f"before all was measured: it is with train=false ckpt_path={checkpoint}" in caplog.text
+    assert f"during the test: repeat it with train=false ckpt_path={checkpoint}" in caplog.text
     assert not (tmp_path / "run/metrics.json").exists()
 
 

@@ -1,4 +1,4 @@
-"""What the commands do, as a table of contents. What differs between tasks is in the `_target_`s of the config."""
+"""The three commands, step by step. What differs between tasks is in the `_target_`s of the config."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ STOPPED = 143  # the exit status of a process that SIGTERM ended, by the convent
 
 
 def train(cfg: DictConfig) -> dict[str, float]:
-    """Make the training data, train, test; as much of it as the config wants.
+    """Prepare the data, train and test, as far as the config says.
 
     Args:
         cfg: configs/train.yaml, composed and checked.
@@ -41,7 +41,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
         Every metric that was logged, the last value of each.
 
     Raises:
-        InputError: for a mistake in what the user gave.
+        InputError: for a mistake of the user.
     """
     introduce(cfg)
     seed_everything(cfg.seed, workers=True, verbose=False)
@@ -67,7 +67,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
             test(trainer, module, datamodule, weights)
             metrics |= logged(trainer)
         publish(cfg, loggers, [ckpt_path, *(datamodule.inputs if isinstance(datamodule, HasInputs) else ())])
-    log.info("everything about this run is in %s", cfg.paths.output_dir)
+    log.info("the results of this run are in %s", cfg.paths.output_dir)
     return metrics
 
 
@@ -81,7 +81,7 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
         Every metric.
 
     Raises:
-        InputError: for a mistake in what the user gave.
+        InputError: for a mistake of the user.
     """
     return _evaluated(cfg, cfg.evaluation)
 
@@ -96,7 +96,7 @@ def dissect(cfg: DictConfig) -> dict[str, float]:
         Every number of the measure.
 
     Raises:
-        InputError: for a mistake in what the user gave.
+        InputError: for a mistake of the user.
     """
     return _evaluated(cfg, cfg.measure)
 
@@ -113,7 +113,7 @@ def _evaluated(cfg: DictConfig, part: DictConfig) -> dict[str, float]:
             logger.log_metrics(metrics)
             logger.save()
         publish(cfg, loggers, cfg.inputs)
-    log.info("everything about this run is in %s", cfg.paths.output_dir)
+    log.info("the results of this run are in %s", cfg.paths.output_dir)
     return metrics
 
 
@@ -144,7 +144,7 @@ def _is_no_advertisement(record: logging.LogRecord) -> bool:
 
 @contextmanager
 def closing_trackers() -> Iterator[None]:
-    """Close the W&B run, whatever happens: the next run of a sweep would be written into it."""
+    """Close the W&B run in any case: the next run of a sweep would be written into it."""
     try:
         yield
     except BaseException as error:
@@ -154,7 +154,7 @@ def closing_trackers() -> Iterator[None]:
 
 
 def build_loggers(cfg: DictConfig) -> list[Logger]:
-    """The loggers of the config, each told what the run is made of."""
+    """Create the loggers of the config, and log the settings of the run to each."""
     loggers: list[Logger] = _build_all(cfg.get("logger"))
     if rank_zero_only.rank == 0:
         for logger in loggers:
@@ -163,29 +163,26 @@ def build_loggers(cfg: DictConfig) -> list[Logger]:
 
 
 def publish(cfg: DictConfig, loggers: Sequence[Logger], inputs: Iterable[str | Path | None]) -> None:
-    """Tell W&B what the run has made and from what, once."""
+    """Log the files that the run has written, and those that it has read, to W&B, in one process."""
     limit = OmegaConf.select(cfg, "extras.artifacts")
     if rank_zero_only.rank == 0 and limit is not None:
         log_artifacts(loggers, cfg.paths.output_dir, inputs=inputs, limit=limit)
 
 
 def build_callbacks(cfg: DictConfig, loggers: Sequence[Logger]) -> list[Callback]:
-    """The callbacks of the config. Without loggers, the one that refuses to work without them is left out."""
+    """Create the callbacks of the config, without loggers all but the one that needs them."""
     callbacks: list[Callback] = _build_all(cfg.get("callbacks"))
     return [callback for callback in callbacks if loggers or not isinstance(callback, LearningRateMonitor)]
 
 
 def _build_all(group: DictConfig | None) -> list[Any]:
-    """Every part of a config group that has a `_target_`, in the order of the config."""
+    """Instantiate every part of a config group that has a `_target_`, in the order of the config."""
     parts = (group or {}).values()
     return [instantiate(part) for part in parts if isinstance(part, DictConfig) and "_target_" in part]
 
 
 def prepare(datamodule: LightningDataModule, module: LightningModule, trainer: Trainer) -> None:
-    """Make what is made once, in one process, before others are started and begin to wait for it.
-
-    That is what the data module makes, and what the module trains beforehand.
-    """
+    """Prepare the data, and the module if it is `Prepares`, in one process before the others start and wait for it."""
     if rank_zero_only.rank == 0:
         datamodule.prepare_data()
         if isinstance(module, Prepares):
@@ -193,54 +190,54 @@ def prepare(datamodule: LightningDataModule, module: LightningModule, trainer: T
 
 
 def fit(trainer: Trainer, module: LightningModule, datamodule: LightningDataModule, ckpt_path: str | None) -> None:
-    """Train; say how to go on if the user or a signal interrupts it.
+    """Train, and log how to resume if the user or a signal interrupts it.
 
     Raises:
-        KeyboardInterrupt: the user did. Lightning would exit as if something had failed.
-        SystemExit: a signal did, with status 143. Lightning would exit as if all were well.
+        KeyboardInterrupt: the user interrupted it; Lightning would exit with the status of a failure.
+        SystemExit: with status 143, a signal stopped it; Lightning would exit with that of success.
     """
     try:
         trainer.fit(module, datamodule, ckpt_path=ckpt_path, weights_only=True)
     except SIGTERMException:
         if trainer.is_global_zero and (newest := newest_checkpoint(trainer)):
-            log.warning("stopped by a signal: the training goes on with ckpt_path=%s", newest)
+            log.warning("stopped by a signal: resume the training with ckpt_path=%s", newest)
         raise _stopped(trainer) from None
     except SystemExit:
         if not trainer.interrupted:
             raise
         if newest := newest_checkpoint(trainer):
-            log.info("interrupted: the training goes on with ckpt_path=%s", newest)
+            log.info("interrupted: resume the training with ckpt_path=%s", newest)
         raise KeyboardInterrupt from None
 
 
 def test(trainer: Trainer, module: LightningModule, datamodule: LightningDataModule, ckpt_path: str | None) -> None:
-    """Measure, of what was trained, the weights in a checkpoint.
+    """Test the weights of a checkpoint; None tests those in memory.
 
     Raises:
-        SystemExit: a signal stopped it, with status 143. Lightning would exit as if all had been measured.
+        SystemExit: with status 143, a signal stopped it; Lightning would exit with that of success.
     """
     try:
         trainer.test(module, datamodule, ckpt_path=ckpt_path, weights_only=True, verbose=False)
     except SIGTERMException:
         if trainer.is_global_zero and (weights := ckpt_path or newest_checkpoint(trainer)):
-            log.warning("stopped by a signal before all was measured: it is with train=false ckpt_path=%s", weights)
+            log.warning("stopped by a signal during the test: repeat it with train=false ckpt_path=%s", weights)
         raise _stopped(trainer) from None
 
 
 def _stopped(trainer: Trainer) -> SystemExit:
-    # Lightning kills the first of several processes where another ends with a status, before it has said all.
+    # Lightning kills the first of several processes where another exits with a status, before it has logged all.
     return SystemExit(STOPPED if trainer.is_global_zero else 0)
 
 
 def newest_checkpoint(trainer: Trainer) -> Path | None:
-    """The last file that any of the trainer's checkpoint callbacks wrote."""
+    """Return the newest file of the trainer's checkpoint callbacks."""
     callbacks = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
     paths = [Path(path) for c in callbacks for path in (c.last_model_path, c.best_model_path) if path]
     return max((path for path in paths if path.is_file()), key=lambda path: path.stat().st_mtime, default=None)
 
 
 def best_checkpoint(trainer: Trainer) -> str | None:
-    """The checkpoint that was monitored to be best; None, for the weights in memory, where nothing was monitored."""
+    """Return the checkpoint with the best monitored metric; None, for the weights in memory, without one."""
     callback = trainer.checkpoint_callback
     if isinstance(callback, ModelCheckpoint) and callback.monitor and callback.best_model_path:
         return callback.best_model_path
@@ -248,5 +245,5 @@ def best_checkpoint(trainer: Trainer) -> str | None:
 
 
 def logged(trainer: Trainer) -> dict[str, float]:
-    """The metrics of the trainer's last run, as numbers."""
+    """Return the metrics of the trainer's last run as numbers."""
     return {name: float(value) for name, value in trainer.callback_metrics.items()}

@@ -1,6 +1,6 @@
-"""Around the entry points: what the user typed is checked before anything heavy is imported.
+"""Check what the user has typed, before the entry points import anything heavy.
 
-A mistake of the user's (`InputError`, a config that does not compose, a part that cannot be built from its settings)
+A mistake of the user (`InputError`, a config that does not compose, a part that cannot be built from its settings)
 becomes one line on stderr and exit status 2. Anything else is a bug and keeps its traceback, and
 `HYDRA_FULL_ERROR=1` shows the traceback of everything.
 """
@@ -36,9 +36,9 @@ def run(main: Callable[[], object]) -> None:
 
 
 def help_text(script: Path) -> str:
-    """What `--help` prints: the template of configs/hydra/default.yaml, with the options that are there.
+    """Return what `--help` prints: the template of configs/hydra/default.yaml, with all options.
 
-    Hydra makes the same text in four times the time, because it composes every option to name it.
+    Hydra takes four times as long, because it composes every option to name it.
     """
     configs = script.resolve().parent / "configs"
     template = str(OmegaConf.to_container(OmegaConf.load(configs / "hydra" / "default.yaml"))["help"]["template"])  # type: ignore[index,call-overload]
@@ -52,7 +52,7 @@ def help_text(script: Path) -> str:
 
 
 def task(verb: Callable[[DictConfig], Mapping[str, float]]) -> Callable[[DictConfig], float | None]:
-    """Make an entry point's `cfg -> metrics` what Hydra runs: checked first, and returning the metric to optimise."""
+    """Turn an entry point's `cfg -> metrics` into what Hydra runs: check first, and return the metric to optimize."""
 
     @wraps(verb)
     def checked(cfg: DictConfig) -> float | None:
@@ -69,7 +69,7 @@ def task(verb: Callable[[DictConfig], Mapping[str, float]]) -> Callable[[DictCon
 
 
 def check(cfg: DictConfig) -> None:
-    """Refuse a config that cannot work, before torch is imported; all complaints in one line.
+    """Refuse a config that cannot work, with all its mistakes in one line.
 
     Raises:
         InputError: naming each key at fault and what it should be.
@@ -91,7 +91,7 @@ def _unresolved(cfg: DictConfig) -> Iterator[str]:
 
 
 def _missing(values: Any, key: str = "") -> Iterator[str]:
-    """The keys whose value is `???`, in nested dicts and lists."""
+    """Yield the keys whose value is `???`, in nested dicts and lists."""
     if isinstance(values, dict):
         for name, value in values.items():
             yield from _missing(value, f"{key}.{name}" if key else str(name))
@@ -121,7 +121,7 @@ def _mistyped(cfg: DictConfig) -> Iterator[str]:
 
 
 def _hide_saved_secrets(cfg: DictConfig) -> None:
-    """Redact the config that Hydra has saved beside the run; what it left as `${oc.env:…}` stays as it is."""
+    """Redact the config that Hydra has saved with the run; unresolved `${oc.env:…}` stays."""
     from hydra.core.hydra_config import HydraConfig
 
     composed = OmegaConf.to_container(cfg, resolve=False)
@@ -137,7 +137,7 @@ def _hide_saved_secrets(cfg: DictConfig) -> None:
 
 
 def objective(cfg: DictConfig, metrics: Mapping[str, float]) -> float | None:
-    """The metric that a sweeper optimises, or None if the config names none.
+    """Return the metric that a sweeper optimizes, or None if the config names none.
 
     Raises:
         InputError: if `optimized_metric` was never logged.

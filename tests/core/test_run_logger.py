@@ -78,7 +78,7 @@ def test_a_server_that_can_not_be_reached_stops_nothing(
     logger = wandb_logger(project="p", save_dir=tmp_path, offline=False, log_model=True)
     logger.log_metrics({"x": torch.tensor(1.0).item()}, step=0)
     finish_wandb()
-    assert "W&B can not be reached (no route to host): this run is kept offline" in caplog.text
+    assert "W&B cannot be reached (no route to host): this run is stored offline" in caplog.text
     assert Offline(run_folders(tmp_path / "x")[0]).history[0]["x"] == 1.0
 
 

@@ -10,7 +10,7 @@ from introspect.core.errors import InputError
 
 
 def asset(name: str) -> str:
-    """The folder of an embedded model.
+    """Return the folder of an embedded model.
 
     Raises:
         InputError: there is none of that name.

@@ -111,10 +111,10 @@ def left_by_requeued(folder: str) -> str | None:
         return None
     point = Path(folder) / "checkpoints" / "resume.ckpt"
     if point.is_file():
-        log.info("the job was queued again: the training goes on with ckpt_path=%s", point)
+        log.info("the job was queued again: it resumes with ckpt_path=%s", point)
         return str(point)
     log.warning(
-        "the job was queued again, and there is no %s: the training begins anew. Its folder must be the same each "
+        "the job was queued again, and there is no %s: the training starts anew. Its folder must be the same each "
         "time: hydra.run.dir=logs/train/runs/$SLURM_JOB_ID",
         point,
     )

@@ -1,6 +1,6 @@
-"""A process as a command: what the user can mend becomes one line on stderr and exit status 2.
+"""Run a function as a command: a mistake of the user becomes one line on stderr and exit status 2.
 
-A mistake of the user's is an `InputError`, a config that does not compose, or a part that cannot be built from its
+A mistake of the user is an `InputError`, a config that does not compose, or a part that cannot be built from its
 settings. Anything else is a bug and keeps its traceback; `HYDRA_FULL_ERROR=1` shows the traceback of everything.
 """
 
@@ -24,32 +24,32 @@ INTERRUPTED = 130
 FULL_ERROR = "HYDRA_FULL_ERROR"
 MORE = f"({FULL_ERROR}=1 shows the traceback)"
 
-# What the user asked for: `run` changes the variable for Hydra.
+# The user's own setting: `run` changes the variable for Hydra.
 traceback_wanted = os.environ.get(FULL_ERROR) == "1"
 
-# What has been printed: runs of a sweep may share a mistake, and Hydra hands the first one on in the end.
-_said: set[str] = set()
+# Messages printed so far: runs of a sweep may share a mistake, and Hydra raises the first one again at the end.
+_printed: set[str] = set()
 
 
 def run(main: Callable[[], object]) -> None:
     """Run a function as a command: one of `@hydra.main`, or one with options of its own.
 
     Raises:
-        SystemExit: with status 2 for a mistake of the user's, 130 when interrupted.
+        SystemExit: with status 2 for a mistake of the user, 130 when interrupted.
     """
     with one_line_errors():
         refuse_secrets(sys.argv[1:])
         read_environment(Path(".env"))
-        # Hydra would spread what is wrong with the config over many lines: make it hand the exception on.
+        # Hydra would print a config error over many lines: make it raise the exception instead.
         os.environ[FULL_ERROR] = "1"
-        # Our launchers go by the names that users know from the plugins, whose options they then check.
+        # Our launchers have the names that users know from the plugins, whose options they then check.
         warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/")
         main()
 
 
 @contextmanager
 def one_line_errors(leave: bool = True) -> Iterator[None]:
-    """Print what the user can mend as one line, and leave the program with a status that says so, or hand it on."""
+    """Print a mistake of the user as one line, and exit with status 2, or raise it again where `leave` is false."""
     try:
         yield
     except KeyboardInterrupt:
@@ -59,16 +59,16 @@ def one_line_errors(leave: bool = True) -> Iterator[None]:
         message = explain(error)
         if traceback_wanted or message is None:
             raise
-        if message not in _said:
+        if message not in _printed:
             print(f"error: {message}", file=sys.stderr)  # noqa: T201
-            _said.add(message)
+            _printed.add(message)
         if not leave:
             raise
         sys.exit(USER_ERROR)
 
 
 def explain(error: BaseException) -> str | None:
-    """One line that tells the user what to change, or None if the error is a bug and deserves its traceback."""
+    """Return one line that says what to change, or None if the error is a bug, which keeps its traceback."""
     if isinstance(error, InputError):
         return one_line(error)
     if isinstance(error, InstantiationException):
@@ -91,7 +91,7 @@ def explain(error: BaseException) -> str | None:
 
 
 def explain_composition(error: Exception) -> str:
-    """What is wrong with the config, without Hydra's links and internals."""
+    """Return what is wrong with the config, without Hydra's links and internals."""
     words, key = [], ""
     for line in (line.strip() for line in str(error).splitlines()):
         if line.startswith("full_key:"):
@@ -102,7 +102,7 @@ def explain_composition(error: Exception) -> str:
 
 
 def _explain_instantiation(error: InstantiationException) -> str:
-    """`data.benchmark: ValueError: …`: the config key and what went wrong at the bottom."""
+    """Return `data.benchmark: ValueError: …`: the config key and the first cause."""
     key = next((line.split(":", 1)[1].strip() for line in str(error).splitlines() if line.startswith("full_key:")), "")
     cause: BaseException = error
     while cause.__cause__ is not None:
@@ -115,7 +115,7 @@ def _explain_instantiation(error: InstantiationException) -> str:
 
 
 def refuse_secrets(overrides: Sequence[str]) -> None:
-    """Refuse a secret on the command line, from where it would reach saved overrides, logs and the process list.
+    """Refuse a secret on the command line, which saved overrides, logs and the process list would contain.
 
     Raises:
         InputError: naming the key and how to give it instead.
@@ -132,7 +132,7 @@ def refuse_secrets(overrides: Sequence[str]) -> None:
 
 
 def read_environment(path: Path) -> None:
-    """Set the variables of a file of `NAME=value` lines, if there is one; what the environment has already stays.
+    """Set the variables of a file of `NAME=value` lines, if there is one, except those that are set already.
 
     Raises:
         InputError: for a line that is neither that nor a comment.

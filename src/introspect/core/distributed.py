@@ -1,7 +1,6 @@
 """Evaluation in several processes: every item is evaluated once, by one of them, and means are exact.
 
-Lightning would give a `DataLoader` a sampler that fills uneven shares up with items that come twice, and counts them
-twice.
+Lightning would give a `DataLoader` a sampler that pads uneven parts with repeated items, and count these twice.
 """
 
 from __future__ import annotations
@@ -23,40 +22,40 @@ T = TypeVar("T")
 
 
 def processes(trainer: Trainer | None) -> tuple[int, int]:
-    """How many processes work together, and which of them this is, from 0."""
+    """Return the number of processes, and the rank of this one."""
     return (int(trainer.world_size), int(trainer.global_rank)) if trainer else (1, 0)
 
 
 def check_whole(trainer: Trainer) -> None:
-    """Refuse what would wait forever, or see parts of weights: spread weights want all processes at each forward pass.
+    """Refuse sharded weights, which every process must take part in using at each forward pass.
 
     Raises:
-        InputError: the strategy spreads the weights over devices.
+        InputError: the strategy shards the weights.
     """
     from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 
     if isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy):
         raise InputError(
-            "trainer.strategy: a student whose weights are spread over devices can neither answer questions nor be "
-            "measured or exported; train with test=false ~callbacks.answer_accuracy ~callbacks.export_student, then "
+            "trainer.strategy: a student whose weights are sharded over devices can neither answer questions nor be "
+            "evaluated or exported; train with test=false ~callbacks.answer_accuracy ~callbacks.export_student, then "
             "evaluate.py ckpt_path=…"
         )
 
 
 def share(items: Sequence[T], replicas: int, rank: int) -> Sequence[T]:
-    """The items of one process: consecutive, so that those of all processes, rank by rank, are in the first order."""
+    """Return the items of one process: consecutive, so that all of them, rank by rank, have the original order."""
     return items[len(items) * rank // replicas : len(items) * (rank + 1) // replicas]
 
 
 def batches(count: int, batch_size: int, replicas: int = 1, rank: int = 0) -> list[list[int]]:
-    """Indices in batches for one of several processes, with as many batches in each.
+    """Distribute indices over batches of one of several processes; each process has the same number of batches.
 
-    Processes take turns within batches that they share, of `batch_size` each; where the last of these has too few for
-    all, it is joined to the one before it.
+    Indices are interleaved over the processes, `batch_size` for each; where the last round has too few for all, it is
+    joined to the one before.
 
     Returns:
-        Every index once among all processes. Only the last batch can have another size than `batch_size`: fewer, or one
-        more; and none at all where there are fewer indices than processes.
+        Each index once among all processes. Only the last batch can have another size than `batch_size`: smaller, or
+        larger by one; it is empty where there are fewer indices than processes.
     """
     starts = list(range(0, count, batch_size * replicas))
     if len(starts) > 1 and count - starts[-1] < replicas:
@@ -65,12 +64,12 @@ def batches(count: int, batch_size: int, replicas: int = 1, rank: int = 0) -> li
 
 
 class SharedLoader:
-    """Batches of one process.
+    """Load the batches of one process.
 
-    It is deliberately no `DataLoader`: Lightning would put a sampler of its own into one.
+    It is deliberately no `DataLoader`: Lightning would replace the sampler of one.
 
     Args:
-        load: makes a loader, given `batch_sampler`.
+        load: creates a loader, given `batch_sampler`.
         batches: the indices of each batch.
     """
 
@@ -78,7 +77,7 @@ class SharedLoader:
         self.load, self.batches = load, batches
 
     def __len__(self) -> int:
-        """Batches, as many in every process."""
+        """Number of batches, the same in every process."""
         return len(self.batches)
 
     def __iter__(self) -> Iterator[Any]:
@@ -86,10 +85,10 @@ class SharedLoader:
 
 
 class Mean(MeanMetric):
-    """A weighted mean, exact over several processes and whatever a module that holds it computes in.
+    """A weighted mean that is exact over several processes and in modules of any precision.
 
-    Lightning's own mean divides by a rounded number of items where several processes count, and torchmetrics' would sum
-    in the 16 bits that `trainer.precision=bf16-true` turns every tensor of a module into.
+    Lightning's own mean divides by a rounded number of items in several processes, and torchmetrics' mean would sum in
+    the 16 bits to which `trainer.precision=bf16-true` casts every tensor of a module.
     """
 
     def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = "") -> nn.Module:
@@ -98,5 +97,5 @@ class Mean(MeanMetric):
 
         kept = self._dtype
         super()._apply(moved, exclude_state)
-        self._dtype = kept  # what values are converted to
+        self._dtype = kept  # the type that values are converted to
         return self

@@ -35,6 +35,13 @@ class HasInputs(Protocol):
 
 
 @runtime_checkable
+class Seeded(Protocol):
+    """A data module whose seed decides the order of its batches; dropout takes it too."""
+
+    seed: int
+
+
+@runtime_checkable
 class Prepares(Protocol):
     """A module that trains or computes something before its own training, such as its teacher."""
 

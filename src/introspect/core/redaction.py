@@ -11,7 +11,7 @@ REDACTED = "***"
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
 _SECRET_WORDS = {"apikey", "apikeys", "secret", "secrets", "password", "passwords", "passwd", "authorization"}
 _SECRET_ENDINGS = {"token", "key", "credential", "credentials"}
-# A tokenizer's special tokens and the keys of a sort are no secrets.
+# Special tokens of a tokenizer and sort keys are no secrets.
 _HARMLESS_WORDS = {"pad", "eos", "bos", "unk", "mask", "stop", "sep", "cls", "special", "public", "sort", "index"}
 _SECRET_VALUE = re.compile(
     r"\b(?:sk|pk|glpat|xox[abp]|nvapi)-(?=[\w-]*\d)[\w-]{16,}"  # services' own prefixes
@@ -25,7 +25,7 @@ _INTERPOLATION = re.compile(r"\$\{[^{}]+\}")
 
 
 def is_secret_key(name: str) -> bool:
-    """Whether a setting of this name holds a secret: `api_key`, `HF_TOKEN`, `Authorization`, but not `max_tokens`."""
+    """Say whether a setting of this name is a secret: `api_key`, `HF_TOKEN`, `Authorization`, but not `max_tokens`."""
     words = [word.lower() for word in _WORD.findall(name)]
     if not words or _HARMLESS_WORDS & set(words):
         return False
@@ -33,11 +33,11 @@ def is_secret_key(name: str) -> bool:
 
 
 def redact(value: Any) -> Any:
-    """A copy of nested mappings and lists in which `***` stands for every secret.
+    """Copy nested mappings and lists with `***` in place of every secret.
 
-    A text is a secret if the name of its setting says so (`is_secret_key`) or that of a setting around it, and a part
-    of a text if it looks like a key of a known service. Numbers, booleans and None stay, and so does a `${...}` that
-    has not been resolved: it names the place of a secret, not the secret.
+    A text is a secret if the name of its setting, or of one around it, says so (`is_secret_key`); a part of a text is
+    one if it looks like a key of a known service. Numbers, booleans and None stay, as does an unresolved `${...}`,
+    which names the place of a secret and does not contain it.
     """
     return _redact(value, secret=False)
 

@@ -1,4 +1,4 @@
-"""Resuming a training: checking its checkpoint, where in an epoch it goes on, and with which random numbers."""
+"""Resume a training: check its checkpoint, find its place within an epoch, and restore its random numbers."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from introspect.core.errors import InputError, first_line
+from introspect.core.parts import Seeded
 from introspect.core.seeds import derived_seed
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def check_checkpoint(path: str | Path) -> None:
-    """Refuse what is no checkpoint of a training; executes nothing that is in the file.
+    """Refuse what is no checkpoint of a training, without executing anything in the file.
 
     Raises:
         InputError: there is no such file, it is no checkpoint, or it holds more than plain data and tensors.
@@ -24,7 +25,7 @@ def check_checkpoint(path: str | Path) -> None:
     path = Path(path)
     if path.is_dir():
         raise InputError(
-            f"ckpt_path={path} is a folder: a training goes on from a .ckpt file, e.g. checkpoints/last.ckpt"
+            f"ckpt_path={path} is a folder: a training resumes from a .ckpt file, e.g. checkpoints/last.ckpt"
         )
     if not path.is_file():
         raise InputError(f"ckpt_path={path}: no such file")
@@ -43,10 +44,13 @@ def check_checkpoint(path: str | Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a training stands: the epoch of the next batch, and how many of its batches were trained on.
+    """The position of a training.
 
-    `batches` are those of an epoch that are trained on (`limit_train_batches` leaves some out), None for all;
-    `accumulate` of them make an optimizer step.
+    Attributes:
+        epoch: of the next batch.
+        trained: batches of that epoch that were trained on.
+        batches: per epoch, without those that `limit_train_batches` leaves out; None for all.
+        accumulate: batches per optimizer step.
     """
 
     epoch: int
@@ -56,10 +60,10 @@ class Place:
 
 
 def place(trainer: Trainer) -> Place:
-    """Where a training stands, by what was trained on in all of it.
+    """Return the position of a training, from the number of batches trained on since its start.
 
-    Not by what a loader handed out: a batch whose step was interrupted is trained on again. Not by the trainer's epoch
-    either: that counts one too many where a run of `max_steps` is resumed from the end of an epoch.
+    A loader has handed out more: a batch whose step was interrupted is trained on again. The trainer's own epoch is one
+    too high where a run of `max_steps` is resumed from the end of an epoch.
     """
     trained = int(trainer.fit_loop.epoch_loop.batch_progress.total.completed)
     batches = int(trainer.num_training_batches)
@@ -70,6 +74,7 @@ def reseed(trainer: Trainer) -> None:
     """Make the random numbers of a batch (dropout) depend on seed, process and place alone, as after resuming."""
     import torch
 
-    seed = getattr(getattr(trainer, "datamodule", None), "seed", 0)
+    data = trainer.datamodule  # type: ignore[attr-defined]
+    seed = data.seed if isinstance(data, Seeded) else 0
     now = place(trainer)
     torch.manual_seed(derived_seed((seed, trainer.global_rank, now.epoch, now.trained)))

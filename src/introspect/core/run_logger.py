@@ -1,4 +1,4 @@
-"""Lightning's W&B logger with the axes and summaries of our metrics, which no server can bring to a halt."""
+"""Lightning's W&B logger with the axes and summaries of our metrics, and offline where the server fails."""
 
 from __future__ import annotations
 
@@ -23,13 +23,12 @@ STEP = "trainer/global_step"
 
 
 class RunLogger(WandbLogger):
-    """Logs to W&B, offline if its server can not be reached.
+    """Log to W&B, offline if its server cannot be reached.
 
     Args:
-        axes: metric, or a pattern such as `val/*`, to the metric that it is drawn over; others go over the optimizer
-            step.
-        summaries: metric to what of its curve is the run's number: `max`, `min`, `last`, `mean`, or several, with
-            commas.
+        axes: metric, or a pattern such as `val/*`, to the metric on its x-axis; the others have the optimizer step.
+        summaries: metric to the statistic of its curve that summarizes the run: `max`, `min`, `last`, `mean`, or
+            several, separated by commas.
         settings: of Lightning's logger and of `wandb.init`.
     """
 
@@ -42,12 +41,12 @@ class RunLogger(WandbLogger):
 
     @property
     def is_kept(self) -> bool:
-        """Whether the run is kept anywhere, which WANDB_MODE=disabled prevents."""
+        """Whether the run is stored, which WANDB_MODE=disabled prevents."""
         return self._wandb_init.get("mode") != "disabled"
 
     @property
     def experiment(self) -> Run:
-        """The run, which is begun when it is asked for first."""
+        """The run, started at the first access."""
         if getattr(rank_zero_only, "rank", 0) != 0:
             return super().experiment
         try:
@@ -55,7 +54,7 @@ class RunLogger(WandbLogger):
         except Exception as error:
             if not self._is_unreachable(error):
                 raise
-            log.warning("W&B can not be reached (%s): this run is kept offline", one_line(error, 200))
+            log.warning("W&B cannot be reached (%s): this run is stored offline", one_line(error, 200))
             self._wandb_init["mode"] = "offline"
             self._log_model = False
             run = super().experiment
@@ -65,13 +64,13 @@ class RunLogger(WandbLogger):
         return run
 
     def _is_unreachable(self, error: Exception) -> bool:
-        """Whether a run could not be begun for a reason that an offline run has not."""
+        """Return whether a run failed to start for a reason that an offline run does not have."""
         import wandb
 
         return self._wandb_init.get("mode") == "online" and isinstance(error, wandb.errors.Error | OSError)
 
     def _define(self, run: Run) -> None:
-        """Say what is drawn over what, and which number of a curve is the run's."""
+        """Define the x-axis and the summary of each metric."""
         for axis in sorted({*self.axes.values()}):
             run.define_metric(axis, summary="none")
         for name, axis in self.axes.items():
@@ -80,18 +79,18 @@ class RunLogger(WandbLogger):
             run.define_metric(name, step_metric=self._axis(name), summary=summary)
 
     def _axis(self, name: str) -> str:
-        """What a metric is drawn over: by its name, or by the pattern that it fits."""
+        """Return the x-axis of a metric, by its name or by the pattern that it matches."""
         patterns = [key for key in self.axes if key.endswith("*") and name.startswith(key[:-1])]
         return self.axes.get(name) or self.axes.get(max(patterns, key=len, default=""), STEP)
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace) -> None:
-        """Log settings flat, `model/lr`: columns to filter, to group and to draw parallel coordinates by."""
+        """Log settings flat, as `model/lr`: columns to filter and group by."""
         super().log_hyperparams(flatten(vars(params) if isinstance(params, Namespace) else params))
 
 
 def log_histograms(loggers: Iterable[Logger], values: Mapping[str, Sequence[float]]) -> None:
-    """Give W&B the distributions of some numbers, by name; other loggers know none."""
+    """Log histograms of numbers to W&B, by name; other loggers have none."""
     trackers = [logger for logger in loggers if isinstance(logger, RunLogger)]
     shown = {name: list(numbers) for name, numbers in values.items() if len(numbers)}
     if not trackers or not shown:
