@@ -25,6 +25,7 @@ from introspect.evaluation.runs import Runs
 from introspect.evaluation.students import base_of, open_model
 from introspect.synthesis.published import export_rollouts
 from introspect.synthesis.recipes import Published
+from introspect.synthesis.recipes.base import Models
 from introspect.tuning.student import load_student
 from tests.chat.asking import Numbers, Scripted, question
 from tests.chat.remote.serving import Serving
@@ -120,7 +121,9 @@ def test_rollouts_are_exported_as_training_data(tmp_path: Path) -> None:
         export=tmp_path / "out",
         export_rollouts=export_rollouts,
     )
-    made = Published(source=tmp_path / "out/data/train-00000-of-00001.parquet").synthesize([], Scripted(), Scripted())
+    made = Published(source=tmp_path / "out/data/train-00000-of-00001.parquet").synthesize(
+        [], Models(Scripted(), Scripted())
+    )
     assert [trace.example_id for trace in made.traces] == ["q0", "q1"]
     assert made.traces[1].messages == question_messages(QUESTIONS[1])
     assert made.traces[1].target == "<think>\nIt is a1.\n</think>\n\n<answer>a1</answer>"

@@ -14,6 +14,7 @@ from introspect.benchmarks.examples import Document, MultiHopExample
 from introspect.callbacks.resume_point import ResumePoint
 from introspect.chat.protocol import ChatModel, Message, join_reasoning, tag_answer
 from introspect.core.errors import InputError
+from introspect.synthesis.recipes.base import Recipe
 from introspect.synthesis.traces import Trace, TraceSet, load_traces
 from introspect.tuning.batching import SupervisedDataset
 from introspect.tuning.datamodule import TraceDataModule
@@ -36,7 +37,7 @@ class Questions:
         return [example(number) for number in range(self.count)][:limit]
 
 
-class Dictation:
+class Dictation(Recipe):
     """A recipe whose traces need no model: `length` says how long that of each example is."""
 
     name = "dictation"
@@ -45,8 +46,8 @@ class Dictation:
     def __init__(self, length=lambda number: 3 + number % 5, reject=lambda number: False):
         self.length, self.reject, self.asked = length, reject, []
 
-    def synthesize(self, examples, student, teacher, store=None):
-        self.asked.append((len(examples), student, teacher))
+    def synthesize(self, examples, models):
+        self.asked.append((len(examples), models.student, models.teacher))
         numbers = [int(example.id.rpartition("-")[2]) for example in examples]
         kept = [(example, n) for example, n in zip(examples, numbers, strict=True) if not self.reject(n)]
         traces = [
@@ -129,8 +130,8 @@ def test_models_are_let_go_when_the_traces_are_made_or_not(tmp_path):
             closed.append(self)
 
     class Asking(Dictation):
-        def synthesize(self, examples, student, teacher, store=None):
-            assert student.identity == teacher.identity
+        def synthesize(self, examples, models):
+            assert models.student.identity == models.teacher.identity
             raise ConnectionAbortedError
 
     teacher, student = Held(), Held()
@@ -158,11 +159,11 @@ def test_a_recipe_that_does_not_train_makes_no_traces(tmp_path):
 
 def test_a_recipe_that_has_its_traces_from_elsewhere_needs_no_questions(tmp_path):
     class Found(Dictation):
-        asks = False
+        reads_questions = False
 
-        def synthesize(self, examples, *models):
+        def synthesize(self, examples, models):
             assert examples == []
-            return super().synthesize(Questions(5).load("x"), *models)
+            return super().synthesize(Questions(5).load("x"), models)
 
     data = ready(tmp_path, recipe=Found(), benchmark=Questions(0))
 

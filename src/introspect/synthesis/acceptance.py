@@ -1,41 +1,132 @@
-"""Rejection sampling: which rollouts are right enough to be learnt from.
+"""Which candidates become traces: every reason for which one is rejected.
 
-The paper leaves its criterion open (the published training sets have a column `evaluation` that no released program
-writes), so it is a setting here, and is recorded with the traces.
+Teachers' texts are rejected by `find_fault`, duplicates by `collect`, rollouts by an `Acceptance`. The paper leaves the
+criterion for rollouts open (the published training sets have a column `evaluation` that no released program writes), so
+it is a setting here, and is recorded with the traces.
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from introspect.benchmarks.answers import exact_match, f1_score, substring_match
+from introspect.benchmarks.answers import exact_match, f1_score, normalize_answer, substring_match
 from introspect.benchmarks.examples import MultiHopExample
+from introspect.chat.protocol import ANSWER_OPEN, THINK_CLOSE, THINK_OPEN, ChatResponse
 from introspect.core.errors import InputError
 from introspect.evaluation.judging.judgments import Correctness, Judgment, Unparsed
 from introspect.evaluation.judging.running import Judging
 from introspect.evaluation.rollouts import Rollout
+from introspect.synthesis.traces import Trace, TraceSet
 
 JUDGE = "judge"
 _CORRECTNESS = "correctness"
 _F1 = re.compile(r"f1\s*>=\s*(\d*\.?\d+)")
 _CHOICES = "exact_match, substring, or f1>= and a number above 0, up to 1"
 
+# A trace that mentions what only its writer was given teaches the student to expect it.
+_LEAK = re.compile(
+    r"\b(?:(?:provided|given|gold|reference|expected|known|supplied|target) (?:final |correct )?answer"
+    r"|(?:provided|given|known|supplied) (?:as )?(?:the )?correct answer"
+    r"|correct answer (?:that )?(?:was|is|we were|being) (?:given|provided|told|supplied|known)"
+    r"|ground[- ]truth|answer key|the hint\b|(?:the|this|your) (?:prompt|instructions?)"
+    r"|answer we (?:already )?(?:have|know|were given|were told)"
+    r"|(?:original|previous|earlier|initial) (?:solution|attempt|response|answer|reasoning)"
+    r"|(?:answer|solution) (?:(?:that )?(?:was|is|we were) )?(?:given|provided)"
+    r"|(?:the|this|that|our|student's|student’s) draft(?: solution)?"
+    r"|the student(?:'s|’s)? (?:reasoning|answer|attempt|solution)"
+    r"|(?:solution|reference) guide|the guide (?:says|tells|warns|lists)"
+    r"|correct_answer|draft_solution)\b",
+    re.IGNORECASE,
+)
+# As `normalize_answer` leaves them.
+_ASSERTS = frozenset("is are was were isnt be answer but instead rather".split())
+_DENIES = frozenset("not never isnt wasnt neither nor".split())
+
+
+def find_fault(response: ChatResponse | None, example: MultiHopExample) -> str | None:
+    """Return why a teacher's response cannot be a trace of this example, or None if it can.
+
+    request_failed: there is no response. truncated: it hit the length limit. The others are those of `find_text_fault`;
+    the teacher's own think block is not part of the text.
+    """
+    if response is None:
+        return "request_failed"
+    if not response.finished:
+        return "truncated"
+    return find_text_fault(response.content, f"{example.question}\n{example.context}", example.references)
+
+
+def find_text_fault(trace: str, source: str, references: Sequence[str]) -> str | None:
+    """Return why a text cannot be a trace, or None if it can.
+
+    empty: it is blank. tags: it contains think or answer tags, which would break the form of the target. leak: it
+    mentions that an answer, a draft or a guide was given, in words that the source (question and documents) does not
+    use. answer_missing: it does not conclude with one of the accepted answers.
+    """
+    trace = trace.strip()
+    if not trace:
+        return "empty"
+    if any(tag in trace for tag in (THINK_OPEN, THINK_CLOSE, ANSWER_OPEN)):
+        return "tags"
+    if any(match[0].lower() not in source.lower() for match in _LEAK.finditer(trace)):
+        return "leak"
+    return None if any(_ends_in(trace, reference) for reference in references) else "answer_missing"
+
+
+def _ends_in(trace: str, reference: str) -> bool:
+    """Return whether a trace concludes with the reference: in its last paragraph, not negated, with little after it.
+
+    Words may follow ("… is London, in England."), but nothing that says what something is.
+    """
+    wanted = normalize_answer(reference)
+    if not wanted:  # "A", "The The", "!!!": the normalised form is empty
+        return trace.rstrip(" .*").endswith(reference.strip(" ."))
+    ending = normalize_answer(re.split(r"\n\s*\n", trace)[-1])
+    before, found, after = f" {ending} ".rpartition(f" {wanted} ")
+    following = after.split()
+    return bool(found) and len(following) <= 6 and not _ASSERTS & {*following} and not _DENIES & {*before.split()[-2:]}
+
+
+def collect(candidates: Sequence[tuple[str | None, Trace]]) -> TraceSet:
+    """Separate candidates (fault or None, trace): accepted ones in the order of their ids, rejected ones counted.
+
+    The same target twice for one example is a `duplicate`.
+    """
+    rejections: Counter[str] = Counter()
+    accepted: list[Trace] = []
+    seen: set[tuple[str, str]] = set()
+    for fault, trace in sorted(candidates, key=lambda c: (c[1].example_id, c[1].rollout_id, c[1].trace_id)):
+        if fault is None and (trace.example_id, trace.target) in seen:
+            fault = "duplicate"
+        if fault is None:
+            seen.add((trace.example_id, trace.target))
+            accepted.append(trace)
+        else:
+            rejections[fault] += 1
+    return TraceSet(tuple(accepted), dict(rejections))
+
 
 @dataclass(frozen=True, slots=True)
 class Criterion:
-    """When an answer is accepted. `name` is what is recorded; `accepts(answer, references)` decides."""
+    """When an answer is accepted.
+
+    Attributes:
+        name: recorded with the traces.
+        accepts: decides from the answer and the accepted ones.
+    """
 
     name: str
     accepts: Callable[[str, Sequence[str]], bool]
 
 
 def parse_criterion(text: str, *, others: str = "") -> Criterion:
-    """The criterion that the setting `recipe.accept` names.
+    """Return the criterion that the setting `recipe.accept` names.
 
     Args:
-        text: `exact_match` and `substring` (`metrics.answers` defines them), or `f1>=0.8`, token F1 of that or more.
+        text: `exact_match` or `substring` (defined in `benchmarks.answers`), or a least token F1 such as `f1>=0.8`.
         others: what else the setting can be, for the error.
 
     Raises:
@@ -52,11 +143,11 @@ def parse_criterion(text: str, *, others: str = "") -> Criterion:
 
 
 class Acceptance:
-    """Decides about rollouts by a criterion, or has a judge decide.
+    """Decides about rollouts by a criterion, or by a judge.
 
     Args:
         accept: a criterion of `parse_criterion`, or `judge`.
-        judging: who judges, and how, where `accept` is `judge`; of its scores only `correctness` is asked.
+        judging: the judge, where `accept` is `judge`; of its scores only `correctness` is used.
 
     Raises:
         InputError: there is no such criterion, or no judge.
@@ -64,15 +155,13 @@ class Acceptance:
 
     def __init__(self, accept: str, judging: Judging | None = None) -> None:
         self._criterion = None if accept == JUDGE else parse_criterion(accept, others=f"{JUDGE}, ")
-        self._judging = None
-        if self._criterion is None:
-            if judging is None or judging.judge is None:
-                raise InputError("recipe.accept=judge needs a judge: give judge=…, other than none")
-            self._judging = replace(judging, scores=(_CORRECTNESS,))
+        if self._criterion is None and (judging is None or judging.judge is None):
+            raise InputError("recipe.accept=judge needs a judge: give judge=…, other than none")
+        self._judging = judging
 
     @property
     def settings(self) -> Mapping[str, object]:
-        """The criterion, and who judges."""
+        """The criterion, and the judge's identity."""
         if self._criterion is not None:
             return {"accept": self._criterion.name}
         assert self._judging is not None
@@ -80,18 +169,19 @@ class Acceptance:
         return {"accept": JUDGE, "judge": dict(self._judging.judge.identity)}
 
     def faults(self, rollouts: Sequence[Rollout], examples: Sequence[MultiHopExample]) -> list[str | None]:
-        """Why each rollout is not accepted, None if it is, in their order.
+        """Return why each rollout is rejected, None if it is accepted, in their order.
 
-        `wrong`; of a judge also `judge_failed` (there is no reply) and `judge_unparsed` (none that could be read).
+        `wrong`; of a judge also `judge_failed` (there is no response) and `judge_unparsed` (it could not be read).
         """
         if self._criterion is not None:
             accepts = self._criterion.accepts
             return [None if accepts(rollout.predicted_answer, rollout.references) else "wrong" for rollout in rollouts]
         assert self._judging is not None
+        judging = replace(self._judging, scores=(_CORRECTNESS,))
         try:
-            judged = self._judging.judged(rollouts, lambda: examples, "judge reads the rollouts")
+            judged = judging.judged(rollouts, lambda: examples, "judge reads the rollouts")
         finally:
-            self._judging.close()  # the training needs the room
+            judging.close()  # training needs the memory
         return [_fault_of(item.judgments.get(_CORRECTNESS)) for item in judged]
 
 

@@ -23,7 +23,7 @@ from introspect.core.distributed import SharedLoader, batches, processes
 from introspect.core.errors import InputError
 from introspect.core.files import write_json
 from introspect.core.resuming import place
-from introspect.synthesis.recipes.base import Recipe
+from introspect.synthesis.recipes.base import Models, Recipe
 from introspect.synthesis.traces import Trace, TraceSet, load_traces, save_traces
 from introspect.tuning.batching import (
     GroupedDataset,
@@ -141,7 +141,7 @@ class TraceDataModule(QuestionsDataModule):
     @property
     def trains(self) -> bool:
         """Whether there is anything to train on; a recipe may only ask differently."""
-        return getattr(self.recipe, "trains", True)
+        return self.recipe.trains
 
     @property
     def inputs(self) -> tuple[Path, ...]:
@@ -175,16 +175,16 @@ class TraceDataModule(QuestionsDataModule):
             return
         from introspect.chat.store import ResponseStore
 
-        asks = getattr(self.recipe, "asks", True)
-        examples = self.examples("train") if asks else []
-        if asks and not examples:
+        reads = self.recipe.reads_questions
+        examples = self.examples("train") if reads else []
+        if reads and not examples:
             raise InputError(f"{self.benchmark.name}: there are no training questions")
-        models = Lazy(self.student), Lazy(self.teacher)
-        with ResponseStore(self.store) as store, closing(models[0]), closing(models[1]):
-            made = self.recipe.synthesize(examples, *models, store)
-            spent = spent_by(student=models[0], teacher=models[1])
+        student, teacher = Lazy(self.student), Lazy(self.teacher)
+        with ResponseStore(self.store) as store, closing(student), closing(teacher):
+            made = self.recipe.synthesize(examples, Models(student, teacher, store))
+            spent = spent_by(student=student, teacher=teacher)
         save_traces(made.traces, self.traces)
-        self._report(made, len(examples) if asks else len({trace.example_id for trace in made.traces}), spent)
+        self._report(made, len(examples) if reads else len({trace.example_id for trace in made.traces}), spent)
         if self.export is not None:
             self._export(self.export, made.traces, examples)
         self._prepared = True
@@ -214,11 +214,10 @@ class TraceDataModule(QuestionsDataModule):
     def _export(self, folder: str | Path, traces: Sequence[Trace], examples: Sequence[MultiHopExample]) -> None:
         from introspect.synthesis.published import export_traces
 
-        kind = getattr(self.recipe, "kind", None)
-        if kind is None:
+        if self.recipe.kind is None:
             raise InputError(f"datamodule.export: recipe {self.recipe.name} makes no traces that could be exported")
         facts = {"data": self.benchmark.name, "recipe": self.recipe.name, **self.recipe.settings}
-        export_traces(traces, examples, folder, kind=kind, facts=facts)
+        export_traces(traces, examples, folder, kind=self.recipe.kind, facts=facts)
 
     def setup(self, stage: str | None = None) -> None:
         """Tokenise the traces and hold some out for the validation loss.

@@ -12,6 +12,7 @@ from introspect.evaluation.generation import generate_rollouts
 from introspect.oracle.teacher import Oracle
 from introspect.synthesis.published import export_rollouts, export_traces
 from introspect.synthesis.recipes import MBTR, MBTS, DirectR, DistillR, Published, SelfDistill, TeacherDistill
+from introspect.synthesis.recipes.base import Models
 from tests.synthesis.recipes.scripted import EXAMPLES, Scripted, endless, right, wrong
 
 QUESTION = ["sample_id", "metadata", "question", "answer"]
@@ -19,7 +20,7 @@ ROLLOUT = ["rollout_id", "prompt", "response", "valid", "reasoning_trace", "pred
 
 
 def export(recipe, folder, student=right, examples=EXAMPLES):
-    traces = recipe.synthesize(examples, Scripted(student), Oracle()).traces
+    traces = recipe.synthesize(examples, Models(Scripted(student), Oracle())).traces
     export_traces(traces, examples, folder, kind=recipe.kind, facts={"recipe": recipe.name, **recipe.settings})
     return traces
 
@@ -29,7 +30,7 @@ def file_of(folder, split="train"):
 
 
 def read(folder, **settings):
-    return Published(source=file_of(folder), **settings).synthesize([], Scripted(right), Oracle())
+    return Published(source=file_of(folder), **settings).synthesize([], Models(Scripted(right), Oracle()))
 
 
 @pytest.mark.parametrize(
@@ -87,7 +88,7 @@ def test_the_folder_is_a_data_set_with_a_card(tmp_path, monkeypatch):
     card = (tmp_path / "out" / "README.md").read_text()
     assert "- recipe: self_distill" in card
     assert "- accept: f1>=0.5" in card
-    traces = Published(source=tmp_path / "out").synthesize([], Scripted(right), Oracle()).traces
+    traces = Published(source=tmp_path / "out").synthesize([], Models(Scripted(right), Oracle())).traces
     assert len(traces) == 6
 
 
@@ -109,14 +110,14 @@ def test_rollouts_are_written_right_and_wrong(tmp_path):
     export_rollouts(rollouts, EXAMPLES, tmp_path, split="validation", facts={"student": "scripted"})
 
     assert pq.read_schema(file_of(tmp_path, "validation")).names == [*QUESTION, *ROLLOUT]
-    made = Published(source=file_of(tmp_path, "validation")).synthesize([], student, Oracle())
+    made = Published(source=file_of(tmp_path, "validation")).synthesize([], Models(student, Oracle()))
     # Two right answers to each of two questions are the same; of the other four, one is wrong and one unfinished.
     assert made.rejections == {"duplicate": 2, "invalid": 4, "wrong": 4}
     assert {trace.example_id for trace in made.traces} == right_ids
 
 
 def test_what_can_not_be_exported_is_said(tmp_path):
-    traces = MBTS().synthesize(EXAMPLES, Scripted(right), Oracle()).traces
+    traces = MBTS().synthesize(EXAMPLES, Models(Scripted(right), Oracle())).traces
     with pytest.raises(InputError, match=r"there is nothing to export$"):
         export_traces([], EXAMPLES, tmp_path / "x", kind="synthesis", facts={})
     with pytest.raises(InputError, match=r"is none of the 2 questions of the data$"):

@@ -34,8 +34,11 @@ def test_every_recipe_is_an_experiment(name: str, tmp_path: Path) -> None:
     assert all(values["seed"] == 7 for key, values in recipe.items() if str(key).endswith("_sampling"))
 
 
-@pytest.mark.parametrize("model", ["qwen3_0_6b", "qwen3_1_7b", "qwen3_4b"])
-@pytest.mark.parametrize("name", RECIPES)
+# Every recipe, and every model once.
+SCALES = [*((name, "qwen3_4b") for name in RECIPES), ("mbt_r", "qwen3_0_6b"), ("mbt_r", "qwen3_1_7b")]
+
+
+@pytest.mark.parametrize(("name", "model"), SCALES)
 def test_every_recipe_at_the_scale_of_the_paper(name: str, model: str, tmp_path: Path) -> None:
     experiment = [f"experiment=paper/{name}"] if name in OWN else [f"experiment={name}", "scale=paper"]
     cfg = compose_config("train", [*experiment, f"model={model}"], tmp_path)

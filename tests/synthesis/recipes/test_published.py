@@ -12,6 +12,7 @@ from introspect.chat.tokenizers import with_template
 from introspect.core.errors import InputError
 from introspect.oracle.teacher import Oracle
 from introspect.synthesis.recipes import MBTR, Published, PublishedGuides
+from introspect.synthesis.recipes.base import Models
 from introspect.synthesis.traces import Draft
 from tests.synthesis.published.made import row, write
 from tests.synthesis.recipes.scripted import EXAMPLES, Scripted, concludes, right
@@ -20,7 +21,7 @@ from tests.tuning.tiny import tiny_tokenizer
 
 def read(path, *rows, **settings):
     source = write(path / "t.parquet", *rows)
-    return Published(source=source, **settings).synthesize([], Scripted(right), Oracle())
+    return Published(source=source, **settings).synthesize([], Models(Scripted(right), Oracle()))
 
 
 def test_a_refined_trace_is_learnt_with_the_gold_answer(tmp_path):
@@ -53,7 +54,7 @@ def test_targets_without_reasoning_are_said(tmp_path, caplog):
     assert "t.parquet: 1 of 2 targets have no think block" in caplog.text
     caplog.clear()
     recipe = Published(source=tmp_path / "t.parquet", target="auto", num_rollouts=1)
-    recipe.synthesize([], Scripted(right), Oracle())
+    recipe.synthesize([], Models(Scripted(right), Oracle()))
     assert caplog.text == ""
     assert recipe.settings["target"] == "refined_trace"  # what auto has found
 
@@ -132,7 +133,7 @@ def test_a_malformed_row_is_named(tmp_path, changes, complaint):
     path = tmp_path / "t.jsonl"
     path.write_text(json.dumps(row(**changes)))
     with pytest.raises(InputError, match=rf"^{path}, {complaint}"):
-        Published(source=path).synthesize([], Scripted(right), Oracle())
+        Published(source=path).synthesize([], Models(Scripted(right), Oracle()))
 
 
 @pytest.mark.parametrize(
@@ -226,7 +227,7 @@ def test_published_guides_open_the_rewriting(tmp_path):
     rows.append(guide_row(9, Hopworld(seed=9, sizes={"train": 1}).load("train")[0]))
     guides = PublishedGuides(source=write(tmp_path / "g.parquet", *rows))
     teacher = Scripted(concludes)
-    made = MBTR(guides=guides).synthesize(EXAMPLES, Scripted(right), teacher)
+    made = MBTR(guides=guides).synthesize(EXAMPLES, Models(Scripted(right), teacher))
 
     assert made.rejections == {"guide_missing": 1, "guide_empty": 1}
     assert len(teacher.asked) == len(made.traces) == 4  # nobody is asked for a guide

@@ -15,6 +15,7 @@ from introspect.chat.protocol import ChatModel, ChatRequest, ChatResponse, tag_a
 from introspect.chat.usage import Usage
 from introspect.oracle.teacher import Oracle
 from introspect.synthesis.recipes import MBTR, MBTS, DirectR, DistillR, TeacherDistill
+from introspect.synthesis.recipes.base import Models
 
 BENCHMARKS = {
     "hotpotqa": (HotpotQA, "hotpot_train_v1.1.sample100.json"),
@@ -39,7 +40,7 @@ class Lost(ChatModel):
 def test_every_trace_passes_the_gate(shared: Path, name: str, recipe: Any) -> None:
     kind, file = BENCHMARKS[name]
     examples = kind(files={"train": shared / "data" / name / file}, held_out=0).load("train")
-    made = recipe.synthesize(examples, Lost(), Oracle())
+    made = recipe.synthesize(examples, Models(Lost(), Oracle()))
     assert made.rejections == {}
     assert len(made.traces) == len(examples) >= 100
     in_phases = sum("We verify" in trace.target for trace in made.traces)

@@ -1,10 +1,9 @@
-"""How traces are made: which requests an example gives rise to, and which replies become traces."""
+"""How traces are made: the requests of each recipe, and the traces that it makes of the responses."""
 
 from introspect.synthesis.recipes.distill import SelfDistill, TeacherDistill
+from introspect.synthesis.recipes.mbt import MBTR, MBTS, DirectR, DistillR
 from introspect.synthesis.recipes.metacognitive_prompt import MetacognitivePrompt
 from introspect.synthesis.recipes.published import Published, PublishedGuides
-from introspect.synthesis.recipes.rewriting import MBTR, DirectR, DistillR
-from introspect.synthesis.recipes.synthesis import MBTS
 
 __all__ = [
     "MBTR",

@@ -1,56 +1,63 @@
-"""Rejection-sampled distillation: the student learns right rollouts as they are, its own or a teacher's."""
+"""Rejection-sampled distillation: the student learns correct rollouts unchanged, its own or a teacher's."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 from introspect.benchmarks.examples import MultiHopExample
-from introspect.chat.protocol import ChatModel, ChatResponse, Sampling, join_reasoning
-from introspect.chat.store import ResponseStore
+from introspect.chat.protocol import ChatResponse, Sampling, join_reasoning
 from introspect.evaluation.judging.running import Judging
 from introspect.evaluation.rollouts import Rollout
-from introspect.synthesis.acceptance import Acceptance
-from introspect.synthesis.recipes.base import ask, collect, draft_requests, example_id
+from introspect.synthesis.acceptance import Acceptance, collect
+from introspect.synthesis.recipes.base import Models, Recipe, Role, draft_requests, example_id
 from introspect.synthesis.traces import Kind, Trace, TraceSet
 
 
-class _Distill:
-    """Keeps the rollouts on plain questions that end by themselves and whose answer is accepted, as they are."""
+@dataclass(frozen=True, kw_only=True)
+class _Distill(Recipe):
+    """Keeps the rollouts that end by themselves and whose answer is accepted."""
 
-    name: str
-    kind: Kind = "rollout"
-    rollouts_by: Literal["student", "teacher"]
+    kind: ClassVar[Kind] = "rollout"
+    role: ClassVar[Role]
 
-    def __init__(self, rollouts: int, acceptance: Acceptance, sampling: Sampling | None) -> None:
-        self.rollouts = rollouts
-        self.acceptance = acceptance
-        self.sampling = sampling or Sampling()
+    rollouts: int = 1
+    accept: str = "exact_match"
+    judging: Judging | None = None
+
+    def __post_init__(self) -> None:
+        """Check the criterion.
+
+        Raises:
+            InputError: see `Acceptance`.
+        """
+        _ = self._acceptance
+
+    @property
+    def _acceptance(self) -> Acceptance:
+        return Acceptance(self.accept, self.judging)
+
+    @property
+    def _sampling(self) -> Sampling:
+        raise NotImplementedError
 
     @property
     def settings(self) -> Mapping[str, object]:
         """Number of rollouts, and the criterion."""
-        return {"rollouts": self.rollouts, **self.acceptance.settings}
+        return {"rollouts": self.rollouts, **self._acceptance.settings}
 
-    def synthesize(
-        self,
-        examples: Sequence[MultiHopExample],
-        student: ChatModel,
-        teacher: ChatModel,
-        store: ResponseStore | None = None,
-    ) -> TraceSet:
-        """One candidate per example and rollout number; only one of the two models is asked for them.
+    def synthesize(self, examples: Sequence[MultiHopExample], models: Models) -> TraceSet:
+        """Make one candidate per example and rollout number, with one of the two models.
 
         Rejections: `request_failed`, `unfinished`, `empty` (no think block or no content), those of
         `Acceptance.faults`, `duplicate`.
         """
-        by_teacher = self.rollouts_by == "teacher"
         by_id = {example.id: example for example in examples}
-        requests = draft_requests(examples, self.rollouts, self.sampling, by_teacher=by_teacher)
+        requests = draft_requests(examples, self.rollouts, self._sampling, self.role)
         candidates: list[tuple[str | None, Trace]] = []
         sound: list[tuple[Rollout, Trace]] = []
-        model = teacher if by_teacher else student
-        for request, reply in ask(model, requests, store, f"{self.rollouts_by} rollouts"):
+        for request, reply in models.generate(self.role, requests, f"{self.role} rollouts"):
             example = by_id[example_id(request)]
             trace = Trace(
                 example_id=example.id,
@@ -64,8 +71,8 @@ class _Distill:
                 candidates.append(("request_failed" if reply is None else fault, trace))
             else:
                 sound.append((Rollout.of(example, request, reply), trace))
-        model.close()  # a judge may need the room
-        faults = self.acceptance.faults([rollout for rollout, _ in sound], examples)
+        models.model(self.role).close()  # a judge may need the memory
+        faults = self._acceptance.faults([rollout for rollout, _ in sound], examples)
         candidates += [(fault, trace) for fault, (_, trace) in zip(faults, sound, strict=True)]
         return collect(candidates)
 
@@ -76,49 +83,43 @@ def _find_fault(reply: ChatResponse) -> str | None:
     return None if reply.reasoning and reply.content else "empty"
 
 
+@dataclass(frozen=True, kw_only=True)
 class SelfDistill(_Distill):
-    """The student's own right rollouts.
+    """The student's own correct rollouts.
 
-    Args:
-        rollouts: drafts per example.
-        accept: when an answer is right enough; see `Acceptance`.
-        judging: who decides, where `accept` is `judge`.
-        student_sampling: how the student is sampled.
+    Attributes:
+        rollouts: rollouts per example.
+        accept: which answers count as correct; see `Acceptance`.
+        judging: the judge, where `accept` is `judge`.
+        student_sampling: how rollouts are sampled.
     """
 
-    name = "self_distill"
-    rollouts_by = "student"
+    name: ClassVar[str] = "self_distill"
+    role: ClassVar[Role] = "student"
 
-    def __init__(
-        self,
-        *,
-        rollouts: int = 1,
-        accept: str = "exact_match",
-        judging: Judging | None = None,
-        student_sampling: Sampling | None = None,
-    ) -> None:
-        super().__init__(rollouts, Acceptance(accept, judging), student_sampling)
+    student_sampling: Sampling = field(default_factory=Sampling)
+
+    @property
+    def _sampling(self) -> Sampling:
+        return self.student_sampling
 
 
+@dataclass(frozen=True, kw_only=True)
 class TeacherDistill(_Distill):
-    """The teacher's right rollouts. It is asked as a student is, without the answer, so its reasoning is the trace.
+    """The teacher's correct rollouts. It is given the question without the answer, so its reasoning is the trace.
 
-    Args:
+    Attributes:
         rollouts: answers per example.
-        accept: when an answer is right enough; see `Acceptance`.
-        judging: who decides, where `accept` is `judge`.
-        teacher_sampling: how the teacher is sampled.
+        accept: which answers count as correct; see `Acceptance`.
+        judging: the judge, where `accept` is `judge`.
+        teacher_sampling: how answers are sampled.
     """
 
-    name = "teacher_distill"
-    rollouts_by = "teacher"
+    name: ClassVar[str] = "teacher_distill"
+    role: ClassVar[Role] = "teacher"
 
-    def __init__(
-        self,
-        *,
-        rollouts: int = 1,
-        accept: str = "exact_match",
-        judging: Judging | None = None,
-        teacher_sampling: Sampling | None = None,
-    ) -> None:
-        super().__init__(rollouts, Acceptance(accept, judging), teacher_sampling)
+    teacher_sampling: Sampling = field(default_factory=Sampling)
+
+    @property
+    def _sampling(self) -> Sampling:
+        return self.teacher_sampling

@@ -1,4 +1,4 @@
-"""The baseline without training: the student as it is, told how to think."""
+"""The baseline without training: the untuned student with another prompt."""
 
 from __future__ import annotations
 
@@ -6,18 +6,17 @@ from collections.abc import Mapping, Sequence
 
 from introspect.benchmarks.examples import MultiHopExample
 from introspect.chat.prompts import Style, check_style
-from introspect.chat.protocol import ChatModel
-from introspect.chat.store import ResponseStore
+from introspect.synthesis.recipes.base import Models, Recipe
 from introspect.synthesis.traces import TraceSet
 
 
-class MetacognitivePrompt:
-    """Makes no traces: the test asks the student with a system turn that prescribes the five phases.
+class MetacognitivePrompt(Recipe):
+    """Makes no traces: the test prompts the student with a system turn that prescribes the five phases.
 
-    Its baseline is the same student, asked plainly.
+    Its baseline is the same student with the plain prompt.
 
     Args:
-        prompt: how the student is asked; see `prompts.question_messages`.
+        prompt: see `prompts.question_messages`.
     """
 
     name = "metacognitive_prompt"
@@ -28,15 +27,9 @@ class MetacognitivePrompt:
 
     @property
     def settings(self) -> Mapping[str, object]:
-        """How the student is asked."""
+        """The prompt."""
         return {"prompt": self.prompt}
 
-    def synthesize(
-        self,
-        examples: Sequence[MultiHopExample],
-        student: ChatModel,
-        teacher: ChatModel,
-        store: ResponseStore | None = None,
-    ) -> TraceSet:
-        """Nothing."""
+    def synthesize(self, examples: Sequence[MultiHopExample], models: Models) -> TraceSet:
+        """Return no traces."""
         return TraceSet((), {})

@@ -9,12 +9,11 @@ from typing import Any, Literal, get_args
 
 from introspect.benchmarks.examples import MultiHopExample
 from introspect.benchmarks.rows import Row
-from introspect.chat.protocol import ChatModel, Message, extract_answer, join_reasoning, split_reasoning, tag_answer
-from introspect.chat.store import ResponseStore
+from introspect.chat.protocol import Message, extract_answer, join_reasoning, split_reasoning, tag_answer
 from introspect.core.errors import InputError
-from introspect.synthesis.acceptance import parse_criterion
+from introspect.synthesis.acceptance import collect, find_text_fault, parse_criterion
 from introspect.synthesis.published import PublishedSet, example_id_of, messages_of
-from introspect.synthesis.recipes.base import collect, find_text_fault
+from introspect.synthesis.recipes.base import Models, Recipe
 from introspect.synthesis.traces import Draft, Trace, TraceSet
 
 Target = Literal["refined_trace", "synthesized_trace", "response"]
@@ -30,7 +29,7 @@ _FILTERS: Mapping[Target, tuple[str, ...]] = {
 }
 
 
-class Published:
+class Published(Recipe):
     """Reads traces instead of making them, with the row filters and targets of the reference's `train/sft.py`.
 
     | target | rows | what is learnt |
@@ -46,7 +45,7 @@ class Published:
         num_traces: rewrites of a rollout that are taken, by number; None takes all.
         accept: which responses are right: those of the column `evaluation`, or a criterion of
             `acceptance.parse_criterion` that is applied here.
-        gate: also reject traces that `base.find_text_fault` rejects in ours. The published ones were not gated so.
+        gate: also reject traces by `acceptance.find_text_fault`, as ours are; the published ones were not filtered so.
         examples: questions that are taken, the first of the set; None takes all.
 
     Raises:
@@ -54,7 +53,7 @@ class Published:
     """
 
     name = "published"
-    asks = False
+    reads_questions = False
 
     def __init__(
         self,
@@ -87,17 +86,11 @@ class Published:
         source = {**self.source, "source": str(self.source["source"])}
         return {**source, "target": self.target, "accept": accept, "gate": self.gate, **limits}
 
-    def synthesize(
-        self,
-        examples: Sequence[MultiHopExample],
-        student: ChatModel,
-        teacher: ChatModel,
-        store: ResponseStore | None = None,
-    ) -> TraceSet:
-        """One candidate per row; nobody is asked.
+    def synthesize(self, examples: Sequence[MultiHopExample], models: Models) -> TraceSet:
+        """Make one candidate per row, without any model.
 
         Rejections: `invalid` (the rollout did not end by itself), `wrong` (it is not accepted), `beyond_rollouts` and
-        `beyond_traces` (by number), `empty`, with `gate` those of `base.find_text_fault`, and `duplicate`.
+        `beyond_traces` (by number), `empty`, with `gate` those of `acceptance.find_text_fault`, and `duplicate`.
 
         Raises:
             InputError: a column is missing, or a cell is not what it should be; naming row and column.

@@ -1,4 +1,4 @@
-"""MBT-R and its controls: what is asked of whom, what becomes a trace, and that nothing is lost uncounted."""
+"""The recipes with a teacher: who gets which requests, what becomes a trace, and that every rejection is counted."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import pytest
 from introspect.chat.prompts import question_messages, render
 from introspect.chat.protocol import ChatRequest, Message
 from introspect.oracle.teacher import Oracle
-from introspect.synthesis.recipes import MBTR, DirectR, DistillR
-from introspect.synthesis.recipes.rewriting import guide_messages
+from introspect.synthesis.recipes import MBTR, MBTS, DirectR, DistillR
+from introspect.synthesis.recipes.base import Models
+from introspect.synthesis.recipes.mbt import guide_messages
 from introspect.synthesis.traces import Draft
 from tests.synthesis.recipes.scripted import BY_ID, EXAMPLES, Scripted, concludes, endless, example_of, right, wrong
 
@@ -30,16 +31,16 @@ def rewrites(teacher: Scripted) -> list[ChatRequest]:
 
 def test_drafts_guides_and_rewrites_are_joined_on_ids_whatever_their_order() -> None:
     teacher = Scripted(guides_and_rewrites)
-    made = MBTR(rollouts=2, traces=2).synthesize(EXAMPLES, Scripted(right), teacher)
+    made = MBTR(rollouts=2, traces=2).synthesize(EXAMPLES, Models(Scripted(right), teacher))
     assert len(teacher.asked) == len(EXAMPLES) * (1 + 4)  # one guide per example, not per draft
     for request in rewrites(teacher):
         example = BY_ID[request.id.split("/")[0]]
         assert request.example == example == example_of(request)
-        asked, told, rewriting = request.messages
-        assert (asked,) == guide_messages(example)
-        assert told == Message("assistant", f"Guide to {example.id}.")  # without the teacher's private reasoning
+        prompt, guide, rewriting = request.messages
+        assert (prompt,) == guide_messages(example)
+        assert guide == Message("assistant", f"Guide to {example.id}.")  # without the teacher's think block
         assert f"It is {example.answer}." in rewriting.content.split("<draft_solution>")[1]
-        assert example.context not in rewriting.content  # which the guide's own question has shown already
+        assert example.context not in rewriting.content  # the prompt of the guide has it already
     assert made.rejections == {}
     assert len(made.traces) == 24
     assert all(BY_ID[trace.example_id].answer in trace.target for trace in made.traces)
@@ -48,7 +49,7 @@ def test_drafts_guides_and_rewrites_are_joined_on_ids_whatever_their_order() -> 
 
 def test_without_guides_the_answer_is_in_the_prompt() -> None:
     teacher = Scripted(concludes)
-    made = MBTR(guides=False, rollouts=2, traces=2).synthesize(EXAMPLES, Scripted(right), teacher)
+    made = MBTR(guides=False, rollouts=2, traces=2).synthesize(EXAMPLES, Models(Scripted(right), teacher))
     assert len(teacher.asked) == len(EXAMPLES) * 4
     for request in teacher.asked:
         (prompt,) = request.messages
@@ -58,19 +59,19 @@ def test_without_guides_the_answer_is_in_the_prompt() -> None:
     assert made.rejections == {"duplicate": 3 * len(EXAMPLES)}  # the same words four times over
 
 
-def test_right_and_wrong_drafts_are_rewritten_and_unfinished_ones_dropped() -> None:
-    made = MBTR().synthesize(EXAMPLES, Scripted(wrong), Oracle())
+def test_correct_and_wrong_drafts_are_rewritten_and_unfinished_ones_dropped() -> None:
+    made = MBTR().synthesize(EXAMPLES, Models(Scripted(wrong), Oracle()))
     assert len(made.traces) == len(EXAMPLES)
     assert all("what about nobody?" in trace.target for trace in made.traces)
     assert made.traces[0].draft == Draft("Hmm.", "<answer>nobody</answer>", finished=True)
     teacher = Scripted(concludes)
-    made = MBTR(traces=2).synthesize(EXAMPLES, Scripted(endless), teacher)
+    made = MBTR(traces=2).synthesize(EXAMPLES, Models(Scripted(endless), teacher))
     assert made.traces == ()
     assert made.rejections == {"draft_unfinished": 12}
-    assert teacher.asked == []  # nor is a guide asked for that nothing would be rewritten with
+    assert teacher.asked == []  # not even for a guide, which no rewrite would need
     silent = Scripted(lambda request: ("", "stop"))
-    assert MBTR().synthesize(EXAMPLES, silent, teacher).rejections == {"draft_empty": 6}
-    made = MBTR(unfinished_drafts=True).synthesize(EXAMPLES, Scripted(endless), Oracle())
+    assert MBTR().synthesize(EXAMPLES, Models(silent, teacher)).rejections == {"draft_empty": 6}
+    made = MBTR(unfinished_drafts=True).synthesize(EXAMPLES, Models(Scripted(endless), Oracle()))
     assert len(made.traces) == len(EXAMPLES)
     assert made.traces[0].draft == Draft("Wait, let me check again.", "", finished=False)
 
@@ -79,7 +80,7 @@ def test_every_failure_is_counted_for_every_rewrite_that_is_missing() -> None:
     first, second, third, *_ = (example.id for example in EXAMPLES)
     student = Scripted(right, fails={f"{first}/0"})
     teacher = Scripted(guides_and_rewrites, fails={f"{second}/guide", f"{third}/0/1"})
-    made = MBTR(traces=2).synthesize(EXAMPLES, student, teacher)
+    made = MBTR(traces=2).synthesize(EXAMPLES, Models(student, teacher))
     assert made.rejections == {"request_failed": 2 + 2 + 1}
     assert len(made.traces) == 7
 
@@ -88,9 +89,9 @@ def test_every_failure_is_counted_for_every_rewrite_that_is_missing() -> None:
     ("guide", "fault"),
     [(("Step 1", "length"), "guide_unfinished"), (("<think>\nHm.\n</think>", "stop"), "guide_empty")],
 )
-def test_a_guide_that_is_none_spoils_its_rewrites(guide: tuple[str, str], fault: str) -> None:
+def test_a_failed_guide_rejects_its_rewrites(guide: tuple[str, str], fault: str) -> None:
     teacher = Scripted(lambda request: guide if is_guide(request) else concludes(request))
-    made = MBTR(traces=3).synthesize(EXAMPLES, Scripted(right), teacher)
+    made = MBTR(traces=3).synthesize(EXAMPLES, Models(Scripted(right), teacher))
     assert made.rejections == {fault: 18}
     assert rewrites(teacher) == []
 
@@ -104,7 +105,7 @@ def test_direct_r_rewrites_the_teachers_own_answers() -> None:
         )
 
     teacher = Scripted(reply)
-    made = DirectR(rollouts=2).synthesize(EXAMPLES, student, teacher)
+    made = DirectR(rollouts=2).synthesize(EXAMPLES, Models(student, teacher))
     assert student.asked == []
     assert len(teacher.asked) == len(EXAMPLES) * (2 + 1 + 2)
     assert all("Hmm.\n\n<answer>nobody</answer>" in request.messages[-1].content for request in rewrites(teacher))
@@ -112,11 +113,11 @@ def test_direct_r_rewrites_the_teachers_own_answers() -> None:
     assert {trace.recipe for trace in made.traces} == {"direct_r"}
 
 
-def test_distill_r_differs_from_mbt_r_only_in_what_the_rewrite_shall_be() -> None:
+def test_distill_r_differs_from_mbt_r_only_in_the_form_of_the_rewrite() -> None:
     asked = {}
     for recipe in (MBTR(), DistillR()):
         teacher = Scripted(guides_and_rewrites)
-        recipe.synthesize(EXAMPLES, Scripted(right), teacher)
+        recipe.synthesize(EXAMPLES, Models(Scripted(right), teacher))
         asked[recipe.name] = {request.id: request.messages for request in teacher.asked}
     assert asked["mbt_r"].keys() == asked["distill_r"].keys()
     for key, messages in asked["mbt_r"].items():
@@ -131,9 +132,9 @@ def test_distill_r_differs_from_mbt_r_only_in_what_the_rewrite_shall_be() -> Non
     assert phases.splitlines()[-1] == plain.splitlines()[-1]
 
 
-def test_oracle_drafts_are_rewritten_by_the_oracle_in_both_ways() -> None:
+def test_the_oracle_rewrites_with_and_without_phases() -> None:
     (direct, *_), (plain, *_) = (
-        recipe.synthesize(EXAMPLES[:1], Scripted(wrong), Oracle()).traces for recipe in (DirectR(), DistillR())
+        recipe.synthesize(EXAMPLES[:1], Models(Scripted(wrong), Oracle())).traces for recipe in (DirectR(), DistillR())
     )
     assert "We verify" in direct.target
     assert "So the answer is" in direct.draft.reasoning
@@ -142,7 +143,7 @@ def test_oracle_drafts_are_rewritten_by_the_oracle_in_both_ways() -> None:
     assert "?" not in plain.target.replace(EXAMPLES[0].question, "")
 
 
-def test_the_student_is_let_go_before_the_teacher_is_asked() -> None:
+def test_the_student_is_closed_before_the_teacher_generates() -> None:
     order: list[str] = []
 
     class Held(Scripted):
@@ -150,16 +151,45 @@ def test_the_student_is_let_go_before_the_teacher_is_asked() -> None:
             order.append("student closed")
 
     def reply(request: ChatRequest) -> tuple[str, str]:
-        order.append("teacher asked")
+        order.append("teacher generates")
         return concludes(request)
 
-    MBTR(guides=False).synthesize(EXAMPLES[:1], Held(right), Scripted(reply))
-    assert order == ["student closed", "teacher asked"]
+    MBTR(guides=False).synthesize(EXAMPLES[:1], Models(Held(right), Scripted(reply)))
+    assert order == ["student closed", "teacher generates"]
     order.clear()
-    DirectR(guides=False).synthesize(EXAMPLES[:1], Held(right), Scripted(reply))
-    assert order == ["teacher asked"] * 2
+    DirectR(guides=False).synthesize(EXAMPLES[:1], Models(Held(right), Scripted(reply)))
+    assert order == ["teacher generates"] * 2
 
 
 def test_settings_are_recorded() -> None:
     expected = {"rollouts": 1, "traces": 2, "guides": False, "unfinished_drafts": False}
     assert MBTR(traces=2, guides=False).settings == DirectR(traces=2, guides=False).settings == expected
+
+
+def test_mbt_s_uses_only_the_teacher() -> None:
+    student = Scripted(right)
+    made = MBTS(traces=2).synthesize(EXAMPLES, Models(student, Oracle()))
+    assert student.asked == []
+    assert {trace.example_id for trace in made.traces} == set(BY_ID)
+    assert len(made.traces) + sum(made.rejections.values()) == 12
+    trace = made.traces[0]
+    example = BY_ID[trace.example_id]
+    assert trace.messages == question_messages(example)
+    assert trace.target.startswith("<think>\n")
+    assert trace.target.endswith(f"\n</think>\n\n<answer>{example.answer}</answer>")
+    assert trace.draft is None
+
+
+def test_mbt_s_counts_failed_requests() -> None:
+    teacher = Scripted(concludes, fails={f"{EXAMPLES[2].id}/0", f"{EXAMPLES[2].id}/1"})
+    made = MBTS(traces=2).synthesize(EXAMPLES, Models(Scripted(right), teacher))
+    assert EXAMPLES[2].id not in {trace.example_id for trace in made.traces}
+    assert made.rejections == {"request_failed": 2, "duplicate": 5}
+    assert MBTS(traces=2).settings == {"traces": 2}
+
+
+def test_the_think_block_of_a_teacher_never_reaches_a_trace() -> None:
+    teacher = Scripted(lambda request: (f"<think>\nI was given it.\n</think>\n\n{concludes(request)[0]}", "stop"))
+    made = MBTS().synthesize(EXAMPLES, Models(Scripted(right), teacher))
+    assert len(made.traces) == 6
+    assert not any("given" in trace.target for trace in made.traces)
