@@ -30,8 +30,8 @@ from introspect.evaluation.judging.judgments import (
 from introspect.evaluation.outcomes import is_correct
 from introspect.evaluation.rollouts import Rollout
 from introspect.oracle.judge import OracleJudge
-from introspect.oracle.teacher import write_trace
 from introspect.oracle.trace_reading import read_trace
+from introspect.oracle.writing import write_trace
 from tests.evaluation.metrics.factory import rollout
 
 EXAMPLE = MultiHopExample(

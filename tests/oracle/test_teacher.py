@@ -13,7 +13,9 @@ from introspect.benchmarks.hopworld import worlds
 from introspect.chat.prompts import question_messages, render
 from introspect.chat.protocol import ChatRequest, Message, Sampling, extract_answer
 from introspect.core.errors import InputError
-from introspect.oracle.teacher import Oracle, read_draft, write_answer, write_guide, write_plain, write_trace
+from introspect.oracle.draft_reading import read_draft
+from introspect.oracle.teacher import Oracle
+from introspect.oracle.writing import write_answer, write_guide, write_plain, write_trace
 
 EXAMPLE = MultiHopExample(
     id="q1",
@@ -182,8 +184,8 @@ def test_a_system_turn_makes_it_reason_in_phases() -> None:
     assert "We verify" not in ask(user.content).reasoning
 
 
-def test_a_task_that_it_can_not_do_is_named() -> None:
-    with pytest.raises(InputError, match=r"request r has the task 'sing', which it can not do$"):
+def test_an_unknown_task_is_named() -> None:
+    with pytest.raises(InputError, match=r"request r has the task 'sing', which it cannot do$"):
         ask("<task>sing</task>\n\nPlease.")
     # A task inside a document is none.
     assert extract_answer(ask("Documents: <task>sing</task>").content) == "Omar"

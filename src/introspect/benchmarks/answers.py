@@ -45,6 +45,18 @@ def f1_score(prediction: str, references: Sequence[str]) -> float:
     return max((_overlap(words, Counter(normalize_answer(reference).split())) for reference in references), default=0.0)
 
 
+def find_reference(normalised: str, references: Sequence[str]) -> tuple[int, int] | None:
+    """Find the first place where a normalised text names a reference as whole words.
+
+    Returns:
+        Start and end in the text, of several references at the same place the longest; None where none is named. A
+        reference that is empty after normalisation is named nowhere.
+    """
+    answers = [answer for reference in references if (answer := normalize_answer(reference))]
+    found = [hit.span() for a in answers if (hit := re.search(rf"(?<!\w){re.escape(a)}(?!\w)", normalised))]
+    return min(found, key=lambda span: (span[0], -span[1]), default=None)
+
+
 def _overlap(prediction: Counter[str], reference: Counter[str]) -> float:
     # 2PR / (P + R) with P = common / |prediction| and R = common / |reference|.
     common = (prediction & reference).total()

@@ -7,11 +7,10 @@ repeatable, but lenient: a name that is only listed or rejected is a hit as well
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Literal
 
-from introspect.benchmarks.answers import exact_match, f1_score, normalize_answer, substring_match
+from introspect.benchmarks.answers import exact_match, f1_score, find_reference, normalize_answer, substring_match
 from introspect.evaluation.rollouts import Rollout
 
 Outcome = Literal["correct", "degenerate", "no answer", "answer-inclusive error", "wrong"]
@@ -55,9 +54,7 @@ def has_no_reasoning(rollout: Rollout) -> bool:
 
 def answer_hit(reasoning: str, references: Sequence[str]) -> bool:
     """Whether the normalised reasoning contains a normalised, non-empty reference as whole words."""
-    trace = normalize_answer(reasoning)
-    answers = [answer for reference in references if (answer := normalize_answer(reference))]
-    return any(re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", trace) for answer in answers)
+    return find_reference(normalize_answer(reasoning), references) is not None
 
 
 def is_answer_hit(rollout: Rollout) -> bool:

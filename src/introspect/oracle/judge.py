@@ -1,8 +1,8 @@
 """The oracle judge: a judge that needs no network and no weights.
 
-It answers the prompts of `reasoning.judges`, in the form that they ask for, from the solution that the benchmark
+It answers the prompts of `evaluation.judging`, in the form that they ask for, from the solution that the benchmark
 annotates. On hopworld, where every true sentence is known, that is the truth; on real items it goes as far as the
-annotation does: a paraphrase that it does not recognise is nothing to it, and it says so in its confidence.
+annotation does: it ignores a paraphrase that it does not recognise, and lowers its confidence.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from introspect.benchmarks.examples import MultiHopExample
 from introspect.chat.protocol import ChatModel, ChatRequest, ChatResponse
 from introspect.chat.usage import Usage
 from introspect.core.errors import InputError
-from introspect.oracle import annotation, phases, trace_reading
-from introspect.oracle.trace_reading import Reading, read_trace
+from introspect.oracle import phases, solution, trace_reading
+from introspect.oracle.trace_reading import TraceReading, read_trace
 
 log = logging.getLogger(__name__)
 
@@ -43,8 +43,8 @@ _read = lru_cache(maxsize=64)(read_trace)  # several judges in a row read the sa
 class OracleJudge(ChatModel):
     """A `ChatModel` that answers judges' prompts from `ChatRequest.example`.
 
-    Its confidence is the share of the sentences that it could place. About an item without annotated evidence it
-    replies that it does not know.
+    Its confidence is the fraction of the sentences that a rule knows. It replies that it does not know about an item
+    without annotated evidence.
     """
 
     # Judges are otherwise asked without the example, which is no part of what they are sent.
@@ -52,14 +52,14 @@ class OracleJudge(ChatModel):
 
     @property
     def identity(self) -> Mapping[str, str]:
-        """The rules are part of its identity: changed ones never meet a stored judgment."""
+        """Name the rules by a hash, so that changed rules never meet a stored judgment."""
         return {"model": "oracle-judge", "rules": _rules()}
 
     def generate(self, requests: Iterable[ChatRequest]) -> Iterator[ChatResponse]:
         """Answer each request at once.
 
         Raises:
-            InputError: for a request without example, or one that is no judge's.
+            InputError: a request has no example, or is not one of a judge.
         """
         warned = False
         for request in requests:
@@ -77,7 +77,7 @@ class OracleJudge(ChatModel):
 @lru_cache(maxsize=1)
 def _rules() -> str:
     sources = (
-        Path(file).read_bytes() for file in (__file__, trace_reading.__file__, annotation.__file__, phases.__file__)
+        Path(file).read_bytes() for file in (__file__, trace_reading.__file__, solution.__file__, phases.__file__)
     )
     return hashlib.sha256(b"".join(sources)).hexdigest()[:16]
 
@@ -98,7 +98,7 @@ def _reply(request: ChatRequest) -> str:
     return _about_trace(kind, _read(_MARKER_LINE.sub("\n\n", shown), example), example)
 
 
-def _about_trace(kind: str, reading: Reading, example: MultiHopExample) -> str:
+def _about_trace(kind: str, reading: TraceReading, example: MultiHopExample) -> str:
     if kind == "answer_hit":
         return "YES" if reading.hit else "NO"
     if kind == "overthinking":

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-_BLANK_LINE = re.compile(r"\n\s*\n")
+BLANK_LINE = re.compile(r"\n\s*\n")
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 _MARKER = re.compile(r"(?<![A-Za-z0-9])M(_END|_?\d{1,6})(?![A-Za-z0-9])", re.IGNORECASE)
 # What a trace must not be able to say: a marker of its own, or the end of the block in which it is shown.
@@ -20,8 +20,8 @@ _OUR_TAG = re.compile(r"<(\s*/?\s*(?:question|accepted_answers|given_answer|trac
 
 
 def paragraphs(trace: str) -> list[str]:
-    """The parts of a trace between blank lines, stripped; none for an empty trace."""
-    return [part.strip() for part in _BLANK_LINE.split(trace) if part.strip()]
+    """Cut a trace at blank lines, and strip the parts; none for an empty trace."""
+    return [part.strip() for part in BLANK_LINE.split(trace) if part.strip()]
 
 
 def sentences(paragraph: str) -> list[str]:
@@ -34,29 +34,29 @@ def sentences(paragraph: str) -> list[str]:
 
 
 def sentence_counts(trace: str) -> list[int]:
-    """Sentences of each paragraph, at least 1."""
+    """Count the sentences of each paragraph, at least 1."""
     return [max(1, len(sentences(paragraph))) for paragraph in paragraphs(trace)]
 
 
 def sentences_through(counts: Sequence[int], paragraph: int) -> int:
-    """Sentences up to the end of a paragraph, counted from 1; -1 for paragraph 0, which stands for never."""
+    """Count the sentences up to the end of a paragraph (from 1); -1 for paragraph 0, which stands for never."""
     return sum(counts[:paragraph]) if paragraph > 0 else -1
 
 
 def defuse(text: str) -> str:
-    """Text of a student as a judge may see it: what looks like our markers or tags is spelt in parentheses."""
+    """Escape the text of a student for a judge: what looks like our markers or tags is spelt in parentheses."""
     return _OUR_TAG.sub(r"(\1)", _OUR_MARKER.sub(r"(\1)", text))
 
 
 def marked(trace: str) -> str:
-    """The trace with a marker after each paragraph but the last."""
+    """Put a marker after each paragraph of a trace but the last."""
     parts = paragraphs(defuse(trace))
     lines = [line for number, part in enumerate(parts, start=1) for line in (part, f"[[M{number:02d}]]")]
     return "\n\n".join(lines[:-1])
 
 
 def find_markers(text: str, count: int) -> list[int] | None:
-    """The paragraphs that the markers in a text stand for, from 1 to `count`; 0 for M00; None if one is not there.
+    """Give the paragraphs that the markers in a text stand for, from 1 to `count`; 0 for M00; None if one is missing.
 
     Brackets do not matter, nor do upper and lower case.
     """
@@ -66,5 +66,5 @@ def find_markers(text: str, count: int) -> list[int] | None:
 
 
 def without_markers(text: str) -> str:
-    """What a text says besides markers."""
+    """Remove the markers from a text."""
     return _MARKER.sub(" ", text)

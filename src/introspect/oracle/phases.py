@@ -12,14 +12,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from introspect.benchmarks.answers import normalize_answer
-from introspect.oracle.annotation import DENIALS, FILLER
+from introspect.benchmarks.answers import find_reference, normalize_answer
+from introspect.oracle.paragraphs import BLANK_LINE
+from introspect.oracle.solution import DENIALS, FILLER
 
 UNDERSTANDING, PLANNING, EXECUTION, CORRECTION, VERIFICATION = range(1, 6)
 
 # Finer than the count of sentences: also at the end of a quotation.
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[.!?][\"'”’)])\s+|(?<=[\"”])\s+(?=[A-Z])")
-SETTLING = DENIALS | {"yes", "none", "indeed", "correct"}
+REPLIES = DENIALS | {"yes", "none", "indeed", "correct"}
 PLAN = re.compile(r"\bplan\b|\bto get there\b|\bfirst\b.*\bthen\b|\bfind\b.*\bthen\b", re.IGNORECASE)
 SELECTION = re.compile(
     r"\b(documents?|paragraphs?)\b.*\b(matter|first|wait|relevant|aside|focus)\b|\b(start|begin)\b.*\bdocuments?\b",
@@ -30,18 +31,20 @@ SOUNDNESS = re.compile(r"\b(sound|holds?|right|correct|true|makes? sense)\b", re
 _DOUBT = re.compile(r"^(but )?wait\b|\bon second thought\b|\bactually\b|\bfeels? wrong\b|\bmistake\b", re.IGNORECASE)
 _ASKED = re.compile(r"\b(questions?|ask(s|ed|ing)?|wants?|need)\b", re.IGNORECASE)
 _CONCLUSION = re.compile(r"\banswer\b", re.IGNORECASE)
-_BLANK_LINE = re.compile(r"\n\s*\n")
-_REPLY = 12  # words of a sentence that only settles what was asked, at most
+_REPLY = 12  # words of a sentence that only answers a look back, at most
 _OVERLAP = 0.8  # share of the question's words from which a sentence repeats the question
 
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """A stretch of a trace in one phase (1 to 5).
+    """A stretch of a trace in one phase.
 
-    shows: whether the trace passes through the phase here. Understanding does where documents are selected, execution
-    where it is monitored ("Is this sound?"), and correction where a look back is settled at once; the rest of the three
-    only has their colour.
+    Attributes:
+        text: the stretch as it is.
+        phase: 1 to 5.
+        shows: whether the trace passes through the phase here. Understanding does where documents are selected,
+            execution where it is monitored ("Is this sound?"), and correction where a look back is answered at once;
+            the rest of the three only has their colour.
     """
 
     text: str
@@ -50,32 +53,31 @@ class Passage:
 
 
 def passages(trace: str, question: str) -> list[Passage]:
-    """The trace in order, cut where the phase changes; joined, the texts are the trace."""
+    """Cut a trace where the phase changes; joined, the texts are the trace."""
     words = frozenset(normalize_answer(question).split()) - FILLER
-    found = [passage for text in _pieces(trace, _BLANK_LINE) for passage in _paragraph(text, words)]
+    found = [passage for text in _pieces(trace, BLANK_LINE) for passage in _paragraph(text, words)]
     groups = groupby(found, key=lambda passage: (passage.phase, passage.shows))
     return [Passage("".join(passage.text for passage in group), *key) for key, group in groups]
 
 
 def phases_present(parts: Sequence[Passage]) -> tuple[int, ...]:
-    """The phases that a trace passes through, ascending."""
+    """Give the phases that a trace passes through, ascending."""
     return tuple(sorted({part.phase for part in parts if part.shows}))
 
 
 def arrival(trace: str, references: Sequence[str]) -> tuple[int, int] | None:
-    """Start and end of the first place where a trace names an accepted answer, by the rule of `answer_hit`.
+    """Find the first place where a trace names an accepted answer, by the rule of `outcomes.answer_hit`.
 
-    Positions are of the trace as it is; None where no answer is named.
+    Returns:
+        Start and end in the trace as it is; None where no answer is named.
     """
     words = [(normalize_answer(word[0]), word.span()) for word in re.finditer(r"\S+", trace)]
     kept = [(said, span) for said, span in words if said]
     text = " ".join(said for said, _ in kept)
-    answers = [answer for reference in references if (answer := normalize_answer(reference))]
-    hits = [hit for answer in answers if (hit := re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", text))]
-    if not hits:
+    found = find_reference(text, references)
+    if found is None:
         return None
-    first = min(hits, key=lambda hit: (hit.start(), -hit.end()))
-    start, last = (text.count(" ", 0, place) for place in first.span())
+    start, last = (text.count(" ", 0, place) for place in found)
     return _trimmed(trace, kept[start][1][0], kept[last][1][1])
 
 
@@ -97,24 +99,24 @@ def _pieces(text: str, end: re.Pattern[str]) -> Iterator[str]:
 
 
 def _paragraph(text: str, question: frozenset[str]) -> Iterator[Passage]:
-    """Its sentences. A settling reply and a conclusion stay in the phase of the sentence before them."""
+    """Its sentences. A short reply and a conclusion stay in the phase of the sentence before them."""
     before: Passage | None = None
     pieces = list(_pieces(text, SENTENCE_END))
     words = [frozenset(normalize_answer(piece).split()) for piece in pieces]
     for piece, said, following in zip(pieces, words, [*words[1:], frozenset()], strict=True):
-        is_settled = bool(following & SETTLING)
-        passage = _passage(piece, said, is_settled, question)
-        if passage is None and before is not None and (_CONCLUSION.search(piece) or _settles(said)):
+        is_answered = bool(following & REPLIES)
+        passage = _passage(piece, said, is_answered, question)
+        if passage is None and before is not None and (_CONCLUSION.search(piece) or _is_reply(said)):
             passage = Passage(piece, before.phase, before.shows)
         before = passage or Passage(piece, EXECUTION, shows=False)
         yield before
 
 
-def _settles(said: frozenset[str]) -> bool:
-    return bool(said & SETTLING) and len(said) <= _REPLY
+def _is_reply(said: frozenset[str]) -> bool:
+    return bool(said & REPLIES) and len(said) <= _REPLY
 
 
-def _passage(piece: str, said: frozenset[str], is_settled: bool, question: frozenset[str]) -> Passage | None:
+def _passage(piece: str, said: frozenset[str], is_answered: bool, question: frozenset[str]) -> Passage | None:
     """The first rule that knows the sentence decides: whether it holds, the phase, whether it shows it."""
     sentence = piece.strip()
     asks = sentence.endswith("?")
@@ -124,7 +126,7 @@ def _passage(piece: str, said: frozenset[str], is_settled: bool, question: froze
         ((asks or _ASKED.search(sentence)) and repeats, UNDERSTANDING, False),
         (not asks and SELECTION.search(sentence), UNDERSTANDING, True),
         (asks and SOUNDNESS.search(sentence), EXECUTION, True),
-        (asks and is_settled, CORRECTION, True),
+        (asks and is_answered, CORRECTION, True),
         (_DOUBT.search(sentence), CORRECTION, False),
         (not asks and VERIFYING.search(sentence), VERIFICATION, True),
     )

@@ -18,20 +18,11 @@ from introspect.benchmarks.examples import MultiHopExample
 from introspect.chat.protocol import ChatModel, ChatRequest, ChatResponse, join_reasoning, tag_answer
 from introspect.chat.usage import Usage
 from introspect.core.errors import InputError
-from introspect.oracle.drafts import Reading, read_draft
-from introspect.oracle.writing import (
-    PHRASES,
-    PLAIN_PHRASES,
-    write_answer,
-    write_guide,
-    write_plain,
-    write_trace,
-)
-
-__all__ = ["PHRASES", "Oracle", "Reading", "read_draft", "write_answer", "write_guide", "write_plain", "write_trace"]
+from introspect.oracle.draft_reading import read_draft
+from introspect.oracle.writing import PHRASES, PLAIN_PHRASES, write_answer, write_guide, write_plain, write_trace
 
 # Raised when what is written changes by more than the wording.
-_VERSION = "3"
+_VERSION = "4"
 
 # Every prompt to a teacher begins with its task; a plain question has none.
 _TASK = re.compile(r"<task>([^<]*)</task>")
@@ -41,15 +32,15 @@ _DRAFT = re.compile(r"<draft_solution>\n?(.*)\n?</draft_solution>", re.DOTALL)
 class Oracle(ChatModel):
     """A `ChatModel` that answers from `ChatRequest.example`.
 
-    What is wanted it knows from the `<task>` with which a prompt to a teacher begins: a trace in five phases (MBT-S), a
-    rewrite of the `<draft_solution>` in five phases (MBT-R, Direct-R) or plainly (Distill-R), or a guide to the
-    solution. That is then its content. A plain question it answers as a reasoning model would, with reasoning and a
-    tagged answer; after a system turn, which prescribes the five phases, it reasons in those.
+    The `<task>` with which a prompt to a teacher begins says what it writes: a trace in five phases (MBT-S), a rewrite
+    of the `<draft_solution>` in five phases (MBT-R, Direct-R) or plainly (Distill-R), or a guide to the solution. That
+    is then its content. It answers a plain question as a reasoning model would, with reasoning and a tagged answer;
+    after a system turn, which prescribes the five phases, it reasons in those.
     """
 
     @property
     def identity(self) -> Mapping[str, str]:
-        """The oracle's wording is part of its identity: a changed phrase book never meets a stored answer."""
+        """Name the wording by a hash, so that changed phrases never meet a stored answer."""
         wording = hashlib.sha256(repr((PHRASES, PLAIN_PHRASES)).encode()).hexdigest()[:16]
         return {"model": "oracle", "phrases": wording, "version": _VERSION}
 
@@ -57,7 +48,7 @@ class Oracle(ChatModel):
         """Answer each request at once.
 
         Raises:
-            InputError: for a request without example, or for a task that the oracle does not know.
+            InputError: a request has no example, or a task that the oracle does not know.
         """
         for request in requests:
             yield self._answer(request)
@@ -89,5 +80,5 @@ def _reply(request: ChatRequest, example: MultiHopExample) -> tuple[str, str]:
     draft = _DRAFT.search(prompt)
     writers = {"rewrite in phases": write_trace, "rewrite plainly": write_plain}
     if task[1] not in writers or draft is None:
-        raise InputError(f"teacher=oracle: request {request.id} has the task {task[1]!r}, which it can not do")
+        raise InputError(f"teacher=oracle: request {request.id} has the task {task[1]!r}, which it cannot do")
     return "", writers[task[1]](example, rng, read_draft(draft[1], example))

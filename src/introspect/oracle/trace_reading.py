@@ -1,4 +1,4 @@
-"""Reading a trace against the annotated solution: which sentences bring it forward, check it, or lead nowhere.
+"""TraceReading a trace against the annotated solution: which sentences bring it forward, check it, or lead nowhere.
 
 The rules follow the definitions in the judges' prompts. A sentence is of a class (`PROGRESS`, `VERIFICATION`,
 `REDUNDANT`) if one of the rules below knows it. Others ("Let me look again.", "Yes.") serve the sentences around them
@@ -17,9 +17,9 @@ from typing import Literal
 
 from introspect.benchmarks.answers import normalize_answer
 from introspect.benchmarks.examples import MultiHopExample
-from introspect.oracle.annotation import DENIALS, FILLER, asides, has, names, solution_steps
 from introspect.oracle.paragraphs import paragraphs
-from introspect.oracle.phases import PLAN, SELECTION, SENTENCE_END, SETTLING, SOUNDNESS, VERIFYING
+from introspect.oracle.phases import PLAN, REPLIES, SELECTION, SENTENCE_END, SOUNDNESS, VERIFYING
+from introspect.oracle.solution import DENIALS, FILLER, contains, names, other_sentences, solution_steps
 
 Class = Literal["progress", "verification", "redundant"]
 
@@ -30,14 +30,19 @@ _UNFOUNDED = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class TraceReading:
     """What a trace does. Paragraphs are counted from 1, and 0 is none.
 
-    steps: annotated steps that it makes. first_correct: the paragraph that derives the answer. hit: whether the answer
-    is found at all, be it without all steps. redundant: paragraphs more than half of whose sentences are redundant.
-    last_needed: the last one before overthinking. last_useful: the last one that makes progress. phases: those of the
-    five that it passes through. level: the level of metacognition that follows from them. placed: the share of the
-    sentences that a rule knows, or that stand beside one.
+    Attributes:
+        steps: how many annotated steps it makes.
+        first_correct: the paragraph that derives the answer.
+        hit: whether the answer is found at all, even without all steps.
+        redundant: paragraphs more than half of whose sentences are redundant.
+        last_needed: the last paragraph before overthinking.
+        last_useful: the last paragraph that makes progress.
+        phases: those of the five phases that it passes through.
+        level: the level of metacognition that follows from them, 0 to 5.
+        placed: the fraction of the sentences in paragraphs with a sentence that a rule knows.
     """
 
     steps: int
@@ -51,7 +56,7 @@ class Reading:
     placed: float
 
 
-def read_trace(trace: str, example: MultiHopExample) -> Reading:
+def read_trace(trace: str, example: MultiHopExample) -> TraceReading:
     """Read a trace about an item that has annotated evidence."""
     reader = _Reader(example)
     for paragraph in paragraphs(trace):
@@ -61,9 +66,15 @@ def read_trace(trace: str, example: MultiHopExample) -> Reading:
 
 @dataclass(frozen=True, slots=True)
 class _Paragraph:
-    """The paragraph that is being read: its sentences as they are, in normalised words, and the steps that each states.
+    """The paragraph that is being read.
 
-    dismissed: the trace sets it aside as useless. again: it goes through all steps once more.
+    Attributes:
+        number: counted from 1.
+        texts: its sentences.
+        plain: its sentences in normalised words.
+        stated: the steps that each sentence states.
+        dismissed: the trace sets it aside as useless.
+        again: it goes through all steps once more.
     """
 
     number: int
@@ -103,17 +114,17 @@ class _Reader:
         references = [normalize_answer(reference) for reference in example.references]
         self.references = [reference for reference in references if reference]
         self.question = frozenset(normalize_answer(example.question).split()) - FILLER
-        strays = asides(example, self.steps)
+        strays = other_sentences(example, self.steps)
         # Traces repeat themselves: each sentence is compared with the documents once.
         self._states = cache(lambda said: frozenset(k for k, step in enumerate(self.steps) if step.is_made(said)))
-        self._strays = cache(lambda said: any(has(said, stray) for stray in strays))
+        self._strays = cache(lambda said: any(contains(said, stray) for stray in strays))
         self.titles = {normalize_answer(document.title) for document in example.documents} - {""}
         self.chain = ({step.finding for step in self.steps} | {step.title for step in self.steps}) - {""}
         self.entities = self.titles | self.chain | names(example)
         told = [f"{step.statement} {step.finding}" for step in self.steps]
         named = [reference for reference in self.references if reference not in ("yes", "no")]
         # Steps that state the answer. Without any (a comparison), it is derived when it is also concluded.
-        self.telling = {k for k, text in enumerate(told) if any(has(text, reference) for reference in named)}
+        self.telling = {k for k, text in enumerate(told) if any(contains(text, reference) for reference in named)}
         self.seen = _Seen()
         self.classes: list[list[Class | None]] = []
         self.rules: tuple[Callable[[_Paragraph, int], Class | None], ...] = (
@@ -122,7 +133,7 @@ class _Reader:
         )
 
     def read(self, text: str) -> None:
-        """Take in the next paragraph."""
+        """Read the next paragraph."""
         here = self._paragraph(text)
         classes: list[Class | None] = []
         for index, sentence in enumerate(here.texts):
@@ -211,7 +222,7 @@ class _Reader:
         text, seen = here.texts[index], self.seen
         if not VERIFYING.search(text) or text.endswith("?") or not self._all_made():
             return None
-        if sum(has(here.plain[index], entity) for entity in self.chain) < 2:
+        if sum(contains(here.plain[index], entity) for entity in self.chain) < 2:
             seen.verified = seen.verified or "question" in text.lower()
             return None
         first, seen.verified = not seen.verified, True
@@ -222,10 +233,10 @@ class _Reader:
         _, said, named = here.plain[index].partition("answer")
         if not said or here.texts[index].endswith("?"):
             return None
-        if any(has(named, reference) for reference in self.references) and self.seen.made:
+        if any(contains(named, reference) for reference in self.references) and self.seen.made:
             first, self.seen.concluded = not self.seen.concluded, self.seen.concluded or here.number
             return "progress" if first else None
-        return "redundant" if any(has(named, entity) for entity in self.entities) else None
+        return "redundant" if any(contains(named, entity) for entity in self.entities) else None
 
     def _plan(self, here: _Paragraph, index: int) -> Class | None:
         if not PLAN.search(here.texts[index]):
@@ -243,30 +254,30 @@ class _Reader:
         return "progress" if first else "redundant"
 
     def _alternative(self, here: _Paragraph, index: int) -> Class | None:
-        """A look back that is settled at once; a check if it names something for the first time."""
+        """A look back that is answered at once; a check if it names something for the first time."""
         seen, text = self.seen, here.texts[index]
         following = set(here.plain[index + 1].split()) if index + 1 < len(here.plain) else set()
-        if not text.endswith("?") or not following & SETTLING or not seen.made:
+        if not text.endswith("?") or not following & REPLIES or not seen.made:
             return None
         if SOUNDNESS.search(text) and any(here.stated):
             return None  # a step that is being monitored
         seen.corrected = True
-        named = {entity for entity in self.entities if has(here.plain[index], entity)}
+        named = {entity for entity in self.entities if contains(here.plain[index], entity)}
         fresh = named - seen.alternatives
         seen.alternatives |= named
         return None if not named else "verification" if fresh else "redundant"
 
     def _selection(self, here: _Paragraph, index: int) -> Class | None:
         """Which documents matter."""
-        named = {title for title in self.titles if has(here.plain[index], title)}
+        named = {title for title in self.titles if contains(here.plain[index], title)}
         if not named or not SELECTION.search(here.texts[index]):
             return None
         fresh = named - self.seen.titles
         self.seen.titles |= named
         return "progress" if fresh else "redundant"
 
-    def reading(self) -> Reading:
-        """What all of it amounts to."""
+    def reading(self) -> TraceReading:
+        """Sum up the whole trace."""
         seen, count = self.seen, len(self.classes)
         known = [any(classes) for classes in self.classes]
         filled = [_filled(classes) for classes in self.classes]
@@ -274,7 +285,7 @@ class _Reader:
         useful = [n for n, c in enumerate(filled, start=1) if "progress" in c and n not in redundant]
         sizes = [len(classes) for classes in self.classes]
         phases = self._phases()
-        return Reading(
+        return TraceReading(
             steps=len(seen.made),
             first_correct=seen.derived,
             hit=bool(seen.derived or seen.concluded or self.telling & seen.made.keys()),

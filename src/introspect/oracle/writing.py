@@ -6,20 +6,17 @@ All of it is said in a few wordings; a text draws one of each.
 from __future__ import annotations
 
 import random
+import re
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 from introspect.benchmarks.answers import normalize_answer
-from introspect.benchmarks.examples import MultiHopExample
-from introspect.oracle.drafts import Reading
-from introspect.oracle.evidence import (
-    Phrase,
-    end_sentence,
-    fill_goals,
-    join_words,
-    plan_goals,
-    starting_titles,
-    step_lines,
-    unique,
-)
+from introspect.benchmarks.examples import Document, EvidenceStep, MultiHopExample
+from introspect.oracle.draft_reading import DraftReading
+from introspect.oracle.solution import contains, end_sentence, fill_goals
+
+# A wording of a phrase, drawn and filled in.
+Phrase = Callable[..., str]
 
 # Each phase has a few wordings; a trace draws one of each.
 PHRASES: dict[str, tuple[str, ...]] = {
@@ -67,33 +64,34 @@ def _voice(rng: random.Random) -> Phrase:
     return lambda phrase, **values: rng.choice(wordings[phrase]).format(**values)
 
 
-def write_trace(example: MultiHopExample, rng: random.Random, draft: Reading | None = None) -> str:
+def write_trace(example: MultiHopExample, rng: random.Random, draft: DraftReading | None = None) -> str:
     """The five phases as paragraphs; with a draft, its sound steps are kept and its wrong turn is mended."""
     say = _voice(rng)
     goals = fill_goals(example.evidence)
-    titles = starting_titles(example)
+    titles = _starting_titles(example)
+    needed = _unique(example.documents[step.document].title for step in example.evidence)
     paragraphs = [
         say("ask", question=end_sentence(example.question, "?"))
         + " "
-        + say("filter" if len(titles) == 1 else "filter_many", titles=join_words(titles)),
-        say("plan", goals=", then ".join(plan_goals(example.evidence)))
+        + say("filter" if len(titles) == 1 else "filter_many", titles=_join_words(titles)),
+        say("plan", goals=", then ".join(_plan_goals(example.evidence)))
         if all(goals)
-        else say("plan_read", titles=join_words(unique(example.documents[s.document].title for s in example.evidence))),
+        else say("plan_read", titles=_join_words(needed)),
     ]
     for number, step in enumerate(example.evidence):
         kept = draft.kept[number] if draft else None
-        lines = [kept] if kept else step_lines(step, goals[number], example.documents[step.document], say)
+        lines = [kept] if kept else _step_lines(step, goals[number], example.documents[step.document], say)
         paragraphs.append(" ".join([*lines, say("sound_kept" if kept else "sound")]))
     paragraphs.append(_self_correction(example, draft, say))
     findings = [step.finding for step in example.evidence]
-    path = unique([*titles[:1], *(finding for finding in findings if finding)])
+    path = _unique([*titles[:1], *(finding for finding in findings if finding)])
     chained = all(findings) and "#" in "".join(step.goal or "" for step in example.evidence[1:])
     closing = say("verify", path=" to ".join(path)) if chained else say("verify_read")
     paragraphs.append(f"{closing} {say('answer', answer=example.answer)}")
     return "\n\n".join(paragraphs)
 
 
-def write_plain(example: MultiHopExample, rng: random.Random, draft: Reading | None = None) -> str:
+def write_plain(example: MultiHopExample, rng: random.Random, draft: DraftReading | None = None) -> str:
     """One direct solution, a paragraph per step: nothing is planned, asked, doubted, corrected or checked."""
     say = _voice(rng)
     paragraphs = [say("ask", question=end_sentence(example.question, "?"))]
@@ -124,32 +122,63 @@ def write_answer(example: MultiHopExample, rng: random.Random) -> str:
 def write_guide(example: MultiHopExample) -> str:
     """A guide to the solution, in plain text: what is asked, the steps, and what to beware of."""
     say = _voice(random.Random(0))
-    needed = unique(example.documents[step.document].title for step in example.evidence)
-    others = unique(document.title for document in example.documents if document.title not in needed)
+    needed = _unique(example.documents[step.document].title for step in example.evidence)
+    others = _unique(document.title for document in example.documents if document.title not in needed)
     parts = [
         f"What is asked: {end_sentence(example.question, '?')} It takes {len(example.evidence)} steps,"
-        f" over the documents on {join_words(needed)}.",
+        f" over the documents on {_join_words(needed)}.",
         *(f"Step {number}: {' '.join(lines)}" for number, lines in enumerate(_steps(example, None, say), start=1)),
         f"The answer is {example.answer}.",
         "Where students go wrong: they stop at what an earlier step finds, take a fact of another document for the one"
         " that is asked, or give up a right result when they look at it again.",
     ]
     if others:
-        parts.append(f"What looks useful and is not: the documents on {join_words(others)}.")
+        parts.append(f"What looks useful and is not: the documents on {_join_words(others)}.")
     return "\n\n".join(parts)
 
 
-def _steps(example: MultiHopExample, draft: Reading | None, say: Phrase) -> list[list[str]]:
+def _steps(example: MultiHopExample, draft: DraftReading | None, say: Phrase) -> list[list[str]]:
     """The sentences of every step: the draft's own where it made the step, else the oracle's."""
     goals = fill_goals(example.evidence)
     kept = draft.kept if draft else (None,) * len(goals)
     return [
-        [own] if own else step_lines(step, goal, example.documents[step.document], say)
+        [own] if own else _step_lines(step, goal, example.documents[step.document], say)
         for step, goal, own in zip(example.evidence, goals, kept, strict=True)
     ]
 
 
-def _self_correction(example: MultiHopExample, draft: Reading | None, say: Phrase) -> str:
+def _step_lines(step: EvidenceStep, goal: str | None, document: Document, say: Phrase) -> list[str]:
+    """A step in the oracle's own words: what a document says, and what follows from it."""
+    conclusion = None
+    if goal and step.finding:
+        asked = goal.endswith("?")
+        said = goal[:1].upper() + goal[1:] if asked else goal
+        conclusion = say("conclude_question" if asked else "conclude", goal=said, finding=step.finding.rstrip("."))
+    if conclusion and normalize_answer(f"{goal} is {step.finding}") == normalize_answer(step.statement):
+        return [step.statement]
+    quote = say("quote", title=document.title, statement=step.statement.strip())
+    return [quote, conclusion] if conclusion else [quote]
+
+
+def _plan_goals(evidence: Sequence[EvidenceStep]) -> list[str]:
+    """Goals as they can be planned before anything is found: an earlier finding is only "that"."""
+
+    def name(number: int, match: re.Match[str]) -> str:
+        return "that" if int(match[1]) == number else f"what step {match[1]} finds"
+
+    return [
+        re.sub(r"#(\d+)", partial(name, number), (step.goal or "").rstrip("?")) for number, step in enumerate(evidence)
+    ]
+
+
+def _starting_titles(example: MultiHopExample) -> list[str]:
+    """Titles of the evidence documents that the question itself names; the first step's where it names none."""
+    question = normalize_answer(example.question)
+    titles = _unique(example.documents[step.document].title for step in example.evidence)
+    return [t for t in titles if contains(question, normalize_answer(t))] or titles[:1]
+
+
+def _self_correction(example: MultiHopExample, draft: DraftReading | None, say: Phrase) -> str:
     """Phase 4: mend the draft's wrong answer, or its loop, or its detour; without one, look for a mix-up."""
     if draft is None:
         return say("calm")
@@ -163,11 +192,20 @@ def _self_correction(example: MultiHopExample, draft: Reading | None, say: Phras
 
 def _source_of(wrong: str, example: MultiHopExample) -> str | None:
     """The title of a document that mentions the wrong answer, one that no step needs if there is one."""
-    needle = f" {normalize_answer(wrong)} "
     needed = {step.document for step in example.evidence}
     places = [
         (index in needed, document.title)
         for index, document in enumerate(example.documents)
-        if needle in f" {normalize_answer(document.title + ' ' + document.text)} "
+        if contains(normalize_answer(f"{document.title} {document.text}"), normalize_answer(wrong))
     ]
     return min(places)[1] if places else None
+
+
+def _unique(items: Iterable[str]) -> list[str]:
+    """The items without repetitions, in their order."""
+    return list(dict.fromkeys(items))
+
+
+def _join_words(items: Sequence[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return items[0] if len(items) == 1 else ", ".join(items[:-1]) + " and " + items[-1]

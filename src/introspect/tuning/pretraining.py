@@ -377,7 +377,7 @@ def build_tokenizer() -> Any:
 
 def _corpus() -> Iterator[str]:
     """A sample of everything that the student will read or write."""
-    from introspect.oracle.teacher import PHRASES
+    from introspect.oracle.writing import PHRASES
 
     rng = random.Random("tokenizer")
     yield from (phrase for phrases in PHRASES.values() for phrase in phrases)
