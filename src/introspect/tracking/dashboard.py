@@ -20,15 +20,19 @@ if TYPE_CHECKING:
 
 CATEGORIES = ("object", "part", "material", "texture", "color", "scene")
 PHASES = ("understanding", "planning", "monitoring", "correction", "verification")
-_BY = "Group"  # what runs are compared by: the study or the experiment
+_BY = "Group"  # runs are compared by their group: the study or the experiment
 
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One panel: the metrics of a bar or line plot; x, y and the color of a scatter plot; axes of parallel coordinates.
+    """One panel.
 
-    kind: `scatter`, `bar`, `line`, `parallel` or `media`. settings: of the config, the first axes of parallel
-    coordinates. x: of a line plot, the metric that it goes over.
+    Attributes:
+        kind: `scatter`, `bar`, `line`, `parallel` or `media`.
+        title: heading of the panel.
+        metrics: what a bar or line plot shows; x and y of a scatter plot; the last axes of parallel coordinates.
+        settings: config keys, the first axes of parallel coordinates.
+        x: horizontal axis of a line plot; None is the step.
     """
 
     kind: str
@@ -44,13 +48,15 @@ SECTIONS: dict[str, tuple[Panel, ...]] = {
         Panel("scatter", "Accuracy and tokens", ("test/completion_tokens", "test/accuracy")),
         Panel("bar", "Accuracy, before and after", ("test/baseline/accuracy", "test/accuracy")),
         Panel("bar", "AES against the base", ("test/aes",)),
-        Panel("bar", "Rollouts that never end", ("test/baseline/degeneration_rate", "test/degeneration_rate")),
+        Panel(
+            "bar", "Degeneration rate, before and after", ("test/baseline/degeneration_rate", "test/degeneration_rate")
+        ),
         Panel("scatter", "RRP: arrival of the answer, redundancy", ("test/rrp_rho", "test/rrp_delta")),
         Panel("bar", "Phases present", tuple(f"test/phase_{phase}_rate" for phase in PHASES)),
         Panel("bar", "MQI, before and after", ("test/baseline/mqi", "test/mqi")),
         Panel("line", "Accuracy of validation rollouts", ("val/accuracy",), x="epoch"),
         Panel("line", "Tokens of validation rollouts", ("val/completion_tokens",), x="epoch"),
-        Panel("line", "Loss of the traces", ("train/loss", "val/loss")),
+        Panel("line", "Loss on the traces", ("train/loss", "val/loss")),
         Panel("media", "Completion tokens", ("test/histogram/model/completion_tokens",)),
     ),
     "Distillation": (
@@ -68,7 +74,7 @@ SECTIONS: dict[str, tuple[Panel, ...]] = {
             "Controls: rotated units, permuted labels",
             tuple(f"dissect/control/{name}/detectors/total" for name in ("rotation", "labels")),
         ),
-        Panel("line", "Detectors during the training", ("dissect/detectors/total",), x="epoch"),
+        Panel("line", "Detectors during training", ("dissect/detectors/total",), x="epoch"),
         Panel("scatter", "Accuracy and detectors", ("test/accuracy", "dissect/detectors/total")),
         Panel("media", "IoU of all units", ("dissect/histogram/iou",)),
     ),
@@ -88,7 +94,7 @@ SECTIONS: dict[str, tuple[Panel, ...]] = {
     ),
     "System": (
         Panel("line", "Tokens per second", ("perf/tokens_per_second",)),
-        Panel("line", "Share of the GPU's peak", ("perf/mfu",)),
+        Panel("line", "MFU: fraction of the GPU's peak FLOP/s", ("perf/mfu",)),
         Panel("line", "Learning rate", ("train/lr", "lr")),
         Panel("line", "Tokens read", ("train/tokens_seen", "train/supervised_tokens")),
     ),
@@ -97,7 +103,14 @@ SECTIONS: dict[str, tuple[Panel, ...]] = {
 
 @dataclass(frozen=True)
 class Request:
-    """What the command line asks for."""
+    """What the command line asks for.
+
+    Attributes:
+        project: the project at W&B.
+        entity: the user or team; None is the one that is logged in.
+        report: whether to make a report instead of a workspace.
+        name: title of the workspace or report.
+    """
 
     project: str
     entity: str | None = None
@@ -106,7 +119,7 @@ class Request:
 
 
 def workspace(request: Request) -> Workspace:
-    """The workspace, not yet saved: a section per topic, runs grouped by experiment.
+    """Build the workspace, not yet saved: a section per topic, runs grouped by experiment.
 
     Raises:
         InputError: wandb-workspaces is not installed, or nobody is logged in and no entity is named.
@@ -114,21 +127,17 @@ def workspace(request: Request) -> Workspace:
     import_library()
     import wandb_workspaces.workspaces as ws
 
-    sections = [
-        ws.Section(name=title, panels=_panels(panels), is_open=title != "System") for title, panels in SECTIONS.items()
-    ]
-    settings = ws.RunsetSettings(groupby=[ws.Metric(_BY)])
     return ws.Workspace(
         project=request.project,
         entity=_entity(request),
         name=request.name,
-        sections=sections,
-        runset_settings=settings,
+        sections=[ws.Section(name=t, panels=_panels(p), is_open=t != "System") for t, p in SECTIONS.items()],
+        runset_settings=ws.RunsetSettings(groupby=[ws.Metric(_BY)]),
     )
 
 
 def report(request: Request) -> Report:
-    """The report, not yet saved: a heading and a grid of panels per topic.
+    """Build the report, not yet saved: a heading and a grid of panels per topic.
 
     Raises:
         InputError: as `workspace`.
@@ -137,15 +146,15 @@ def report(request: Request) -> Report:
     import wandb_workspaces.reports.v2 as wr
 
     entity = _entity(request)
-    runs = {"entity": entity, "project": request.project, "groupby": [_BY]}
+    runs = wr.Runset(entity=entity, project=request.project, groupby=[_BY])
     blocks: list[Any] = [wr.TableOfContents()]
     for title, panels in SECTIONS.items():
-        blocks += [wr.H1(text=title), wr.PanelGrid(runsets=[wr.Runset(**runs)], panels=_panels(panels))]
+        blocks += [wr.H1(text=title), wr.PanelGrid(runsets=[runs], panels=_panels(panels))]
     return wr.Report(project=request.project, entity=entity, title=request.name, blocks=blocks, width="fluid")
 
 
 def _panels(panels: Sequence[Panel]) -> list[Any]:
-    """In two columns of a grid of 24."""
+    """Build panels in two columns of a grid of 24."""
     import wandb_workspaces.reports.v2 as wr
 
     made = []
@@ -165,11 +174,8 @@ def _panels(panels: Sequence[Panel]) -> list[Any]:
             made.append(wr.MediaBrowser(media_keys=list(panel.metrics), **title))
         else:
             axes = [*(wr.Config(name) for name in panel.settings), *summaries]
-            made.append(
-                wr.ParallelCoordinatesPlot(
-                    columns=[wr.ParallelCoordinatesPlotColumn(metric=axis) for axis in axes], **title
-                )
-            )
+            columns = [wr.ParallelCoordinatesPlotColumn(metric=axis) for axis in axes]
+            made.append(wr.ParallelCoordinatesPlot(columns=columns, **title))
     return made
 
 
@@ -182,7 +188,7 @@ def import_library() -> None:
 
 
 def _entity(request: Request) -> str:
-    """The entity that is named, or that of the account that is logged in."""
+    """Return the entity that is named, or that of the account that is logged in."""
     if request.entity:
         return request.entity
     import wandb
@@ -197,7 +203,7 @@ def _entity(request: Request) -> str:
 
 
 def parse(arguments: Sequence[str]) -> Request:
-    """The options `key=value` of the command line.
+    """Parse the options `key=value` of the command line.
 
     Raises:
         InputError: an option is unknown, has no value or one of another kind, or the project is missing.
@@ -220,7 +226,7 @@ def parse(arguments: Sequence[str]) -> Request:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Make the workspace or the report and print its address."""
+    """Save the workspace or the report and print its address."""
     words = sys.argv[1:] if arguments is None else arguments
     if list(words) in (["--help"], ["-h"]):
         sys.stdout.write(f"{__doc__}\n")

@@ -20,7 +20,7 @@ DRAFT = "Okay, the king of Rome.\n\nNuma was one. Wait, was Numa the king? Maybe
 CHARTS = (
     "plane",
     "aes",
-    "degenerations",
+    "degeneration",
     "rrp",
     "phases",
     "curve-0",
@@ -163,12 +163,12 @@ def test_traces_stand_side_by_side_in_their_phases(board: Path) -> None:
         page.click("#overview tr:has-text('mbt-1') button:has-text('traces')")
         found.until("document.querySelectorAll('#questions li').length === 3")
         assert page.inner_text(".question") == "Who is the king of Rome?"
-        traces = page.evaluate("[...document.querySelectorAll('.thoughts')].map(t => t.textContent)")
+        traces = page.evaluate("[...document.querySelectorAll('.reasoning-text')].map(t => t.textContent)")
         assert traces == [DRAFT, PLANNED]
         tuned = page.query_selector("article[data-side=tuned]")
-        phases = tuned.evaluate("side => [...side.querySelectorAll('.thoughts span')].map(s => s.dataset.phase)")
+        phases = tuned.evaluate("side => [...side.querySelectorAll('.reasoning-text span')].map(s => s.dataset.phase)")
         assert sorted(set(phases)) == ["1", "2", "3", "4", "5"]
-        marks = page.evaluate("[...document.querySelectorAll('.thoughts mark')].map(m => m.textContent)")
+        marks = page.evaluate("[...document.querySelectorAll('.reasoning-text mark')].map(m => m.textContent)")
         assert marks == ["Numa", "Numa"]
         colors = tuned.evaluate(
             "side => [...side.querySelectorAll('.ruler i')].map(i => getComputedStyle(i).backgroundColor)"
@@ -189,11 +189,11 @@ def test_traces_stand_side_by_side_in_their_phases(board: Path) -> None:
         page.fill("#find", "rome2")
         assert found.texts("#questions li small") == ["no answer → correct"]
         page.fill("#find", "carthage")
-        assert page.inner_text("#pair") == "No question is of this kind."
+        assert page.inner_text("#pair") == "No question matches."
         page.fill("#find", "")
         page.click("#phase-legend button:has-text('planning')")
         assert page.get_attribute("#phase-legend button:has-text('planning')", "aria-pressed") == "false"
-        assert page.query_selector(".thoughts span.plain[data-phase='2']") is not None
+        assert page.query_selector(".reasoning-text span.uncolored[data-phase='2']") is not None
 
 
 @pytest.mark.browser
@@ -202,10 +202,10 @@ def test_hostile_labels_and_traces_stay_text(board: Path) -> None:
         page = ready(found)
         assert page.title() == "logs: runs"
         page.click("#overview tr:has-text('grpo') button:has-text('traces')")
-        found.until("document.querySelector('#pair .thoughts')?.textContent.includes('taken over')")
-        assert page.evaluate("document.querySelector('#pair .thoughts').textContent") == HOSTILE
+        found.until("document.querySelector('#pair .reasoning-text')?.textContent.includes('taken over')")
+        assert page.evaluate("document.querySelector('#pair .reasoning-text').textContent") == HOSTILE
         assert f"answer: {HOSTILE}" in page.inner_text(".final")
-        assert "has no answer to this question here" in page.inner_text("article[data-side=base]")
+        assert "no rollout of this question" in page.inner_text("article[data-side=base]")
         assert any(HOSTILE in text for text in found.texts("#dissections td"))
         assert any(HOSTILE in text for text in found.texts("#experiments button"))
         assert page.eval_on_selector_all("#tag option", "all => all.map(o => o.text)")[1] == HOSTILE

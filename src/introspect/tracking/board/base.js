@@ -1,5 +1,5 @@
 "use strict";
-// Everything that a run says is put on the page as text: by `textContent`, or escaped for Plotly.
+// All data of a run become text on the page: through `textContent`, or escaped for Plotly.
 const $ = id => document.getElementById(id);
 const PHASES = ["understanding and filtering", "planning", "execution and monitoring", "self-correction", "verification"];
 const SHORT_PHASES = ["understanding", "planning", "monitoring", "correction", "verification"];
@@ -18,7 +18,7 @@ function element(tag, attributes = {}, ...children) {
   return made;
 }
 
-// Text of a blob: base64, gzip. Blobs are read when they are needed.
+// Return the text of a blob (gzip, base64). Blobs are unpacked when they are needed.
 async function unpack(key) {
   const binary = atob($(`blob-${key}`).textContent);
   const bytes = new Uint8Array(binary.length);
@@ -74,7 +74,7 @@ function options(select, values, chosen) {
   select.value = values.some(([value]) => value === before) ? before : values.length ? values[0][0] : "";
 }
 
-// Rows that can be sorted by the buttons in their head. columns: { head, value(row), cell(row), kind, first }.
+// A table whose head has buttons that sort the rows. columns: { head, value(row), cell(row), kind, first }.
 function sortableTable(table, columns, rows, initial) {
   let key = initial, direction = "ascending";
   const compare = (a, b) => {
@@ -99,8 +99,8 @@ function sortableTable(table, columns, rows, initial) {
   return { update(next) { rows = next; draw(); } };
 }
 
-// A table of groups: heads, and a row of texts for each.
-function plainTable(table, heads, rows) {
+// A table without sorting: heads, and a row of texts for each group.
+function simpleTable(table, heads, rows) {
   table.replaceChildren(
     element("thead", {}, element("tr", {}, ...heads.map((head, index) => element("th", { scope: "col", class: index ? "number" : null }, head)))),
     element("tbody", {}, ...rows.map(row => element("tr", {}, ...row.map((cell, index) => element("td", { class: index ? "number" : null }, cell))))));

@@ -1,4 +1,4 @@
-// Charts: one look, both themes, and marks that differ in more than their colour.
+// Charts: one style, two themes, and marks that differ in shape as well as in color.
 const COLORS = {
   light: ["#0072b2", "#d55e00", "#008a63", "#b5508c", "#8a6d00", "#3d9bd6", "#5d3a9b", "#555b63"],
   dark: ["#56b4e9", "#ff8f4d", "#2fc49a", "#e7a3c9", "#f0d442", "#8fa9ff", "#b79ced", "#b4b9c1"],
@@ -10,7 +10,7 @@ const waiting = new Map();
 let drawing = null;
 
 const theme = () => document.documentElement.dataset.theme;
-const styles = new Map(); // of the theme: to ask the page each time would make it lay itself out
+const styles = new Map(); // of the theme: reading them from the page each time would force a layout
 function style(name) {
   if (!styles.has(name)) styles.set(name, getComputedStyle(document.documentElement).getPropertyValue(name).trim());
   return styles.get(name);
@@ -19,8 +19,8 @@ const place = name => Math.max(0, state.experiments.indexOf(name));
 const color = name => COLORS[theme()][place(name) % 8];
 const symbol = name => SYMBOLS[place(name) % 8];
 const dash = name => DASHES[Math.floor(place(name) / 8) % 6];
-// Plotly reads a few tags in its texts: none of them may come from a run.
-const plain = text => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
+// Plotly interprets a few tags in its texts: none of them may come from a run.
+const escaped = text => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
 const cut = (text, length = 60) => text.length > length ? `…${text.slice(1 - length)}` : text;
 
 function layout(changes) {
@@ -33,7 +33,7 @@ function layout(changes) {
   return { ...base, ...changes, xaxis: { ...axis, ...changes.xaxis }, yaxis: { ...axis, ...changes.yaxis } };
 }
 
-// A chart is drawn when its turn comes, those in view first; the page answers in between, and says when all are drawn.
+// Charts are drawn one by one, those in view first, so that the page stays responsive; `data-ready` marks the end.
 function draw(id, ...chart) {
   waiting.set(id, chart);
   delete document.documentElement.dataset.ready;
@@ -53,7 +53,7 @@ async function drawWaiting() {
   document.documentElement.dataset.ready = "true";
 }
 
-// Draw, or say why there is nothing to draw.
+// Draw a chart, or show why there is nothing to draw.
 function paint(id, traces, changes, nothing) {
   const place = $(id);
   if (!traces.length) {
@@ -74,12 +74,12 @@ function paint(id, traces, changes, nothing) {
   });
 }
 
-const hover = run => `<b>${plain(nameOf(run))}</b> ${plain(cut(run.name))}${run.seed ? `<br>seed ${plain(run.seed)}` : ""}`;
+const hover = run => `<b>${escaped(nameOf(run))}</b> ${escaped(cut(run.name))}${run.seed ? `<br>seed ${escaped(run.seed)}` : ""}`;
 
-// Lines from the base's mark to the tuned one's, one trace per experiment: x and y are metrics of a side.
+// Lines from the mark of the base to that of the tuned student, one trace per experiment; x and y are metrics of a side.
 function pairs(runs, x, y, text) {
   return grouped(runs).map(([name, members]) => {
-    const trace = { name: plain(name), x: [], y: [], text: [], mode: "lines+markers", type: "scatter", hovertemplate: "%{text}<extra></extra>", line: { color: color(name), width: 1.2, dash: dash(name) },
+    const trace = { name: escaped(name), x: [], y: [], text: [], mode: "lines+markers", type: "scatter", hovertemplate: "%{text}<extra></extra>", line: { color: color(name), width: 1.2, dash: dash(name) },
       marker: { color: color(name), symbol: [], size: 10, line: { width: 1.6, color: color(name) } } };
     for (const run of members) {
       for (const side of ["model", "baseline"]) {
@@ -104,7 +104,7 @@ function strip(runs, series, text) {
       if (!found.length) continue;
       const values = found.map(run => metric(run, key)), at = names.indexOf(name) + shift;
       const bounds = found.map(run => run.bounds[key] || null), jitter = index => at + (found.length > 1 ? 0.12 * (index / (found.length - 1) - 0.5) : 0);
-      traces.push({ type: "scatter", mode: "markers", showlegend: false, name: plain(name), x: values.map((_, index) => jitter(index)), y: values, text: found.map(run => `${hover(run)}<br>${text(run, key)}`),
+      traces.push({ type: "scatter", mode: "markers", showlegend: false, name: escaped(name), x: values.map((_, index) => jitter(index)), y: values, text: found.map(run => `${hover(run)}<br>${text(run, key)}`),
         cliponaxis: false, hovertemplate: "%{text}<extra></extra>", marker: { color: color(name), symbol: symbol(name) + (open ? "-open" : ""), size: 9, opacity: 0.85, line: { width: 1.6, color: color(name) } },
         error_y: bounds.every(known) && found.length <= 8 ? { type: "data", symmetric: false, array: bounds.map((b, i) => b[1] - values[i]), arrayminus: bounds.map((b, i) => values[i] - b[0]), thickness: 1, width: 2, color: color(name) } : undefined });
       if (found.length > 1) traces.push({ type: "scatter", mode: "lines", showlegend: false, hoverinfo: "skip", x: [at - 0.16, at + 0.16], y: [mean(values), mean(values)], line: { color: style("--ink"), width: 2.4 } });
@@ -115,7 +115,7 @@ function strip(runs, series, text) {
 
 function stripAxis(runs) {
   const names = grouped(runs).map(([name]) => name);
-  return { tickvals: names.map((_, index) => index), ticktext: names.map(name => plain(cut(name, 22))), range: [-0.6, names.length - 0.4], showgrid: false, zeroline: false, automargin: names.length > 5 };
+  return { tickvals: names.map((_, index) => index), ticktext: names.map(name => escaped(cut(name, 22))), range: [-0.6, names.length - 0.4], showgrid: false, zeroline: false, automargin: names.length > 5 };
 }
 
 function smoothed(values, width) {
@@ -127,7 +127,7 @@ function drawCurve(number) {
   const key = $(`metric-${number}`).value, width = Math.max(1, Number($("smooth").value) || 1), traces = [];
   let widest = 1;
   for (const [name, members] of grouped(state.runs)) {
-    const trace = { name: plain(name), type: "scatter", mode: "lines", x: [], y: [], text: [], hovertemplate: "%{text}<br>step %{x}: %{y:.4g}<extra></extra>", line: { color: color(name), width: 1.5, dash: dash(name) } };
+    const trace = { name: escaped(name), type: "scatter", mode: "lines", x: [], y: [], text: [], hovertemplate: "%{text}<br>step %{x}: %{y:.4g}<extra></extra>", line: { color: color(name), width: 1.5, dash: dash(name) } };
     for (const run of members) {
       const curve = state.curves[run.index][key];
       if (!curve) continue;
@@ -146,7 +146,7 @@ function drawCurve(number) {
 
 function drawCurves() {
   const widest = Math.max(drawCurve(0), drawCurve(1));
-  $("averaged").textContent = widest > 1 ? `Long curves are thinned out: a point is the mean of up to ${widest} logged values.` : "";
+  $("averaged").textContent = widest > 1 ? `Long curves are averaged: a point is the mean of up to ${widest} logged values.` : "";
 }
 
 function prepareCurves() {

@@ -26,14 +26,14 @@ function prepareOverview() {
     { head: "open", cell: run => element("td", {}, element("span", { class: "links" },
       Object.keys(run.sides).length ? element("button", { type: "button", onclick: () => chooseRun(run.index, true) }, "traces") : null,
       ...layers(run).map(layer => element("a", { href: layer.report }, layers(run).length > 1 ? `report ${layer.name}` : "report")))) },
-    { head: "state", value: run => run.status, cell: statusCell },
+    { head: "status", value: run => run.status, cell: statusCell },
     { head: "experiment", value: nameOf, cell: run => element("td", { style: { "white-space": "nowrap" } }, element("span", { class: "swatch", style: { "--swatch": color(nameOf(run)), display: "inline-block", "margin-right": ".4em" } }), nameOf(run)) },
     { head: "tags", value: run => run.tags.join(", ") || null, cell: run => element("td", { class: "tags" }, run.tags.join(", ")) },
     { head: "seed", kind: "number", value: run => run.seed === "" ? null : Number(run.seed), cell: run => element("td", { class: "number seed", title: run.seed }, run.seed || "–") },
-    numbers("accuracy %", ["model/accuracy", "test/accuracy"], percent, "of the test; small: of the base student", "baseline/accuracy"),
+    numbers("accuracy %", ["model/accuracy", "test/accuracy"], percent, "in the test; small: of the base student", "baseline/accuracy"),
     numbers("tokens", ["model/completion_tokens"], tokens, "mean completion tokens; small: of the base student", "baseline/completion_tokens"),
     numbers("AES", ["model/aes"], value => shown(value, 2), "accuracy-efficiency score against the base"),
-    numbers("degenerate %", ["model/degeneration_rate"], percent, "degenerate rollouts, which never end; small: of the base student", "baseline/degeneration_rate"),
+    numbers("degenerate %", ["model/degeneration_rate"], percent, "degeneration rate: rollouts that do not end by themselves; small: of the base student", "baseline/degeneration_rate"),
     numbers("detectors", ["dissect/detectors/total"], value => shown(value, 1), "units that detect a concept"),
     numbers("unique", ["dissect/detectors/unique"], value => shown(value, 1), "concepts among them"),
   ], [], 0);
@@ -63,14 +63,14 @@ function drawChips() {
   const count = name => state.board.runs.filter(run => nameOf(run) === name).length;
   $("experiments").replaceChildren(...state.experiments.map((name, index) => element("button", {
     type: "button", class: "chip", "aria-pressed": String(!state.hidden.has(name)), style: { "--swatch": color(name) }, onclick: event => {
-      // A click shows this experiment alone or not; with a modifier key, it is added or taken away.
+      // A click shows this experiment alone, or all; with a modifier key, it is added or removed.
       const only = state.experiments.filter(other => other !== name), isAlone = only.every(other => state.hidden.has(other)) && !state.hidden.has(name);
       if (event.shiftKey || event.ctrlKey || event.metaKey) state.hidden.has(name) ? state.hidden.delete(name) : state.hidden.add(name);
       else state.hidden = new Set(isAlone ? [] : only);
       drawChips();
       $("experiments").children[index].focus();
       update();
-    }, title: "click: this one alone, again: all; with Shift: on or off",
+    }, title: "click: only this one, again: all; with Shift: on or off",
   }, element("span", { class: "swatch" }), `${name} ${count(name)}`)));
 }
 
@@ -104,7 +104,7 @@ async function start() {
   board.runs.forEach((run, index) => { run.index = index; });
   Object.assign(state, { board, curves });
   $("title").textContent = `${board.root}: ${board.runs.length} runs`;
-  $("footer").textContent = `made ${board.made} by introspect.tracking.board; the page loads nothing and sends nothing`;
+  $("footer").textContent = `written ${board.made} by introspect.tracking.board; the page loads nothing and sends nothing`;
   prepareFilters();
   prepareOverview();
   prepareCurves();

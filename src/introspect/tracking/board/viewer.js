@@ -1,20 +1,20 @@
-// The trace viewer: what the base and the tuned student thought about the same question.
-const viewer = { run: null, pairs: [], shown: [], at: -1, plain: new Set(), asked: 0 };
-const OUTCOMES = [["", "all questions"], ["gained", "wrong, then correct"], ["lost", "correct, then wrong"], ["wrong", "wrong after tuning"], ["inclusive", "answer-inclusive errors"]];
+// The trace viewer: the reasoning of the base and of the tuned student on the same question.
+const viewer = { run: null, pairs: [], shown: [], at: -1, uncolored: new Set(), request: 0 };
+const OUTCOMES = [["", "all questions"], ["gained", "wrong, then correct"], ["regressed", "correct, then wrong"], ["wrong", "wrong after tuning"], ["inclusive", "answer-inclusive errors"]];
 
 function isOf(outcome, { before, after }) {
   const correct = side => side && side.outcome === "correct";
   if (outcome === "gained") return before && !correct(before) && correct(after);
-  if (outcome === "lost") return correct(before) && !correct(after);
+  if (outcome === "regressed") return correct(before) && !correct(after);
   if (outcome === "wrong") return !correct(after);
   if (outcome === "inclusive") return [before, after].some(side => side && side.outcome === "answer-inclusive error");
   return true;
 }
 
 async function chooseRun(index, move = false) {
-  const run = state.board.runs[index], asked = ++viewer.asked;
+  const run = state.board.runs[index], request = ++viewer.request;
   const [before, after] = await Promise.all(["baseline", "model"].map(side => run.sides[side] ? blob(run.sides[side].blob) : []));
-  if (asked !== viewer.asked) return;
+  if (request !== viewer.request) return; // another run was chosen meanwhile
   const key = row => JSON.stringify([row.id, row.sample]);
   const found = new Map(before.map(row => [key(row), { before: row, after: null }]));
   for (const row of after) found.set(key(row), { before: found.has(key(row)) ? found.get(key(row)).before : null, after: row });
@@ -52,7 +52,7 @@ function showPair(at, reveal = true) {
   $("position").textContent = `${at + 1} of ${viewer.shown.length}${more}`;
   if (at < 0) {
     list.removeAttribute("aria-activedescendant");
-    $("pair").replaceChildren(element("p", { class: "lead" }, "No question is of this kind."));
+    $("pair").replaceChildren(element("p", { class: "lead" }, "No question matches."));
     return;
   }
   const row = list.children[at];
@@ -71,15 +71,15 @@ function drawPair(pair) {
 }
 
 function sideOf(label, row) {
-  if (!row) return element("article", { class: "side", "data-side": label }, element("h3", {}, label), element("p", { class: "quiet" }, "has no answer to this question here"));
+  if (!row) return element("article", { class: "side", "data-side": label }, element("h3", {}, label), element("p", { class: "quiet" }, "no rollout of this question"));
   const length = row.parts.reduce((sum, [, text]) => sum + text.length, 0) || 1;
-  const trace = element("div", { class: "thoughts", tabindex: "0", role: "region", "aria-label": `reasoning of the ${label} student` }), ruler = element("div", { class: "ruler", "aria-hidden": "true" });
-  let place = 0, arrival = null, previous = null, mark = null;
+  const trace = element("div", { class: "reasoning-text", tabindex: "0", role: "region", "aria-label": `reasoning of the ${label} student` }), ruler = element("div", { class: "ruler", "aria-hidden": "true" });
+  let place = 0, arrival = null, previous = null, first = null;
   for (const [phase, text, isAnswer] of row.parts) {
     if (isAnswer && arrival === null) arrival = place / length;
-    const goesOn = previous === phase, passage = element("span", { "data-phase": phase, class: [goesOn ? "go-on" : "", viewer.plain.has(phase) ? "plain" : ""].join(" ").trim() || null, title: PHASES[phase - 1] });
+    const continues = previous === phase, passage = element("span", { "data-phase": phase, class: [continues ? "continued" : "", viewer.uncolored.has(phase) ? "uncolored" : ""].join(" ").trim() || null, title: PHASES[phase - 1] });
     if (isAnswer) {
-      if (!mark) passage.append(mark = element("mark", { title: "the gold answer is named here for the first time" }, text));
+      if (!first) passage.append(first = element("mark", { title: "first mention of the gold answer" }, text));
       else passage.append(element("mark", { class: "more" }, text));
     } else passage.append(text);
     trace.append(passage);
@@ -88,7 +88,7 @@ function sideOf(label, row) {
     previous = phase;
   }
   if (arrival !== null) ruler.append(element("b", { style: { left: `${100 * arrival}%` } }, "★"));
-  const where = arrival === null ? "never names the gold answer" : `★ names the gold answer after ${Math.round(100 * arrival)} % of the trace`;
+  const where = arrival === null ? "never mentions the gold answer" : `★ mentions the gold answer after ${Math.round(100 * arrival)} % of the trace`;
   return element("article", { class: "side", "data-side": label },
     element("h3", {}, label, element("span", { class: row.outcome === "correct" ? "outcome correct" : "outcome" }, row.outcome), element("span", {}, `${row.tokens} tokens`), element("span", {}, where)),
     judgedBy(row.judged), ruler, row.parts.length ? trace : element("p", { class: "quiet" }, "no reasoning"),
@@ -97,22 +97,22 @@ function sideOf(label, row) {
 
 function judgedBy({ rrp, mqi }) {
   if (!rrp && !mqi) return null;
-  const said = [];
-  if (rrp) said.push(rrp.first_correct ? `derives the answer in paragraph ${rrp.first_correct}` : "never derives the answer", rrp.redundant.length ? `redundant: paragraphs ${rrp.redundant.join(", ")}` : "nothing redundant");
-  if (mqi) said.push(`level ${mqi.level}`, `phases ${mqi.phases.join(", ") || "none"}`);
-  return element("div", { class: "quiet" }, `judge: ${said.join("; ")}`);
+  const parts = [];
+  if (rrp) parts.push(rrp.first_correct ? `derives the answer in paragraph ${rrp.first_correct}` : "never derives the answer", rrp.redundant.length ? `redundant: paragraphs ${rrp.redundant.join(", ")}` : "nothing redundant");
+  if (mqi) parts.push(`level ${mqi.level}`, `phases ${mqi.phases.join(", ") || "none"}`);
+  return element("div", { class: "quiet" }, `judge: ${parts.join("; ")}`);
 }
 
 function drawLegend() {
   $("phase-legend").replaceChildren(...PHASES.map((name, index) => {
     const phase = index + 1;
-    return element("button", { type: "button", class: "chip", "data-phase": phase, "aria-pressed": String(!viewer.plain.has(phase)), style: { "--swatch": "var(--phase)" }, onclick: () => {
-      viewer.plain.has(phase) ? viewer.plain.delete(phase) : viewer.plain.add(phase);
+    return element("button", { type: "button", class: "chip", "data-phase": phase, "aria-pressed": String(!viewer.uncolored.has(phase)), style: { "--swatch": "var(--phase)" }, onclick: () => {
+      viewer.uncolored.has(phase) ? viewer.uncolored.delete(phase) : viewer.uncolored.add(phase);
       drawLegend();
       $("phase-legend").children[index].focus();
       if (viewer.at >= 0) drawPair(viewer.shown[viewer.at]);
     } }, element("span", { class: "swatch" }), `${phase} ${name}`);
-  }), element("span", { class: "quiet" }, "as the wording shows, sentence by sentence; what no rule knows is execution · ★ first mention of the gold answer"));
+  }), element("span", { class: "quiet" }, "by wording, sentence by sentence; sentences without a rule count as execution · ★ first mention of the gold answer"));
 }
 
 const step = by => { if (viewer.at + by >= 0 && viewer.at + by < viewer.shown.length) showPair(viewer.at + by); };
@@ -138,12 +138,12 @@ function prepareViewer() {
   });
 }
 
-// The runs with rollouts among those shown; the one that is open stays open if it is among them.
+// Offer the shown runs that have rollouts; the open one stays open if it is among them.
 async function updateViewer() {
   const runs = state.runs.filter(run => Object.keys(run.sides).length);
   options($("trace-run"), runs.map(run => [String(run.index), `${nameOf(run)}${run.seed ? `, seed ${run.seed}` : ""}: ${cut(run.name, 44)}`]));
   $("viewer").hidden = !runs.length;
   $("no-traces").hidden = Boolean(runs.length);
-  $("no-traces").textContent = "No run shown here keeps rollouts.";
+  $("no-traces").textContent = "No run shown here has rollouts.";
   if (runs.length && (!viewer.run || $("trace-run").value !== String(viewer.run.index))) await chooseRun(Number($("trace-run").value));
 }
