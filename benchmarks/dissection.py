@@ -27,7 +27,7 @@ from introspect.dissection.concepts.broden import Broden
 from introspect.dissection.engine import dissect
 from introspect.dissection.quantiles import UpperQuantile
 from introspect.dissection.tally import Annotation, Counts, Masks, add
-from introspect.vision.hooks import tapped
+from introspect.vision.hooks import feature_maps
 from introspect.vision.preprocessing import preprocessing
 
 
@@ -119,7 +119,7 @@ def one_by_one(maps: np.ndarray, thresholds: np.ndarray, items: list[Annotated],
 def tally_times(network: nn.Module, layer: str, concepts: ConceptDataset, repeats: int) -> tuple[float, float]:
     """Seconds per image of the counting alone: ours, and one by one."""
     items = [concepts[index] for index in range(min(len(concepts), 40))]
-    with tapped(network, [layer]) as found:
+    with feature_maps(network, [layer]) as found:
         network(preprocessing("reference")(torch.stack([item.image for item in items])))
         maps = found[layer].clone()
     stream = UpperQuantile(0.005, maps[:, 0].numel())

@@ -31,8 +31,8 @@ from introspect.distillation.objectives import (
 )
 from introspect.distillation.objectives.self_supervised import rotations
 from introspect.distillation.teacher import Training
-from introspect.vision.backbones import Backbone, features, outline
-from introspect.vision.features import Features
+from introspect.vision.backbones import Backbone
+from introspect.vision.features import Features, features, outline
 
 CLASSES = 100
 IMAGES = 50_000  # of the training set whose banks CRD keeps

@@ -17,7 +17,14 @@ from omegaconf import DictConfig, OmegaConf
 from tests.composing import CONFIGS, ROOT, compose_config
 from tests.documented import first_job, sweep_values
 
-HEAVY = ["introspect.app", "transformers", "torchvision", "introspect.dissection.measure", "matplotlib.pyplot", "scipy"]
+HEAVY = [
+    "introspect.app",
+    "transformers",
+    "torchvision",
+    "introspect.dissection.measures.detectors",
+    "matplotlib.pyplot",
+    "scipy",
+]
 PATIENCE_S = 240
 
 # By the config's name or the class of its `datamodule`; settings that a command does not have are left out.

@@ -47,7 +47,7 @@ def detectors(folder, **options):
     return ConceptDetectors(**{"layer": "layer3", "folder": folder / "dissection", **concepts, **options})
 
 
-def test_it_looks_every_few_epochs_beside_the_accuracy(tmp_path):
+def test_it_dissects_every_few_epochs_next_to_the_accuracy(tmp_path):
     once = fit(tmp_path, [detectors(tmp_path, every_n_epochs=2)], epochs=1)
     assert TOTAL not in once.callback_metrics
     trainer = fit(tmp_path, [detectors(tmp_path, every_n_epochs=2)], epochs=2)
@@ -58,7 +58,7 @@ def test_it_looks_every_few_epochs_beside_the_accuracy(tmp_path):
     assert trainer.callback_metrics[TOTAL] == counted
 
 
-def test_a_look_leaves_the_student_in_training(tmp_path):
+def test_a_dissection_leaves_the_student_in_training(tmp_path):
     module = Distillation(student=STUDENT, objective=CrossEntropy())
     fit(tmp_path, [detectors(tmp_path, every_n_epochs=1)], epochs=2, module=module)
     assert module.student.training
@@ -66,7 +66,7 @@ def test_a_look_leaves_the_student_in_training(tmp_path):
     assert all(parameter.requires_grad for parameter in module.student.parameters())
 
 
-def test_after_the_test_all_is_dissected_and_kept(tmp_path):
+def test_after_the_test_the_whole_set_is_dissected_and_reported(tmp_path):
     callbacks = [detectors(tmp_path, controls=["rotation"], examples=2), MetricsFile(folder=tmp_path)]
     trainer = fit(tmp_path, callbacks, test=True)
     metrics = json.loads((tmp_path / "metrics.json").read_text())
@@ -90,17 +90,17 @@ class Untrained(Callback):
         raise AssertionError("trained")
 
 
-def test_looks_are_at_the_smaller_set_prepared_as_the_student_is(tmp_path, monkeypatch):
-    looks = []
+def test_during_training_the_smaller_set_is_dissected_with_the_preprocessing_of_the_student(tmp_path, monkeypatch):
+    dissected = []
 
     def spy(model, layers, concepts, **options):
-        looks.append((len(concepts), options["preprocessing"]))
+        dissected.append((len(concepts), options["preprocessing"]))
         return engine.dissect(model, layers, concepts, **options)
 
-    monkeypatch.setattr("introspect.callbacks.concept_detectors.dissect", spy)
+    monkeypatch.setattr("introspect.dissection.measures.detectors.dissect", spy)
     module = Distillation(student=STUDENT, objective=CrossEntropy())
     fit(tmp_path, [detectors(tmp_path, every_n_epochs=1)], module=module)
-    assert looks == [(6, module.preprocess)]
+    assert dissected == [(6, module.preprocess)]
 
 
 @pytest.mark.parametrize(

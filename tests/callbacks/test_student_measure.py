@@ -9,17 +9,20 @@ import torch
 from introspect.callbacks.metrics_file import MetricsFile
 from introspect.callbacks.student_measure import StudentMeasure
 from introspect.core.errors import InputError
-from introspect.dissection.measures.diffroar import diffroar
-from introspect.dissection.measures.gradients import gradient_maps
+from introspect.dissection.measures.diffroar import DiffRoar
+from introspect.dissection.measures.five_band import FiveBand
+from introspect.dissection.measures.gradients import GradientMaps
 from introspect.dissection.measures.probes import ProbeTraining
 from introspect.vision.backbones import Backbone
-from tests.callbacks.test_concept_detectors import detectors, fit
+from introspect.vision.networks import Network
+from tests.callbacks.test_concept_detectors import Untrained, detectors, fit
+from tests.dissection.measures.made import without
 
 PLACE = "dissect/gradients/"
 
 
 def gradients(folder, **options):
-    measure = partial(gradient_maps, limit=8, figure=False)
+    measure = partial(GradientMaps, limit=8, figure=False)
     return StudentMeasure(**{"name": "gradients", "measure": measure, "folder": folder / "measures", **options})
 
 
@@ -37,9 +40,8 @@ def test_the_numbers_are_those_of_the_measure_itself(tmp_path):
     trainer = fit(tmp_path, [gradients(tmp_path)], test=True)
     module, data = trainer.lightning_module, trainer.datamodule.images
     module.student.eval()
-    own = gradient_maps(
-        network=module.student, data=data, folder=tmp_path, limit=8, figure=False, preprocessing=module.preprocess
-    )
+    network = Network(module.student, "student", preprocess=module.preprocess)
+    own = GradientMaps(network=network, data=data, folder=tmp_path, limit=8, figure=False)()
     for name, value in own.items():
         assert float(trainer.callback_metrics[name]) == pytest.approx(value, rel=1e-5)
 
@@ -54,7 +56,7 @@ def test_a_student_of_16_bits_is_measured_in_32(tmp_path):
 
 def test_probes_are_trained_in_a_test_and_the_student_stays_as_it_was(tmp_path):
     measure = partial(
-        diffroar,
+        DiffRoar,
         probe=Backbone("cifar_resnet8", 3, width=2),
         kept=[0.5],
         runs=1,
@@ -74,12 +76,17 @@ def test_probes_are_trained_in_a_test_and_the_student_stays_as_it_was(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("measure", "message"),
     [
-        ({"truths": True}, "nothing says which pixels of data=colours matter; ~callbacks.gradients"),
-        ({"libraries": ["no_such_library"]}, "no_such_library is not installed"),
+        (FiveBand, "nothing says which pixels matter; .*~callbacks.gradients leaves this measure out"),
+        (partial(GradientMaps, examples=0), "examples=0: expected a whole number from 1"),
     ],
 )
-def test_what_can_not_be_measured_is_refused_before_the_training(tmp_path, options, message):
+def test_impossible_measures_are_refused_before_the_training(tmp_path, measure, message):
     with pytest.raises(InputError, match=message):
-        fit(tmp_path, [gradients(tmp_path, **options)], test=True)
+        fit(tmp_path, [Untrained(), gradients(tmp_path, measure=measure)], test=True)
+
+
+def test_a_missing_library_is_refused_before_the_training(tmp_path, monkeypatch):
+    with without("matplotlib", monkeypatch):
+        fit(tmp_path, [Untrained(), gradients(tmp_path, measure=GradientMaps)], test=True)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from introspect.core.errors import InputError
-from introspect.dissection.activation_cache import Spool
+from introspect.dissection.activation_cache import ActivationCache
 from introspect.dissection.engine import dissect
 from introspect.dissection.tally import Annotation
 from tests.dissection.test_engine import Known, raw, world
@@ -23,14 +23,14 @@ def annotation(value: int) -> Annotation:
 
 def test_what_was_added_is_read_in_any_order(tmp_path: Path) -> None:
     maps = torch.arange(48.0).view(4, 3, 2, 2)
-    with Spool(tmp_path / "made") as spool:
+    with ActivationCache(tmp_path / "made") as cache:
         for number, part in enumerate(maps.split(2)):
-            spool.add_maps("layer", part)
-            spool.add_annotation(annotation(number))
-        assert torch.equal(spool.maps("layer", 1, 3), maps[1:3])
-        assert spool.annotation(1).scalars.tolist() == [1]
-        spool.add_maps("layer", maps[:1])
-        assert torch.equal(spool.maps("layer", 4, 5), maps[:1])
+            cache.add_maps("layer", part)
+            cache.add_annotation(annotation(number))
+        assert torch.equal(cache.maps("layer", 1, 3), maps[1:3])
+        assert cache.annotation(1).scalars.tolist() == [1]
+        cache.add_maps("layer", maps[:1])
+        assert torch.equal(cache.maps("layer", 4, 5), maps[:1])
     assert list((tmp_path / "made").iterdir()) == []
 
 
@@ -50,14 +50,14 @@ def test_a_disk_that_will_be_too_small_is_named_after_the_first_batch(
 def test_a_full_disk_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "TemporaryFile", lambda **options: Path("/dev/full").open("r+b", buffering=0))  # noqa: SIM115
     full = r"cache_dir=.*: the temporary files can not be written: No space left on device"
-    with Spool() as spool:
+    with ActivationCache() as cache:
         with pytest.raises(InputError, match=full):
-            spool.add_maps("layer", torch.zeros(1, 2, 2, 2))
+            cache.add_maps("layer", torch.zeros(1, 2, 2, 2))
         with pytest.raises(InputError, match=full):
-            spool.add_annotation(annotation(1))
+            cache.add_annotation(annotation(1))
 
 
 def test_a_folder_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=r"cache_dir=.*file: the temporary files can not be written: File exists"):
-        Spool(tmp_path / "file")
+        ActivationCache(tmp_path / "file")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from introspect.vision.datasets.base import TensorImages
+from introspect.vision.datasets.base import ImageSet, TensorImages
 
 
-class Colours:
+class Colours(ImageSet):
     """An `ImageSet` of three classes, 16 pixels."""
 
     name, side, classes = "colours", 16, 3

@@ -71,7 +71,7 @@ def test_what_is_wrong_is_named(tmp_path, text, ancestors, message):
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(InputError, match=r"none\.txt: can not be read as text"):
+    with pytest.raises(InputError, match=r"none\.txt: cannot be read as text"):
         groups_below(CLASSES, tmp_path / "none.txt")
 
 

@@ -14,7 +14,8 @@ from introspect.distillation.datamodule import ImageDataModule
 from introspect.distillation.module import Distillation, load_student
 from introspect.distillation.objectives import AttentionTransfer, CrossEntropy, LogitDistillation
 from introspect.distillation.teacher import Teacher, Training
-from introspect.vision.backbones import Backbone, features
+from introspect.vision.backbones import Backbone
+from introspect.vision.features import features
 from tests.distillation.made import Colours
 
 STUDENT = Backbone("cifar_resnet8", 3, width=4)
@@ -89,9 +90,9 @@ def test_a_checkpoint_gives_the_student_back(tmp_path):
     run.fit(module, data())
     run.save_checkpoint(tmp_path / "x.ckpt")
     images = Colours().load("test").images
-    network = load_student(tmp_path / "x.ckpt")
+    student = load_student(tmp_path / "x.ckpt")
     with torch.no_grad():
-        torch.testing.assert_close(network(network.preprocess(images)), module.eval()(images))
+        torch.testing.assert_close(student.module(student.preprocess(images)), module.eval()(images))
 
 
 def test_a_checkpoint_that_is_none(tmp_path):

@@ -20,7 +20,8 @@ from introspect.distillation.objectives import (
 )
 from introspect.distillation.stages import StageTraining, load_stage, make_stage, stage_file
 from introspect.distillation.teacher import Teacher, Training
-from introspect.vision.backbones import Backbone, features, outline
+from introspect.vision.backbones import Backbone
+from introspect.vision.features import features, outline
 from tests.distillation.made import Colours
 
 STUDENT = Backbone("cifar_resnet8", 3, width=4)
@@ -71,9 +72,9 @@ def test_every_method_trains_saves_and_is_tested(kept, tmp_path, method):
     fresh = distillation(kept, method, seed=5, base=LogitDistillation())
     trainer(tmp_path).test(fresh, data(), ckpt_path=tmp_path / "x.ckpt", weights_only=True, verbose=False)
     images = Colours().load("test").images
-    network = load_student(tmp_path / "x.ckpt")
+    student = load_student(tmp_path / "x.ckpt")
     with torch.no_grad():
-        torch.testing.assert_close(network(network.preprocess(images)), module.eval()(images))
+        torch.testing.assert_close(student.module(student.preprocess(images)), module.eval()(images))
     # As a teacher of others: what its objective has learnt is no weight of the network.
     taught = Teacher(STUDENT, tmp_path, ckpt_path=tmp_path / "x.ckpt").load("")
     assert torch.equal(taught.conv1.weight, module.student.conv1.weight)

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from introspect.core.errors import InputError
-from introspect.vision.backbones import Backbone, CompiledFeatures, features
+from introspect.vision.backbones import Backbone
+from introspect.vision.features import CompiledFeatures, features
 
 
 @pytest.mark.parametrize(("depth", "parameters"), [(20, 269_722), (32, 464_154), (56, 853_018)])
@@ -35,11 +36,14 @@ def test_any_classifier_of_torchvision():
 @pytest.mark.parametrize(
     ("backbone", "complaint"),
     [
-        (Backbone("resnet19", 10), "no such classifier; there are cifar_resnet20, resnet1"),
+        (
+            Backbone("resnet19", 10),
+            "torchvision has no such classifier; close are resnet1.*; also cifar",
+        ),
         (Backbone("cifar_resnet21", 10), r"the depth must be 6n \+ 2"),
         (Backbone("cifar_resnet20", 10, weights="DEFAULT"), "no published weights by name"),
-        (Backbone("resnet18", 10, weights="MINE"), "no weights 'MINE'"),
-        (Backbone("resnet18", 1), "classes=1, expected 2 or more"),
+        (Backbone("resnet18", 10, weights="MINE"), "weights=MINE: resnet18 has no such weights"),
+        (Backbone("resnet18", 1), "classes=1: resnet18 needs 2 or more"),
     ],
 )
 def test_what_can_not_be_built(backbone, complaint):

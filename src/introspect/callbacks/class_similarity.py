@@ -27,7 +27,7 @@ class ClassSimilarity(Callback):
     """
 
     def __init__(self, *, images: ImageSet, folder: str | Path) -> None:
-        self.groups = list(getattr(images, "groups", ()))
+        self.groups = list(images.groups)
         self.classes, self.folder = images.classes, Path(folder)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -1,8 +1,8 @@
-"""Another measure of how interpretable a classifier is, after its test."""
+"""A measure of interpretability after the test of a classifier."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -12,66 +12,49 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from introspect.callbacks.gathering import by_first
 from introspect.core.errors import InputError
-from introspect.dissection.measures.images import has_truths
-from introspect.dissection.measures.output import library
+from introspect.dissection.measures.base import Measure
 from introspect.vision.backbones import full_precision
+from introspect.vision.networks import Network
 
 
 class StudentMeasure(Callback):
-    """Measures `module.student` on the images of the data module, as `dissect.py measure=…` does, and logs the numbers.
+    """Runs a measure on `module.student` after the test, as `dissect.py measure=…` does, and logs its numbers.
 
     The first of several devices does it, while the others wait, in float32 whatever the student was trained in.
 
     Args:
         name: of the measure, as in `dissect.py measure=…`.
-        measure: takes network, data, folder, preprocessing, loggers and device, and returns the numbers by name.
+        measure: makes the measure of network, data, folder and device.
         folder: where its files go.
-        libraries: what it imports, so that a missing one is named before anything is trained.
-        truths: whether it wants to know what matters in an image.
     """
 
-    def __init__(
-        self,
-        *,
-        name: str,
-        measure: Callable[..., dict[str, float]],
-        folder: str | Path,
-        libraries: Sequence[str] = (),
-        truths: bool = False,
-    ) -> None:
+    def __init__(self, *, name: str, measure: Callable[..., Measure], folder: str | Path) -> None:
         self.name, self.measure, self.folder = name, measure, Path(folder)
-        self.libraries, self.truths = tuple(libraries), truths
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse before the training what could not be measured after it.
+        """Refuse before the training what would fail after it.
 
         Raises:
-            InputError: a library is not installed, or nothing says what matters in the images.
+            InputError: an option is impossible, a library is not installed, or the images do not suit the measure.
         """
-        for module in self.libraries:
-            library(module, f"callbacks.{self.name} wants {module}")
-        data = _images(trainer)
-        if self.truths and not has_truths(data):
-            raise InputError(
-                f"callbacks.{self.name}: nothing says which pixels of data={data.name} matter; ~callbacks.{self.name} "
-                "leaves this measure out"
-            )
+        try:
+            self._made(trainer, pl_module).check()
+        except InputError as error:
+            raise InputError(f"{error}; ~callbacks.{self.name} leaves this measure out") from error
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Measure, and write the files."""
-        pl_module.log_dict(by_first(partial(self._measured, trainer, pl_module)))
+        """Run the measure, and write its files."""
+        pl_module.log_dict(by_first(partial(self._run, trainer, pl_module)))
 
-    def _measured(self, trainer: Trainer, module: Any) -> dict[str, float]:
-        with torch.inference_mode(False):  # what is tested has no gradients, what is measured may need them
-            return self.measure(
-                network=full_precision(module.student),
-                data=_images(trainer),
-                folder=self.folder,
-                preprocessing=module.preprocess,
-                loggers=trainer.loggers,
-                device=str(module.device),
-            )
+    def _run(self, trainer: Trainer, module: Any) -> dict[str, float]:
+        with torch.inference_mode(False):  # a test has no gradients, a measure may need them
+            return self._made(trainer, module)(trainer.loggers)
+
+    def _made(self, trainer: Trainer, module: Any) -> Measure:
+        data = cast(Any, trainer).datamodule.images
+        return self.measure(network=student_network(module), data=data, folder=self.folder, device=str(module.device))
 
 
-def _images(trainer: Trainer) -> Any:
-    return cast(Any, trainer).datamodule.images
+def student_network(module: Any) -> Network:
+    """Return the student of a distillation, in float32, with the preprocessing of its training."""
+    return Network(full_precision(module.student), type(module.student).__name__, preprocess=module.preprocess)

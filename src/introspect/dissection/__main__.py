@@ -45,7 +45,7 @@ def _compare(chosen: Namespace) -> None:
 
     from introspect.dissection.comparison import compare_dissections
     from introspect.dissection.files import load
-    from introspect.dissection.rules import Rules
+    from introspect.dissection.options import Rules
 
     if chosen.threshold is not None:
         Rules(iou_threshold=chosen.threshold)
@@ -61,16 +61,16 @@ def _compare(chosen: Namespace) -> None:
 
 def _stability(chosen: Namespace) -> None:
     from introspect.dissection.files import load
-    from introspect.dissection.measures.output import check_figure, publish
-    from introspect.dissection.measures.stability import Stability
-    from introspect.dissection.rules import Rules
+    from introspect.dissection.measures.base import library, publish
+    from introspect.dissection.measures.stability import StabilityResult
+    from introspect.dissection.options import Rules
 
-    check_figure(True)
+    library("matplotlib", "figures are drawn by matplotlib")
     if chosen.threshold is not None:
         Rules(iou_threshold=chosen.threshold)
     _short_names(chosen.folders)  # refuses one that is named twice
     found = tuple(load(folder) for folder in chosen.folders)
-    publish(Stability({"dissections": found}, chosen.threshold), chosen.output)
+    publish(StabilityResult({"dissections": found}, chosen.threshold), chosen.output)
 
 
 def _short_names(folders: Sequence[Path]) -> list[str]:

@@ -22,7 +22,7 @@ from introspect.dissection.tally import PIXELS, Annotation
 _HEADER = struct.Struct("<6q")
 
 
-class Spool:
+class ActivationCache:
     """Activations and annotations of images, in the order in which they came; gone when it is closed.
 
     The file system keeps them in spare memory if it has any; the process itself holds one batch at a time.

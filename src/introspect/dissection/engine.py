@@ -22,14 +22,14 @@ from torch.utils.data import DataLoader, Dataset
 from introspect.core.errors import InputError
 from introspect.core.inference import device_of, float64_device, moved
 from introspect.core.progress import track
-from introspect.dissection.activation_cache import Spool
+from introspect.dissection.accumulators import Accumulator, accumulators_of, runs
+from introspect.dissection.activation_cache import ActivationCache
 from introspect.dissection.concepts.base import ConceptDataset
+from introspect.dissection.options import IOU_THRESHOLD, QUANTILE, RunOptions, as_controls, as_names
+from introspect.dissection.options import Rules as Rules
 from introspect.dissection.result import Dissection
-from introspect.dissection.rules import IOU_THRESHOLD, QUANTILE, Work, as_controls, as_names
-from introspect.dissection.rules import Rules as Rules
 from introspect.dissection.tally import Annotation, Presence
-from introspect.dissection.views import View, runs, views_of
-from introspect.vision.hooks import find_layers, tapped
+from introspect.vision.hooks import feature_maps, find_layers
 from introspect.vision.preprocessing import Preprocess, described
 from introspect.vision.preprocessing import preprocessing as preprocessing_of
 
@@ -55,7 +55,7 @@ def dissect(
     seed: int = 0,
     progress: bool = True,
 ) -> dict[str, Dissection]:
-    """Dissect layers of a network.
+    """Dissect layers of a netoptions.
 
     Args:
         model: any network that takes in images; it is left as it was, whatever happens.
@@ -85,22 +85,23 @@ def dissect(
             or the disk is too small for the temporary files.
     """
     rules = Rules(quantile, iou_threshold, presence)
-    work = Work(as_controls(controls), rotations, examples, batch_size, num_workers, seed)
+    options = RunOptions(as_controls(controls), rotations, examples, batch_size, num_workers, seed)
     prepare = preprocessing_of(preprocessing)
-    _check_images(concepts, work)
+    _check_images(concepts, options)
     layers = as_names(layers)
     find_layers(model, layers)
     target = torch.device(device) if device is not None else device_of(model)
-    views = {layer: views_of(layer, rules, work) for layer in layers}
+    accumulators = {layer: accumulators_of(layer, rules, options) for layer in layers}
     show = track if progress else _pass_on
-    with Spool(cache_dir) as spool:
-        reading = _Reading(concepts, prepare, spool, target, views)
+    with ActivationCache(cache_dir) as cache:
+        reading = _Reading(concepts, prepare, cache, target, accumulators)
         with moved(model, target):
-            reading.run(model, work, show)
-        flat = [view for found in views.values() for view in found]
-        for view in show(flat, description="counting", total=len(flat)):
-            view.count(spool, concepts, float64_device(target))
-    return {view.name: view.result(concepts, type(model).__name__, described(prepare)) for view in flat}
+            reading.run(model, options, show)
+        flat = [accumulator for found in accumulators.values() for accumulator in found]
+        for accumulator in show(flat, description="counting", total=len(flat)):
+            accumulator.count(cache, concepts, float64_device(target))
+    named = (type(model).__name__, described(prepare))
+    return {accumulator.name: accumulator.result(concepts, *named) for accumulator in flat}
 
 
 def dissect_activations(
@@ -128,23 +129,23 @@ def dissect_activations(
     rules = Rules(quantile, iou_threshold, presence)
     if len(activations) != len(concepts):
         raise InputError(f"{concepts.name} has {len(concepts)} images, activations were given for {len(activations)}")
-    view = View(layer, rules, given=None if thresholds is None else thresholds.cpu().double())
-    with Spool() as spool:
+    accumulator = Accumulator(layer, rules, given=None if thresholds is None else thresholds.cpu().double())
+    with ActivationCache() as cache:
         for start in range(0, len(activations), 32):
             items = [concepts[i] for i in range(start, min(start + 32, len(activations)))]
             for item in items:
-                spool.add_annotation(Annotation.of(item.pixels, item.scalars))
+                cache.add_annotation(Annotation.of(item.pixels, item.scalars))
             maps = activations[start : start + len(items)].detach().cpu().float()
-            view.observe(maps, [item.name for item in items], len(concepts))
-            spool.add_maps(layer, maps)
-        view.count(spool, concepts, torch.device("cpu"))
-    return view.result(concepts)
+            accumulator.observe(maps, [item.name for item in items], len(concepts))
+            cache.add_maps(layer, maps)
+        accumulator.count(cache, concepts, torch.device("cpu"))
+    return accumulator.result(concepts)
 
 
-def _check_images(concepts: ConceptDataset, work: Work) -> None:
+def _check_images(concepts: ConceptDataset, options: RunOptions) -> None:
     if len(concepts) == 0:
         raise InputError(f"{concepts.name}: there are no images")
-    if "labels" in work.controls and len(concepts) < 2:
+    if "labels" in options.controls and len(concepts) < 2:
         raise InputError("controls=labels: permutes the annotations of images, and there is only one")
 
 
@@ -205,46 +206,46 @@ def _collated(found: list[_Item | InputError]) -> _Batch | InputError:
 
 @dataclass(frozen=True, slots=True)
 class _Reading:
-    """The first pass: what it reads, where it leaves it, and the views of each layer that look on."""
+    """The first pass: what it reads, where it stores it, and the accumulators of each layer."""
 
     concepts: ConceptDataset
     prepare: Preprocess
-    spool: Spool
+    cache: ActivationCache
     device: torch.device
-    views: dict[str, list[View]]
+    accumulators: dict[str, list[Accumulator]]
 
-    def run(self, model: nn.Module, work: Work, show: Callable[..., Iterator[_Batch | InputError]]) -> None:
+    def run(self, model: nn.Module, options: RunOptions, show: Callable[..., Iterator[_Batch | InputError]]) -> None:
         loader = DataLoader(
             _Reader(self.concepts),
-            batch_size=work.batch_size,
-            num_workers=work.num_workers,
+            batch_size=options.batch_size,
+            num_workers=options.num_workers,
             collate_fn=_collated,
             shuffle=False,
             pin_memory=self.device.type == "cuda",
         )
         batches = show(loader, description="activations", total=len(loader))
-        with tapped(model, list(self.views)) as found:
+        with feature_maps(model, list(self.accumulators)) as found:
             for number, batch in enumerate(batches):
                 if isinstance(batch, InputError):
                     raise batch
                 for annotation in batch.annotations:
-                    self.spool.add_annotation(annotation)
+                    self.cache.add_annotation(annotation)
                 names = iter(batch.names)
                 for images in batch.images:
                     self._forward(model, images, [*islice(names, len(images))], found)
                 if number == 0:
-                    self.spool.check_space(len(batch.names), len(self.concepts))
+                    self.cache.check_space(len(batch.names), len(self.concepts))
 
     def _forward(self, model: nn.Module, images: Tensor, names: Sequence[str], found: dict[str, Tensor]) -> None:
-        """Run the network on images of one size; each layer's maps go to its views and into the spool."""
+        """Run the network on images of one size; each layer's maps go to its accumulators and into the cache."""
         model(self.prepare(images.to(self.device, non_blocking=True)))
-        for layer, views in self.views.items():
+        for layer, accumulators in self.accumulators.items():
             if layer not in found:
                 raise InputError(f"layer={layer}: the network does not use it when it sees an image")
             maps = found.pop(layer).to(float64_device(self.device))
-            self.spool.add_maps(layer, maps.cpu())
-            for view in views:
-                view.observe(maps, names, len(self.concepts))
+            self.cache.add_maps(layer, maps.cpu())
+            for accumulator in accumulators:
+                accumulator.observe(maps, names, len(self.concepts))
 
 
 def _pass_on(items: Iterable[T], *, description: str, total: int | None = None) -> Iterator[T]:

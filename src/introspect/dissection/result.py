@@ -16,7 +16,7 @@ from torch import Tensor
 from introspect.dissection.concepts.base import Label
 from introspect.dissection.tally import Counts, Presence, iou
 
-PLAIN = ""  # the control of a dissection that is none
+NO_CONTROL = ""  # the control of a dissection that is none
 
 
 class Best(NamedTuple):
@@ -78,7 +78,7 @@ class Dissection:
     quantile: float | None
     iou_threshold: float
     presence: Presence
-    control: str = PLAIN
+    control: str = NO_CONTROL
     seed: int = 0
     network: str = ""
     checkpoint: str = ""

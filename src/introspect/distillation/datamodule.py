@@ -14,13 +14,13 @@ import torch
 from lightning import LightningDataModule
 from torch import Tensor
 from torch.nn import functional
-from torch.utils.data import DataLoader, Dataset, Subset, default_collate
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from introspect.core.distributed import SharedLoader, batches, processes
 from introspect.core.errors import InputError
 from introspect.core.resuming import Place, place
 from introspect.core.seeds import derived_seed
-from introspect.vision.datasets.base import ImageSet, Sample, Split
+from introspect.vision.datasets.base import BatchedImages, ImageSet, Sample, Split, collate, read_batch
 
 
 class ImageDataModule(LightningDataModule):
@@ -58,7 +58,7 @@ class ImageDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         if shift is None:
-            shift = 0 if getattr(images, "crops", False) else 4
+            shift = 0 if images.crops else 4
         if batch_size < 1 or shift < 0:
             raise InputError(f"datamodule: batch_size={batch_size}, shift={shift}: expected at least 1 and 0")
         self.images, self.batch_size, self.shift, self.mirror = images, batch_size, shift, mirror
@@ -74,7 +74,7 @@ class ImageDataModule(LightningDataModule):
     @property
     def varies(self) -> bool:
         """Whether a training image comes with other pixels each time."""
-        return bool(self.shift or self.mirror or getattr(self.images, "crops", False))
+        return bool(self.shift or self.mirror or self.images.crops)
 
     def state_dict(self) -> dict[str, int]:
         """What a resumed training must have in common with this one."""
@@ -171,12 +171,12 @@ class ImageDataModule(LightningDataModule):
             Numbered(images) if split == "train" else images,
             **options,
             num_workers=self.num_workers,
-            collate_fn=_collate,
+            collate_fn=collate,
             pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
         )
 
 
-class Numbered(Dataset[Any]):
+class Numbered(BatchedImages):
     """Images of a data set, each with its class and its number."""
 
     def __init__(self, images: Dataset[Sample]) -> None:
@@ -185,16 +185,9 @@ class Numbered(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.images)  # type: ignore[arg-type]
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int, int]:
-        return (*self.images[index], index)
-
-    def __getitems__(self, indices: Sequence[int]) -> Any:
-        """A batch, collated where the data set does that."""
-        read = getattr(self.images, "__getitems__", None)
-        found = read(indices) if callable(read) else [self.images[index] for index in indices]
-        if isinstance(found, tuple):
-            return (*found, torch.as_tensor(indices))
-        return [(*sample, index) for sample, index in zip(found, indices, strict=True)]
+    def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, ...]:
+        """Read a batch, collated."""
+        return (*read_batch(self.images, indices), torch.as_tensor(indices))
 
 
 def _classes(images: Any) -> Any:
@@ -256,11 +249,6 @@ class EpochLoader:
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Do nothing: the place is asked for where it is known."""
-
-
-def _collate(samples: Any) -> Any:
-    """Batches that were read at once are collated already."""
-    return samples if isinstance(samples, tuple) else default_collate(samples)
 
 
 def augment(

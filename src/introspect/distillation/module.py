@@ -29,8 +29,9 @@ from introspect.distillation.optimization import sgd
 from introspect.distillation.stages import is_trial, load_stage, make_stage, stage_file, train_apart
 from introspect.distillation.teacher import Teacher, locked
 from introspect.distillation.teacher_logits import TeacherLogits, check_fixed, logits_file, make_logits
-from introspect.vision.backbones import Backbone, CompiledFeatures, features, outline
-from introspect.vision.features import Features
+from introspect.vision.backbones import Backbone
+from introspect.vision.features import CompiledFeatures, Features, features, outline
+from introspect.vision.networks import Network
 from introspect.vision.preprocessing import preprocessing
 
 log = logging.getLogger(__name__)
@@ -391,8 +392,8 @@ def _identity(data: Any, normalization: Any) -> str:
     return f"{data.identity}; normalization {to_plain(normalization)}"
 
 
-def load_student(ckpt_path: str | Path) -> nn.Module:
-    """The student of a checkpoint, in evaluation mode on the CPU; its `preprocess` takes uint8 images.
+def load_student(ckpt_path: str | Path) -> Network:
+    """Return the student of a checkpoint.
 
     Raises:
         InputError: there is no such file, or it is no checkpoint of a `Distillation`.
@@ -411,6 +412,6 @@ def load_student(ckpt_path: str | Path) -> nn.Module:
     except (KeyError, TypeError, RuntimeError) as error:
         reason = one_line(error, 200)
         raise InputError(f"ckpt_path={ckpt_path}: not a checkpoint of a classifier ({reason})") from error
-    network.preprocess = preprocessing(settings["normalization"])  # type: ignore[assignment]
-    network.origin = (settings["student"]["name"], str(ckpt_path))  # type: ignore[assignment]  # for reports
-    return network.eval()
+    return Network(
+        network.eval(), settings["student"]["name"], str(ckpt_path), preprocessing(settings["normalization"])
+    )

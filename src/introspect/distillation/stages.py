@@ -23,7 +23,7 @@ from introspect.core.nested import to_plain
 from introspect.distillation.objectives import Stage
 from introspect.distillation.optimization import sgd
 from introspect.distillation.teacher import Training, keep_weights, load_weights, locked
-from introspect.vision.backbones import features
+from introspect.vision.features import features
 
 log = logging.getLogger(__name__)
 

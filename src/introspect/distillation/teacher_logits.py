@@ -25,7 +25,7 @@ from introspect.core.nested import to_plain
 from introspect.core.progress import track
 from introspect.core.seeds import stream
 from introspect.distillation.teacher import Teacher, locked
-from introspect.vision.backbones import features
+from introspect.vision.features import features
 
 log = logging.getLogger(__name__)
 

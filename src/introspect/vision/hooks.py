@@ -1,9 +1,9 @@
-"""Reading what layers of a network put out, without changing the network."""
+"""Forward hooks: read what layers of a network put out, without changing the network."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,7 +15,7 @@ from introspect.core.inference import evaluating
 
 
 def find_layers(model: nn.Module, layers: Sequence[str]) -> dict[str, nn.Module]:
-    """The modules of these names, such as `layer4` or `features.3.conv`.
+    """Return the modules of these names, such as `layer4` or `features.3.conv`.
 
     Raises:
         InputError: there is no such module; close names are listed.
@@ -33,49 +33,65 @@ def find_layers(model: nn.Module, layers: Sequence[str]) -> dict[str, nn.Module]
 
 
 @contextmanager
-def tapped(model: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, Tensor]]:
-    """Run the network in evaluation mode, without gradients, and keep what its layers put out.
+def layer_outputs(
+    model: nn.Module, layers: Sequence[str], read: Callable[[str, Any], Tensor], *, once: bool = False
+) -> Iterator[dict[str, Tensor]]:
+    """Keep what layers put out while the context is open.
+
+    Args:
+        model: the network.
+        layers: names of modules; may be empty.
+        read: makes a tensor of a layer's name and output. It copies: an operation that follows may work in place.
+        once: whether a layer must not be called again before its output has been taken out.
 
     Yields:
-        A dict that after each forward pass holds the output of each layer, float32 [b, u, h, w]; vectors [b, u] are
-        taken as maps of one cell. Whoever reads it takes them out.
+        A dict that after each forward pass holds the output of each layer.
 
     Raises:
-        InputError: a layer does not exist or puts out no maps, or the network calls it more than once for an image.
+        InputError: a layer does not exist or, with `once`, the network calls it more than once for an image.
     """
     found: dict[str, Tensor] = {}
-    modules = find_layers(model, layers)
 
-    def keep(name: str) -> Any:
+    def keep(name: str) -> Callable[[nn.Module, Any, Any], None]:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            if name in found:
+            if once and name in found:
                 raise InputError(
                     f"layer={name}: the network calls it more than once for an image; name the module around it"
                 )
-            found[name] = as_maps(name, output)
+            found[name] = read(name, output)
 
         return hook
 
+    modules = find_layers(model, layers) if layers else {}
     handles = [module.register_forward_hook(keep(name)) for name, module in modules.items()]
     try:
-        with evaluating(model), torch.inference_mode():
-            yield found
+        yield found
     finally:
         for handle in handles:
             handle.remove()
 
 
-def as_maps(layer: str, output: Any) -> Tensor:
-    """A layer's output as float32 [b, u, h, w], which nothing else writes to.
+@contextmanager
+def feature_maps(model: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+    """Run the network in evaluation mode, without gradients, and keep the feature maps of its layers.
+
+    Yields:
+        A dict that after each forward pass holds the output of each layer, float32 [b, u, h, w]; vectors [b, u] are
+        taken as maps of one cell. The reader takes them out.
 
     Raises:
-        InputError: it is no tensor of feature maps.
+        InputError: a layer does not exist or puts out no maps, or the network calls it more than once for an image.
     """
+    with layer_outputs(model, layers, _maps, once=True) as found, evaluating(model), torch.inference_mode():
+        yield found
+
+
+def _maps(layer: str, output: Any) -> Tensor:
+    """Copy a layer's output as float32 [b, u, h, w]."""
     if not isinstance(output, Tensor) or output.dim() not in (2, 4):
         what = f"a tensor {list(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
         raise InputError(
             f"layer={layer} puts out {what}: feature maps [images, units, height, width] or vectors are expected"
         )
     maps = output if output.dim() == 4 else output[:, :, None, None]
-    # A copy in any case: what follows may work in place, as torchvision's ReLUs do.
     return maps.detach().to(torch.float32, copy=True)

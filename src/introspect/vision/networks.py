@@ -1,64 +1,86 @@
-"""Networks to be dissected: torchvision's or one's own, with weights that someone has named."""
+"""Networks with weights: torchvision's, or a backbone with the weights of a file."""
 
 from __future__ import annotations
 
-import difflib
 import pickle
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from introspect.core.errors import InputError, first_line
+from introspect.core.errors import InputError, first_line, one_line
+from introspect.vision.backbones import Backbone
 from introspect.vision.preprocessing import Normalize, Preprocess, preprocessing
 
+MODEL = "model"
 RANDOM = "random"
 _WRAPPERS = ("module.", "model.", "student.", "network.")
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Network:
+    """A network with weights, as `dissect.py` takes it.
+
+    Attributes:
+        module: the network, on the CPU in evaluation mode.
+        name: such as `resnet18`.
+        source: where its weights come from: a file, or a name of torchvision's.
+        preprocess: makes what the network takes in of images, uint8 [b, 3, h, w]; None where that is not known.
+    """
+
+    module: nn.Module
+    name: str
+    source: str = ""
+    preprocess: Preprocess | None = None
+
+    def prepared_as(self, how: str | Preprocess | Sequence[Sequence[float]]) -> Preprocess:
+        """Return the preprocessing that an option names: `model` is the network's own; else see `preprocessing`.
+
+        Raises:
+            InputError: it is none, or the network does not say how its images are prepared.
+        """
+        if how != MODEL:
+            return preprocessing(how)
+        if self.preprocess is None:
+            raise InputError(
+                "preprocessing=model: the network does not say how its images are prepared; give "
+                "preprocessing=imagenet, reference or [[mean of r, g, b], [deviation of r, g, b]]"
+            )
+        return self.preprocess
+
+
 def torchvision_network(
     *, name: str, ckpt_path: str | Path | None = None, weights: str | None = None, classes: int = 1000
-) -> nn.Module:
-    """A classifier of torchvision, in evaluation mode.
+) -> Network:
+    """Return a classifier of torchvision, in evaluation mode.
 
     Args:
         name: such as `resnet18`.
         ckpt_path: file with its weights: a state dict, or a checkpoint that holds one.
         weights: a name of torchvision's weights, such as `IMAGENET1K_V1` or `DEFAULT`, which are downloaded; `random`
             leaves it untrained.
-        classes: how many it tells apart, where the weights come from a file.
+        classes: number of classes, where the weights come from a file.
 
     Raises:
         InputError: there is no such network, not exactly one of `ckpt_path` and `weights` is given, or they do not fit.
     """
-    from torchvision import models
-
-    known = models.list_models(module=models)
-    if name not in known:
-        close = difflib.get_close_matches(name, known, n=5)
-        raise InputError(f"network.name={name}: torchvision has no such classifier; close are {', '.join(close)}")
     if (ckpt_path is None) == (weights is None):
         raise InputError(
             f"which weights? give either ckpt_path=… or network.weights=… for {name} (network.weights=random leaves "
             "it untrained)"
         )
+    published = None if weights == RANDOM else weights
+    network = Backbone(name, classes, published).build()
     if ckpt_path is not None:
-        network = models.get_model(name, weights=None, num_classes=classes)
         load_weights(network, ckpt_path)
-    else:
-        try:
-            network = models.get_model(name, weights=None if weights == RANDOM else weights)
-        except (ValueError, KeyError, AttributeError) as error:
-            raise InputError(f"network.weights={weights}: {name} has no such weights") from error
-    network.preprocess = weights_preprocessing(name, None if weights == RANDOM else weights)
-    network.origin = name, str(ckpt_path or weights)
-    return network.eval()
+    return Network(network.eval(), name, str(ckpt_path or weights), weights_preprocessing(name, published))
 
 
 def weights_preprocessing(name: str, weights: str | None) -> Preprocess:
-    """How images were prepared for weights of torchvision's; for others (None) as torchvision's training does it."""
+    """Return the preprocessing of weights of torchvision's; of others (None) that of its training."""
     from torchvision import models
 
     if weights is None:
@@ -67,49 +89,28 @@ def weights_preprocessing(name: str, weights: str | None) -> Preprocess:
     return Normalize([255 * value for value in used.mean], [255 * value for value in used.std])
 
 
-class Buildable(Protocol):
-    """What builds a network, such as `introspect.vision.backbones.Backbone`."""
-
-    name: str
-
-    def build(self) -> nn.Module:
-        """The network, with weights that do not matter."""
-        ...
-
-
 def backbone_network(
-    *,
-    backbone: Buildable,
-    ckpt_path: str | Path,
-    normalization: str | Sequence[Sequence[float]] = "imagenet",
-) -> nn.Module:
-    """A network by name with the weights of a file, in evaluation mode.
+    *, backbone: Backbone, ckpt_path: str | Path, normalization: str | Sequence[Sequence[float]] = "imagenet"
+) -> Network:
+    """Return a network by name with the weights of a file, in evaluation mode.
 
     Args:
-        backbone: what builds it.
+        backbone: which network.
         ckpt_path: a state dict, a checkpoint that holds one, or safetensors.
         normalization: of the pixels, as it was in the training: see `preprocessing.preprocessing`.
 
     Raises:
         InputError: there is no such network or file, or the weights are not those of the network.
     """
-    network: Any = backbone.build()
+    network = backbone.build()
     load_weights(network, ckpt_path)
-    network.preprocess = preprocessing(normalization)
-    network.origin = backbone.name, str(ckpt_path)
-    return network.eval()
-
-
-def origin(network: nn.Module) -> tuple[str, str]:
-    """What a network is called and whence its weights are, as far as it says so in its attribute `origin`."""
-    name, source = getattr(network, "origin", (type(network).__name__, ""))
-    return str(name), str(source)
+    return Network(network.eval(), backbone.name, str(ckpt_path), preprocessing(normalization))
 
 
 def load_weights(network: nn.Module, path: str | Path) -> None:
-    """Fill a network with the weights of a file; nothing in it is executed.
+    """Load the weights of a file into a network; nothing in the file is executed.
 
-    A checkpoint's `state_dict` or `model` is taken, and the prefix that a wrapper has put before every name is dropped.
+    A checkpoint's `state_dict` or `model` is used, and the prefix that a wrapper puts before every name is dropped.
 
     Raises:
         InputError: there is no such file, it holds no weights, or they are not those of the network.
@@ -120,21 +121,13 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
     state = _state(_content(path))
     if not state:
         raise InputError(f"ckpt_path={path} holds no weights")
-    expected = network.state_dict()
-    chosen = next((part for part in _unwrapped(state) if expected.keys() & part.keys()), state)
-    wrong = [
-        # Weights older than PyTorch 0.4.1 lack this counter, which plays no part.
-        *(f"{n} is missing" for n in expected.keys() - chosen.keys() if not n.endswith("num_batches_tracked")),
-        *(f"{name} is unknown" for name in chosen.keys() - expected.keys()),
-        *(
-            f"{name} is {list(chosen[name].shape)}, expected {list(value.shape)}"
-            for name, value in expected.items()
-            if name in chosen and chosen[name].shape != value.shape
-        ),
-    ]
-    if wrong:
-        raise InputError(f"ckpt_path={path}: the weights are not those of the network: {sorted(wrong)[0]}")
-    network.load_state_dict(chosen)
+    names = network.state_dict().keys()
+    chosen = next((part for part in _unwrapped(state) if names & part.keys()), state)
+    try:
+        network.load_state_dict(chosen)
+    except RuntimeError as error:
+        reason = one_line(error, 200)
+        raise InputError(f"ckpt_path={path}: the weights are not those of the network: {reason}") from error
 
 
 def _content(path: Path) -> Any:
@@ -155,8 +148,8 @@ def _content(path: Path) -> Any:
         ValueError,
         TypeError,
     ) as error:
-        # What is no file of torch at all fails in any of these ways.
-        raise InputError(f"ckpt_path={path} can not be loaded safely: {first_line(error)}") from error
+        # Files that torch did not write fail in any of these ways.
+        raise InputError(f"ckpt_path={path} cannot be loaded safely: {first_line(error)}") from error
 
 
 def _state(content: Any) -> dict[str, Tensor]:
@@ -169,7 +162,7 @@ def _state(content: Any) -> dict[str, Tensor]:
 
 
 def _unwrapped(state: dict[str, Tensor]) -> list[dict[str, Tensor]]:
-    """The weights as they are, then those below each prefix."""
+    """Return the weights as they are, then those below each prefix."""
     below = [
         {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
         for prefix in _WRAPPERS

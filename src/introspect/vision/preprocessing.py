@@ -1,4 +1,4 @@
-"""From the pixels of a concept data set to what a network takes in."""
+"""Preprocessing: from pixels, uint8, to what a network takes in."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NORMALIZATIONS = {
 
 
 def preprocessing(how: str | Callable[[Tensor], Tensor] | Sequence[Sequence[float]]) -> Preprocess:
-    """A function from images, uint8 [b, 3, h, w], to what the network takes in.
+    """Return a function from images, uint8 [b, 3, h, w], to what the network takes in.
 
     Args:
         how: `reference`, `imagenet`, a pair of mean and standard deviation of the three channels (in levels from 0 to
@@ -46,7 +46,7 @@ def preprocessing(how: str | Callable[[Tensor], Tensor] | Sequence[Sequence[floa
 
 
 def described(prepare: Preprocess) -> str:
-    """A preprocessing in words, for those who read the results."""
+    """Describe a preprocessing in words, for reports."""
     return str(prepare) if isinstance(prepare, Normalize) else getattr(prepare, "__name__", type(prepare).__name__)
 
 

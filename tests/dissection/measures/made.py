@@ -16,6 +16,8 @@ from introspect.core.errors import InputError
 from introspect.distillation.module import Distillation
 from introspect.distillation.objectives import CrossEntropy
 from introspect.vision.backbones import Backbone
+from introspect.vision.datasets.base import ImageSet
+from introspect.vision.networks import Network
 
 SETTINGS = ["extras.print_config=false", "logger=csv", "measure.device=cpu"]
 
@@ -25,10 +27,11 @@ def plain(images: Tensor) -> Tensor:
     return images.float()
 
 
-class Squares:
-    """An `ImageSet` of two classes that knows what matters: a bright square, left or right, on dark grain."""
+class Squares(ImageSet):
+    """Two classes of images that knows what matters: a bright square, left or right, on dark grain."""
 
-    name, side, classes = "squares", 8, 2
+    name, side, classes, has_truths = "squares", 8, 2, True
+    identity = "squares"
 
     def __init__(self, size: int = 40, seed: int = 0) -> None:
         self.size, self.seed = size, seed
@@ -50,18 +53,19 @@ class Squares:
 class Sides(nn.Module):
     """Tells `Squares` apart by the sums of the left and the right."""
 
-    origin = ("sides", "made by hand")
-
     def __init__(self) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(2, 3, 8, 8))
         with torch.no_grad():
             self.weight[0, :, 2:6, :3], self.weight[1, :, 2:6, 5:] = 1 / 255, 1 / 255
 
-    preprocess = staticmethod(plain)
-
     def forward(self, images: Tensor) -> Tensor:
         return torch.einsum("nchw,kchw->nk", images, self.weight)
+
+
+def sides(module: nn.Module | None = None) -> Network:
+    """`Sides`, or another network of the same images."""
+    return Network(module or Sides(), "sides", "made by hand", plain)
 
 
 def checkpoint(folder: Path, classes: int) -> Path:
@@ -82,5 +86,5 @@ def without(name: str, patch: pytest.MonkeyPatch) -> Any:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
         raise AssertionError(module)
 
-    patch.setattr("introspect.dissection.measures.output.importlib", SimpleNamespace(import_module=absent))
+    patch.setattr("introspect.dissection.measures.base.importlib", SimpleNamespace(import_module=absent))
     return pytest.raises(InputError, match=rf'{name} is not installed: pip install "introspect\[measures\]"')

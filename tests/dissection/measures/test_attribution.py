@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from introspect.core.errors import InputError
 from introspect.dissection.measures.attribution import METHODS, Attribution, gradients, with_relu_modules
-from introspect.dissection.measures.images import PixelNetwork, measured
+from introspect.dissection.measures.images import PixelNetwork, frozen
 from introspect.vision.backbones import Backbone
 from tests.dissection.measures.made import Sides, plain, without
 
@@ -124,7 +124,7 @@ def test_every_method_runs_on_our_networks_and_leaves_them_as_they_were() -> Non
     network = Backbone("cifar_resnet8", 5, width=4).build().train()
     before = {name: value.clone() for name, value in network.state_dict().items()}
     state = torch.random.get_rng_state()
-    with measured(network, torch.device("cpu")):
+    with frozen(network, torch.device("cpu")):
         attribute = Attribution(PixelNetwork(network, lambda x: x / 100), list(METHODS), steps=4)
         for method in METHODS:
             found = attribute(method, pixels(), torch.tensor([1, 2]))

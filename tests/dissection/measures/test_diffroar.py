@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from introspect.app import dissect
 from introspect.cli import check
 from introspect.core.errors import InputError
-from introspect.dissection.measures.diffroar import DiffRoar, diffroar
+from introspect.dissection.measures.diffroar import DiffRoar, DiffRoarResult
 from introspect.dissection.measures.images import Reader
 from introspect.dissection.measures.masking import RankFile, keep, ranks
 from introspect.dissection.measures.probes import ProbeTraining
 from tests.composing import compose_config
-from tests.dissection.measures.made import SETTINGS, Sides, Squares, checkpoint, plain
+from tests.dissection.measures.made import SETTINGS, Sides, Squares, checkpoint, plain, sides
 
 pytest.importorskip("matplotlib", reason="an extra that only figures need")
 TRAINING = ProbeTraining(epochs=3, batch_size=16, lr=0.05)
@@ -101,10 +101,10 @@ def test_ranks_lie_on_disk_and_are_gone_in_the_end(tmp_path: Path) -> None:
 
 def run(network: nn.Module, folder: Path, attribution: str = "logit", **options: object) -> dict[str, float]:
     options = {"kept": [0.1875], "runs": 3, "training": TRAINING, "train_limit": None, "test_limit": None, **options}
-    found = diffroar(
-        network=network, data=Squares(200), probe=Linear(), folder=folder, attribution=attribution, **options
+    measure = DiffRoar(
+        network=sides(network), data=Squares(200), probe=Linear(), folder=folder, attribution=attribution, **options
     )
-    return {name.removeprefix("dissect/diffroar/"): value for name, value in found.items()}
+    return {name.removeprefix("dissect/diffroar/"): value for name, value in measure().items()}
 
 
 def test_where_gradients_find_the_signal(tmp_path: Path) -> None:
@@ -149,10 +149,10 @@ def test_files_and_their_numbers(tmp_path: Path) -> None:
 
 def test_mean_and_deviation_are_over_all_pairs_of_runs() -> None:
     accuracy = torch.tensor([[[0.9, 0.7], [0.5, 0.3]]], dtype=torch.float64)
-    result = DiffRoar("n", "c", "d", "loss", (0.5,), accuracy, (1, 1), "p", TRAINING)
+    result = DiffRoarResult("n", "c", "d", "loss", (0.5,), accuracy, (1, 1), "p", TRAINING)
     assert sorted(result.pairs.flatten().tolist()) == pytest.approx([0.2, 0.4, 0.4, 0.6])
     assert result.metrics()["dissect/diffroar/0.5/deviation"] == pytest.approx(0.02**0.5)
-    single = DiffRoar("n", "c", "d", "loss", (0.5,), accuracy[..., :1], (1, 1), "p", TRAINING)
+    single = DiffRoarResult("n", "c", "d", "loss", (0.5,), accuracy[..., :1], (1, 1), "p", TRAINING)
     assert "dissect/diffroar/0.5/deviation" not in single.metrics()
     assert single.metrics()["dissect/diffroar/difference"] == pytest.approx(0.4)
 
@@ -182,8 +182,8 @@ def too_large(images: Tensor) -> Tensor:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"kept": []}, r"kept=\[\]: expected shares"),
-        ({"kept": [0.5, 1.5]}, r"kept=\[0.5, 1.5\]: expected shares"),
+        ({"kept": []}, r"kept=\[\]: expected fractions"),
+        ({"kept": [0.5, 1.5]}, r"kept=\[0.5, 1.5\]: expected fractions"),
         ({"runs": 0}, "runs=0: expected a whole number from 1"),
         ({"attribution": "gradient"}, "attribution=gradient: expected loss, logit"),
         ({"preprocessing": too_large, "attribution": "random"}, "training.lr=0.05: the training of a probe diverged"),
@@ -196,7 +196,7 @@ def test_impossible_options(options: dict, message: str, tmp_path: Path) -> None
 
 def test_a_probe_of_other_classes(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"data=squares has 2 classes, the network puts out \[3\]"):
-        diffroar(network=Sides(), data=Squares(), probe=Linear(classes=3), folder=tmp_path, training=TRAINING)
+        DiffRoar(network=sides(), data=Squares(), probe=Linear(classes=3), folder=tmp_path, training=TRAINING)()
 
 
 @pytest.mark.parametrize(

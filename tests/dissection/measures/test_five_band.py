@@ -13,12 +13,12 @@ from introspect.app import dissect
 from introspect.cli import check
 from introspect.core.errors import InputError
 from introspect.dissection.measures.bands import Sweep, hard, scores
-from introspect.dissection.measures.five_band import five_band
+from introspect.dissection.measures.five_band import FiveBand
 from introspect.dissection.measures.images import Reader
 from introspect.vision.datasets.shapeworld import ShapeworldImages
 from introspect.vision.shapeworld import Shapeworld
 from tests.composing import compose_config
-from tests.dissection.measures.made import SETTINGS, Sides, Squares, checkpoint, plain, without
+from tests.dissection.measures.made import SETTINGS, Sides, Squares, checkpoint, plain, sides, without
 from tests.distillation.made import Colours
 
 pytest.importorskip("captum", reason="an extra that only attributions need")
@@ -28,7 +28,7 @@ pytest.importorskip("matplotlib", reason="an extra that only figures need")
 def test_of_a_network_that_looks_where_it_should(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Its gradient is the square itself: every pixel right, and nothing raised in vain."""
     options = {"limit": None, "batch_size": 7, "examples": 3, "checkpoint": "hand.ckpt"}
-    found = five_band(network=Sides(), data=Squares(), folder=tmp_path, methods="saliency", **options)
+    found = FiveBand(network=sides(), data=Squares(), folder=tmp_path, methods="saliency", **options)()
     place = "dissect/five_band"
     expected = {"accuracy": 1, "precision": 1, "recall": 1, "false_positive_rate": 0}
     for score, value in expected.items():
@@ -56,7 +56,7 @@ def test_means_over_batches_are_means_over_images(tmp_path: Path) -> None:
     expected = scores(images / 255 * weight[target], truth, torch.cat([hard(), sweep]))
     for name, size in (("a", 3), ("b", 64)):
         options = {"methods": "input_x_gradient", "limit": None, "batch_size": size, "steps": 3, "delta": 0.1}
-        found = five_band(network=network, data=data, folder=tmp_path / name, figure=False, **options)
+        found = FiveBand(network=sides(network), data=data, folder=tmp_path / name, figure=False, **options)()
         for score, values in expected._asdict().items():
             key = f"dissect/five_band/input_x_gradient/{score}"
             assert found[key] == pytest.approx(float(values[:, 0].mean()), abs=1e-6)
@@ -114,16 +114,16 @@ def test_the_command(name: str, classes: int, tmp_path: Path) -> None:
 )
 def test_impossible_options(data: object, options: dict, message: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=message):
-        five_band(network=Sides(), data=data, folder=tmp_path, **options)
+        FiveBand(network=sides(), data=data, folder=tmp_path, **options)()
 
 
 def test_a_network_of_other_classes(tmp_path: Path) -> None:
     data = Squares()
     data.classes = 3
     with pytest.raises(InputError, match=r"data=squares has 3 classes, the network puts out \[2\]"):
-        five_band(network=Sides(), data=data, folder=tmp_path, methods="saliency", preprocessing=plain)
+        FiveBand(network=sides(), data=data, folder=tmp_path, methods="saliency", preprocessing=plain)()
 
 
 def test_matplotlib_is_an_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with without("matplotlib", monkeypatch):
-        five_band(network=Sides(), data=Squares(), folder=tmp_path, methods="saliency")
+        FiveBand(network=sides(), data=Squares(), folder=tmp_path, methods="saliency").check()

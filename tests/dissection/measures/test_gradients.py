@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from introspect.app import dissect
 from introspect.cli import check
-from introspect.dissection.measures.gradients import edges, gini, gradient_maps, hoyer, magnitude, numbers
+from introspect.dissection.measures.gradients import GradientMaps, edges, gini, hoyer, magnitude, numbers
 from tests.composing import compose_config
-from tests.dissection.measures.made import SETTINGS, Sides, Squares, checkpoint
+from tests.dissection.measures.made import SETTINGS, Sides, Squares, checkpoint, sides
 from tests.distillation.made import Colours
 
 pytest.importorskip("matplotlib", reason="an extra that only figures need")
@@ -68,7 +68,9 @@ def test_of_a_network_that_looks_at_the_squares(tmp_path: Path, capsys: pytest.C
     network = Sides()
     with torch.no_grad():
         network.weight *= 0.01  # less sure: else the loss has no gradient left in float32
-    found = gradient_maps(network=network, data=Squares(), folder=tmp_path, limit=None, batch_size=7, examples=3)
+    found = GradientMaps(
+        network=sides(network), data=Squares(), folder=tmp_path, limit=None, batch_size=7, examples=3
+    )()
     assert found["dissect/gradients/mass_in_object"] == pytest.approx(0.5, abs=1e-5)
     assert found["dissect/gradients/object_area"] == pytest.approx(12 / 64)
     assert found["dissect/gradients/flat"] == 0
@@ -82,7 +84,7 @@ def test_flat_gradients_are_counted(tmp_path: Path) -> None:
     network = Sides()
     with torch.no_grad():
         network.weight.zero_()
-    found = gradient_maps(network=network, data=Squares(), folder=tmp_path)
+    found = GradientMaps(network=sides(network), data=Squares(), folder=tmp_path)()
     assert found == {"dissect/gradients/flat": 1}
 
 
@@ -102,7 +104,7 @@ def test_without_truths_there_is_no_mass(tmp_path: Path) -> None:
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             return images.mean((2, 3)) / 255
 
-    found = gradient_maps(network=Grey(), data=Colours(), folder=tmp_path)
+    found = GradientMaps(network=sides(Grey()), data=Colours(), folder=tmp_path)()
     assert set(found) == {
         *(
             f"dissect/gradients/{part}{name}"

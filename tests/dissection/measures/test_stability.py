@@ -17,8 +17,9 @@ from introspect.core.errors import InputError
 from introspect.dissection.__main__ import main
 from introspect.dissection.engine import dissect_activations
 from introspect.dissection.files import save
-from introspect.dissection.measures.stability import Stability, concepts_of, jaccard, stability
+from introspect.dissection.measures.stability import Stability, StabilityResult, concepts_of, jaccard
 from introspect.dissection.result import Dissection
+from introspect.vision.networks import Network
 from tests.composing import compose_config
 from tests.dissection.made import Made
 from tests.dissection.measures.made import checkpoint
@@ -41,7 +42,7 @@ def detecting(*numbers: int) -> Dissection:
 def test_numbers_by_hand() -> None:
     group = (detecting(1, 2, 2), detecting(2, 3), detecting(2, 4, 3, 3))
     assert concepts_of(group[0]) == {("object-1", "object"), ("object-2", "object")}
-    found = Stability({"seeds": group}).summary("seeds")
+    found = StabilityResult({"seeds": group}).summary("seeds")
     assert found["total"] == 3
     assert found["total_deviation"] == 1
     assert found["unique"] == pytest.approx(7 / 3)
@@ -53,8 +54,8 @@ def test_numbers_by_hand() -> None:
 
 def test_a_subset_beside_all_images() -> None:
     groups = {"1": (detecting(1), detecting(3)), "2": (detecting(1, 2),)}
-    assert "to_all" not in Stability(groups).summary("1")  # two images need not be all
-    result = Stability(groups, whole="2")
+    assert "to_all" not in StabilityResult(groups).summary("1")  # two images need not be all
+    result = StabilityResult(groups, whole="2")
     assert result.summary("1")["to_all"] == pytest.approx((1 / 2 + 0) / 2)
     assert result.summary("1")["jaccard"] == 0
     assert set(result.summary("2")) == {"total", "unique"}
@@ -70,7 +71,7 @@ def test_a_subset_beside_all_images() -> None:
 
 def test_without_any_concept_there_is_no_index() -> None:
     nothing = (detecting(1), detecting(2))
-    found = Stability({"seeds": nothing}, threshold=1.0001).summary("seeds")
+    found = StabilityResult({"seeds": nothing}, threshold=1.0001).summary("seeds")
     assert found == {"total": 0, "unique": 0, "total_deviation": 0, "unique_deviation": 0}
 
 
@@ -85,18 +86,17 @@ def test_an_index_is_symmetric_bounded_and_one_of_equals(a: frozenset, b: frozen
 
 def test_dissections_of_different_kinds_are_refused() -> None:
     with pytest.raises(InputError, match="dissections of different images can not be compared"):
-        Stability(
+        StabilityResult(
             {"seeds": (detecting(1), dissect_activations(torch.rand(3, 1, 8, 8), Made([torch.ones(1, 8, 8)] * 3)))}
         )
     with pytest.raises(InputError, match="needs at least one dissection"):
-        Stability({})
+        StabilityResult({})
 
 
 def test_subsets_of_the_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    network = Known()
-    network.preprocess = raw
     options = {"quantile": 0.25, "shares": [0.5, 1], "draws": 2}
-    found = stability(network=network, layer="units", concepts=world(), folder=tmp_path, **options)
+    network = Network(Known(), "Known", preprocess=raw)
+    found = Stability(network=network, layer="units", concepts=world(), folder=tmp_path, **options)()
     assert found["dissect/stability/12/total"] == 4
     assert {"dissect/stability/6/jaccard", "dissect/stability/6/to_all"} <= set(found)
     assert json.loads((tmp_path / "metrics.json").read_text()) == found
@@ -109,24 +109,20 @@ def test_subsets_of_the_images(tmp_path: Path, capsys: pytest.CaptureFixture[str
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"shares": [0.5, 2]}, r"shares=\[0.5, 2\]: expected shares"),
+        ({"shares": [0.5, 2]}, r"shares=\[0.5, 2\]: expected fractions"),
         ({"shares": [0.01]}, r"shares=\[0.01\]: of 12 images, the smallest has none"),
         ({"draws": 0}, "draws=0: expected a whole number from 1"),
-        ({"layer": ["units", "other"]}, "measure=stability looks at one layer"),
+        ({"layer": ["units", "other"]}, "measure=stability takes one layer"),
     ],
 )
 def test_impossible_options(options: dict, message: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=message):
-        stability(
-            **{
-                "network": Known(),
-                "layer": "units",
-                "concepts": world(),
-                "folder": tmp_path,
-                "preprocessing": raw,
-                **options,
-            }
-        )
+        Stability(
+            network=Network(Known(), "Known", preprocess=raw),
+            concepts=world(),
+            folder=tmp_path,
+            **{"layer": "units", **options},
+        )()
 
 
 def test_the_command(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ import torch
 
 from introspect.core.errors import InputError
 from introspect.dissection.concepts.base import Annotated, Label, primary_categories
-from introspect.dissection.rules import as_names, whole_number
+from introspect.dissection.options import as_names, whole_number
 
 log = logging.getLogger(__name__)
 

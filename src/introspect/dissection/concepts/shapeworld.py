@@ -11,8 +11,9 @@ import torch
 from introspect.core.errors import InputError
 from introspect.core.files import write_csv
 from introspect.dissection.concepts.base import Annotated, Label
-from introspect.dissection.rules import as_names, whole_number
-from introspect.vision.shapeworld import LAYERS, SPLITS, VOCABULARY, Shapeworld, Split
+from introspect.dissection.options import as_names, whole_number
+from introspect.vision.datasets.base import SPLITS, Split
+from introspect.vision.shapeworld import LAYERS, VOCABULARY, Shapeworld
 
 
 class ShapeworldConcepts:

@@ -23,9 +23,9 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from introspect.core.errors import InputError, first_line
+from introspect.dissection.measures.base import library
 from introspect.dissection.measures.images import PixelNetwork
-from introspect.dissection.measures.output import library
-from introspect.dissection.rules import as_names, whole_number
+from introspect.dissection.options import as_names, whole_number
 
 Gradient = Literal["loss", "logit"]
 

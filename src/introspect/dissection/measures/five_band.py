@@ -9,53 +9,38 @@ Shapes: n images of h x w pixels, m methods, k settings of a sweep, c classes, e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from introspect.core.inference import AUTO, chosen_device
 from introspect.core.progress import track
-from introspect.dissection.measure import MODEL, own_preprocessing
 from introspect.dissection.measures.attribution import Attribution, check_methods
 from introspect.dissection.measures.bands import HARD, Scores, Sweep, normalised, scores
-from introspect.dissection.measures.images import LabelledImages, PixelNetwork, Reader, check_logits, measured
-from introspect.dissection.measures.output import Columns, Shown, canvas, check_figure, publish
-from introspect.dissection.rules import whole_number
-from introspect.vision.networks import origin
-from introspect.vision.preprocessing import preprocessing as preprocessing_of
-
-if TYPE_CHECKING:
-    from lightning.pytorch.loggers import Logger
+from introspect.dissection.measures.base import Columns, Shown, canvas, library
+from introspect.dissection.measures.images import FirstImages, ImageMeasure, ImageResult, check_logits
+from introspect.dissection.options import whole_number
 
 SCORES = Scores._fields
 
 
 @dataclass(frozen=True)
-class Examples:
-    """Images to show: pixels uint8 [e, 3, h, w], truths float32 [e, h, w], maps from -1 to 1, float32 [m, e, h, w]."""
-
-    images: Tensor
-    truths: Tensor
-    maps: Tensor
-
-
-@dataclass(frozen=True)
-class FiveBand:
+class FiveBandResult(ImageResult):
     """Scores of attributions, each the mean over images: see `bands.Scores`.
 
-    network, checkpoint, data, split: what was measured, on what. methods: of attribution. images: of each class, int64
-    [c]. right: of them, those whose class the network finds. hard: at the thresholds of the truth, by class, float64
-    [m, c, 4], nan where a class has no images. soft: at each setting of the sweep, float64 [m, k, 4]. thresholds: of
-    the sweep, float32 [k, 4]. examples: to show.
+    Attributes:
+        split: of the images.
+        methods: of attribution.
+        images: number of each class, int64 [c].
+        right: number of each class that the network classifies correctly, int64 [c].
+        hard: at the thresholds of the truth, by class, float64 [m, c, 4], nan where a class has no images.
+        soft: at each setting of the sweep, float64 [m, k, 4].
+        thresholds: of the sweep, float32 [k, 4].
+        examples: pixels uint8 [e, 3, h, w], truths float32 [e, h, w], maps from -1 to 1, float32 [e, m, h, w].
     """
 
-    network: str
-    checkpoint: str
-    data: str
     split: str
     methods: tuple[str, ...]
     images: Tensor
@@ -63,7 +48,7 @@ class FiveBand:
     hard: Tensor
     soft: Tensor
     thresholds: Tensor
-    examples: Examples
+    examples: tuple[Tensor, ...]
 
     name = "five_band"
     source = (
@@ -78,10 +63,11 @@ class FiveBand:
         return (self.hard.nan_to_num() * weights[:, None]).sum(1)
 
     def settings(self) -> dict[str, Any]:
-        """See `Measured`."""
+        """See `Result`."""
         sweep = {"start": self.thresholds[0], "end": self.thresholds[-1]}
         return {
-            **{name: getattr(self, name) for name in ("network", "checkpoint", "data", "split")},
+            **super().settings(),
+            "split": self.split,
             "images": int(self.images.sum()),
             "methods": list(self.methods),
             "target": "the predicted class",
@@ -92,12 +78,11 @@ class FiveBand:
 
     def metrics(self) -> dict[str, float]:
         """`dissect/five_band/<method>/<score>`, `…/soft/<score>` (mean over the sweep), and the network's accuracy."""
-        place = f"dissect/{self.name}"
         found: dict[str, float] = {}
         for method, hard, soft in zip(self.methods, self.total, self.soft.mean(1), strict=True):
-            found |= {f"{place}/{method}/{score}": float(hard[i]) for i, score in enumerate(SCORES)}
-            found |= {f"{place}/{method}/soft/{score}": float(soft[i]) for i, score in enumerate(SCORES)}
-        return {**found, f"{place}/network_accuracy": float(self.right.sum() / self.images.sum())}
+            found |= {f"{self.place}/{method}/{score}": float(hard[i]) for i, score in enumerate(SCORES)}
+            found |= {f"{self.place}/{method}/soft/{score}": float(soft[i]) for i, score in enumerate(SCORES)}
+        return {**found, f"{self.place}/network_accuracy": float(self.right.sum() / self.images.sum())}
 
     def tables(self) -> dict[str, Columns]:
         """`sweep`: a row per method and setting; `classes`: a row per method and class."""
@@ -120,13 +105,13 @@ class FiveBand:
         }
 
     def shown(self) -> Shown:
-        """See `Measured`."""
+        """See `Result`."""
         rows = [
             [method, *(f"{float(hard[i]):.3f} / {float(soft[i]):.3f}" for i in range(len(SCORES)))]
             for method, hard, soft in zip(self.methods, self.total, self.soft.mean(1), strict=True)
         ]
         right = float(self.right.sum() / self.images.sum())
-        caption = f"five-band / mean of the soft sweep; the network is right on {right:.1%} of the images"
+        caption = f"five-band / mean of the soft sweep; accuracy of the network: {right:.1%}"
         title = f"five-band score: {self.network}, {int(self.images.sum())} images of {self.data}"
         return Shown(title, ("attribution", *SCORES), rows, caption)
 
@@ -141,12 +126,11 @@ class FiveBand:
         return {"sweep": figure, "examples": self._grid()}
 
     def _grid(self) -> Any:
-        shown = self.examples
-        figure, axes = canvas(len(shown.images), 2 + len(self.methods), 1.3, 1.3)
-        for row, line in enumerate(axes):
-            line[0].imshow(shown.images[row].permute(1, 2, 0).numpy())
-            line[1].imshow(shown.truths[row].numpy(), vmin=0, vmax=1, cmap="gray")
-            for axis, heat in zip(line[2:], shown.maps[:, row], strict=True):
+        figure, axes = canvas(len(self.examples[0]), 2 + len(self.methods), 1.3, 1.3)
+        for line, image, truth, maps in zip(axes, *self.examples, strict=True):
+            line[0].imshow(image.permute(1, 2, 0).numpy())
+            line[1].imshow(truth.numpy(), vmin=0, vmax=1, cmap="gray")
+            for axis, heat in zip(line[2:], maps, strict=True):
                 axis.imshow(heat.numpy(), vmin=-1, vmax=1, cmap="bwr")
         for axis, title in zip(axes[0], ("image", "truth", *self.methods), strict=True):
             axis.set_title(title, fontsize=7)
@@ -155,90 +139,83 @@ class FiveBand:
         return figure
 
 
-def five_band(
-    *,
-    network: nn.Module,
-    data: LabelledImages,
-    folder: str | Path,
-    methods: str | Sequence[str] = ("saliency", "input_x_gradient", "integrated_gradients"),
-    thresholds: Sequence[float] = (-0.5, -0.3, 0.3, 0.5),
-    delta: float = 0.005,
-    steps: int = 56,
-    layer: str | None = None,
-    integration_steps: int = 50,
-    split: str = "test",
-    limit: int | None = 200,
-    checkpoint: str | None = None,
-    preprocessing: str | Callable[[Tensor], Tensor] | Sequence[Sequence[float]] = MODEL,
-    examples: int = 8,
-    figure: bool = True,
-    batch_size: int = 32,
-    num_workers: int = 0,
-    device: str = AUTO,
-    seed: int = 0,
-    loggers: Iterable[Logger] = (),
-) -> dict[str, float]:
-    """Attribute, score, and report.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FiveBand(ImageMeasure):
+    """Score attributions for the class that a network predicts, on images with the truth of what matters.
 
-    Args:
-        network: whose attributions are scored, for the class that it predicts.
-        data: images with the truth of what matters in them.
-        folder: where the files go, see `output.publish`.
+    Attributes:
         methods: of attribution, see `attribution.METHODS`.
-        thresholds, delta, steps: of the soft score, see `bands.Sweep`.
+        thresholds: where the soft score begins, see `bands.Sweep`.
+        delta: by which the thresholds move towards 0 with each step.
+        steps: number of settings of the thresholds.
         layer: the convolution that guided Grad-CAM looks at; None takes the last one.
         integration_steps: of integrated gradients.
-        split, limit, batch_size, num_workers, seed: which images, see `images.Reader`; the seed is also that of
-            attributions with random baselines.
-        checkpoint: whence the weights are, for the reader of the results.
-        preprocessing, device: see `measure.measure`.
+        split: train, validation or test.
+        limit: number of images, drawn at random; None takes all.
         examples: images in the figure.
-        figure: whether figures are drawn.
-        loggers: of the run; they get the table and the figures. The numbers are for the caller to log.
-
-    Returns:
-        See `FiveBand.metrics`.
-
-    Raises:
-        InputError: an option is impossible, the data has no truths or other classes than the network, or a library or
-            what a method needs of the network is missing.
     """
-    check_figure(figure)
-    whole_number("examples", examples, 1)
-    sweep, methods = Sweep(thresholds, delta, steps), check_methods(methods)
-    reader = Reader(
-        data, split=split, limit=limit, batch_size=batch_size, num_workers=num_workers, seed=seed, truths=True
-    )
-    prepare = own_preprocessing(network) if preprocessing == MODEL else preprocessing_of(preprocessing)
-    sums = _Sums(methods, data.classes, sweep.settings(), examples)
-    with measured(network, chosen_device(device)) as place:
-        model = PixelNetwork(network, prepare)
-        attribute = Attribution(model, methods, layer=layer, steps=integration_steps, seed=seed)
-        for images, classes, truths in track(reader, description="attributions"):
-            assert truths is not None
-            pixels = images.to(place).float() / 255
-            with torch.no_grad():
-                predicted = check_logits(model(pixels), data).argmax(1)
-            maps = torch.stack([normalised(attribute(method, pixels, predicted)).cpu() for method in methods])
-            sums.add(images, classes, predicted.cpu(), truths, maps)
-    name, source = origin(network)
-    result = sums.result(name, checkpoint or source, data.name, split)
-    return publish(result, folder, loggers, figure=figure)
+
+    methods: str | Sequence[str] = ("saliency", "input_x_gradient", "integrated_gradients")
+    thresholds: Sequence[float] = (-0.5, -0.3, 0.3, 0.5)
+    delta: float = 0.005
+    steps: int = 56
+    layer: str | None = None
+    integration_steps: int = 50
+    split: str = "test"
+    limit: int | None = 200
+    examples: int = 8
+
+    def check(self) -> None:
+        """See `Measure`."""
+        super().check()
+        whole_number("examples", self.examples, 1)
+        Sweep(self.thresholds, self.delta, self.steps)
+        check_methods(self.methods)
+        library("captum.attr", "attributions are made by Captum")
+        self.data.check_truths()
+
+    def result(self) -> FiveBandResult:
+        """Attribute and score."""
+        methods = check_methods(self.methods)
+        reader = self.reader(self.split, self.limit, truths=True)
+        sums = _Sums(methods, self.data.classes, Sweep(self.thresholds, self.delta, self.steps).settings())
+        shown = FirstImages(self.examples)
+        with self.pixel_network() as (model, device):
+            attribute = Attribution(model, methods, layer=self.layer, steps=self.integration_steps, seed=self.seed)
+            for images, classes, truths in track(reader, description="attributions"):
+                assert truths is not None
+                pixels = images.to(device).float() / 255
+                with torch.no_grad():
+                    predicted = check_logits(model(pixels), self.data).argmax(1)
+                maps = torch.stack([normalised(attribute(method, pixels, predicted)).cpu() for method in methods])
+                sums.add(classes, predicted.cpu(), truths, maps)
+                shown.add(images, truths, maps.transpose(0, 1))
+        return FiveBandResult(
+            self.network.name,
+            self.weights,
+            self.data.name,
+            self.split,
+            methods,
+            sums.images,
+            sums.right,
+            sums.hard / sums.images[:, None],  # nan: of nothing
+            sums.soft / sums.images.sum(),
+            sums.settings[1:],
+            shown.tensors(),
+        )
 
 
 class _Sums:
-    """Scores of batches, added up; their size does not depend on the number of images."""
+    """Sums of the scores of batches; their size does not depend on the number of images."""
 
-    def __init__(self, methods: Sequence[str], classes: int, sweep: Tensor, examples: int) -> None:
-        self.methods, self.sweep, self.wanted = tuple(methods), sweep, examples
+    def __init__(self, methods: Sequence[str], classes: int, sweep: Tensor) -> None:
         # The first setting is that of the truth.
         self.settings = torch.cat([torch.tensor([HARD]), sweep])
         self.hard = torch.zeros(len(methods), classes, len(SCORES), dtype=torch.float64)
         self.soft = torch.zeros(len(methods), len(sweep), len(SCORES), dtype=torch.float64)
         self.images, self.right = (torch.zeros(classes, dtype=torch.int64) for _ in range(2))
-        self.shown: list[tuple[Tensor, Tensor, Tensor]] = []
 
-    def add(self, images: Tensor, classes: Tensor, predicted: Tensor, truths: Tensor, maps: Tensor) -> None:
+    def add(self, classes: Tensor, predicted: Tensor, truths: Tensor, maps: Tensor) -> None:
         """Take in a batch: `maps` are [m, b, h, w], from -1 to 1."""
         self.images += torch.bincount(classes, minlength=len(self.images))
         self.right += torch.bincount(classes[classes == predicted], minlength=len(self.images))
@@ -246,15 +223,3 @@ class _Sums:
             found = torch.stack(scores(heat[:, None], truths, self.settings), 2)  # [b, 1 + k, 4]
             self.hard[place].index_add_(0, classes, found[:, 0])
             self.soft[place] += found[:, 1:].sum(0)
-        missing = self.wanted - sum(len(part) for part, *_ in self.shown)
-        if missing > 0:
-            self.shown.append((images[:missing].clone(), truths[:missing].clone(), maps[:, :missing].clone()))
-
-    def result(self, network: str, checkpoint: str, data: str, split: str) -> FiveBand:
-        """The means."""
-        images, truths, maps = zip(*self.shown, strict=True)
-        examples = Examples(torch.cat(images), torch.cat(truths), torch.cat(maps, 1))
-        hard = self.hard / self.images[:, None]  # nan: of nothing
-        soft = self.soft / self.images.sum()
-        found = (self.images, self.right, hard, soft, self.sweep, examples)
-        return FiveBand(network, checkpoint, data, split, self.methods, *found)

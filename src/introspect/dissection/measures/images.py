@@ -1,44 +1,35 @@
-"""What the measures look at: labelled images, and of some of them what matters in each.
+"""Measures of classifiers on labelled images: which images they read, and the network on pixels.
 
-Shapes: b images of h x w pixels.
+Shapes: b images of h x w pixels, c classes.
 """
 
 from __future__ import annotations
 
+from abc import ABC
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, Subset, default_collate
+from torch.utils.data import DataLoader, Subset
 
 from introspect.core.errors import InputError
-from introspect.core.inference import evaluating, moved
-from introspect.dissection.rules import whole_number
-
-SPLITS = ("train", "validation", "test")
-
-
-class LabelledImages(Protocol):
-    """A data set of images with classes, such as those of `introspect.vision.datasets`.
-
-    One whose training images come with other pixels each time also has `fixed`, which gives the same ones each time; it
-    is taken then. One that knows what matters in its images also has `explained`, with the same arguments and in the
-    same order. Its items have a third part, the truth, float [h, w]: 0.9 where something tells the class, 0.4 on the
-    rest of the object, 0 elsewhere.
-    """
-
-    name: str
-    classes: int
-
-    def load(self, split: Any) -> Dataset[Any]:
-        """The images of a split, each uint8 [3, h, w] with its class number."""
-        ...
+from introspect.core.inference import chosen_device, evaluating, moved
+from introspect.dissection.measures.base import PublishedMeasure, Result
+from introspect.dissection.options import whole_number
+from introspect.vision.datasets.base import SPLITS, ImageSet, collate
 
 
 class Batch(NamedTuple):
-    """Some images: uint8 [b, 3, h, w], classes int64 [b], truths float32 [b, h, w] or None."""
+    """Some images.
+
+    Attributes:
+        images: uint8 [b, 3, h, w].
+        classes: int64 [b].
+        truths: what matters, float32 [b, h, w], see `ImageSet.explained`; None where it was not read.
+    """
 
     images: Tensor
     classes: Tensor
@@ -46,16 +37,16 @@ class Batch(NamedTuple):
 
 
 class Reader:
-    """Some images of a split, drawn at random without repetition, the same ones for the same seed; in batches.
+    """Batches of images of a split, drawn at random without repetition, the same ones for the same seed.
 
     Args:
-        data: where they come from.
+        data: the image set.
         split: train, validation or test.
-        limit: how many; None takes all, in their order.
-        batch_size: of them at once.
+        limit: number of images; None takes all, in their order.
+        batch_size: images in a batch.
         num_workers: processes that read them; 0 reads in this one.
-        seed: which ones.
-        truths: whether what matters in them is read too.
+        seed: of the choice of images.
+        truths: whether to read what matters in them.
 
     Raises:
         InputError: an option is impossible, there are no images, or no truths where they are wanted.
@@ -63,7 +54,7 @@ class Reader:
 
     def __init__(
         self,
-        data: LabelledImages,
+        data: ImageSet,
         *,
         split: str = "test",
         limit: int | None = None,
@@ -74,14 +65,9 @@ class Reader:
     ) -> None:
         if split not in SPLITS:
             raise InputError(f"split={split}: expected {', '.join(SPLITS)}")
-        if truths and not has_truths(data):
-            raise InputError(
-                f"data={data.name}: nothing says which pixels matter; data=cells and data=shapeworld do, for a network "
-                "that was trained on them"
-            )
         if limit is not None:
             whole_number("limit", limit, 1)
-        found: Any = data.explained(split) if truths else getattr(data, "fixed", data.load)(split)  # type: ignore[attr-defined]
+        found: Any = (data.explained if truths else data.fixed)(split)
         if len(found) == 0:
             raise InputError(f"data={data.name}: there are no {split} images")
         if limit is not None and limit < len(found):
@@ -96,7 +82,7 @@ class Reader:
         )
 
     def __len__(self) -> int:
-        """How many batches."""
+        """Return the number of batches."""
         return len(self._loader)
 
     def __iter__(self) -> Iterator[Batch]:
@@ -104,32 +90,22 @@ class Reader:
             yield Batch(images, torch.as_tensor(classes), truths[0] if truths else None)
 
 
-def has_truths(data: LabelledImages) -> bool:
-    """Whether the data set knows what matters in its images."""
-    return callable(getattr(data, "explained", None))
-
-
-def collate(samples: Any) -> Any:
-    """Batches that were read at once are collated already."""
-    return samples if isinstance(samples, tuple) else default_collate(samples)
-
-
 class PixelNetwork(nn.Module):
-    """A classifier that takes in pixels from 0 to 1, so that gradients are those of pixels."""
+    """A classifier of pixels from 0 to 1, so that gradients are those of pixels."""
 
     def __init__(self, network: nn.Module, prepare: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
         self.network, self.prepare = network, prepare
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Logits [b, classes] of float [b, 3, h, w]."""
+        """Return logits [b, c] of float [b, 3, h, w]."""
         logits: Tensor = self.network(self.prepare(pixels * 255))  # a product, which may be changed in place
         return logits
 
 
 @contextmanager
-def measured(network: nn.Module, device: torch.device) -> Iterator[torch.device]:
-    """The network on a device, in evaluation mode, its weights without gradients; then as it was."""
+def frozen(network: nn.Module, device: torch.device) -> Iterator[torch.device]:
+    """Keep a network on a device, in evaluation mode, its weights without gradients; restore it afterwards."""
     wanted = {parameter: parameter.requires_grad for parameter in network.parameters()}
     try:
         network.requires_grad_(False)
@@ -140,8 +116,8 @@ def measured(network: nn.Module, device: torch.device) -> Iterator[torch.device]
             parameter.requires_grad_(grad)
 
 
-def check_logits(logits: Tensor, data: LabelledImages) -> Tensor:
-    """The logits, if there are as many as classes.
+def check_logits(logits: Tensor, data: ImageSet) -> Tensor:
+    """Return the logits, if there are as many as classes.
 
     Raises:
         InputError: the network was made for other classes.
@@ -152,3 +128,67 @@ def check_logits(logits: Tensor, data: LabelledImages) -> Tensor:
             "data set that it was trained on, such as data=cells"
         )
     return logits
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ImageMeasure(PublishedMeasure):
+    """A measure of a classifier on labelled images.
+
+    Attributes:
+        data: images with classes.
+    """
+
+    data: ImageSet
+
+    def reader(self, split: str, limit: int | None, *, truths: bool = False) -> Reader:
+        """Read images of a split in batches; see `Reader`."""
+        sizes = {"batch_size": self.batch_size, "num_workers": self.num_workers}
+        return Reader(self.data, split=split, limit=limit, seed=self.seed, truths=truths, **sizes)
+
+    @contextmanager
+    def pixel_network(self) -> Iterator[tuple[PixelNetwork, torch.device]]:
+        """Run the network on pixels, on its device, with frozen weights."""
+        network = self.network.module
+        with frozen(network, chosen_device(self.device)) as device:
+            yield PixelNetwork(network, self.prepare()), device
+
+
+@dataclass(frozen=True)
+class ImageResult(Result, ABC):
+    """The result of a measure of a classifier on labelled images.
+
+    Attributes:
+        network: name of the network.
+        checkpoint: where its weights come from.
+        data: name of the image set.
+    """
+
+    network: str
+    checkpoint: str
+    data: str
+
+    def settings(self) -> dict[str, Any]:
+        """See `Result`."""
+        return {"network": self.network, "checkpoint": self.checkpoint, "data": self.data}
+
+
+class FirstImages:
+    """The first images of a pass with what belongs to them, for a figure.
+
+    Args:
+        wanted: number of images.
+    """
+
+    def __init__(self, wanted: int) -> None:
+        self._missing = whole_number("examples", wanted, 1)
+        self._parts: list[tuple[Tensor, ...]] = []
+
+    def add(self, *parts: Tensor) -> None:
+        """Take in a batch: tensors of b entries each."""
+        if self._missing > 0:
+            self._parts.append(tuple(part[: self._missing].clone() for part in parts))
+            self._missing -= len(self._parts[-1][0])
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Return what was kept, in the order of `add`'s arguments."""
+        return tuple(torch.cat(parts) for parts in zip(*self._parts, strict=True))

@@ -15,14 +15,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from introspect.dissection.measures.images import Batch, collate
+from introspect.dissection.measures.images import Batch
+from introspect.vision.datasets.base import BatchedImages, read_batch
 
 Side = Literal["top", "bottom"]
 SIDES: tuple[Side, Side] = ("top", "bottom")
 
 
 def ranks(magnitudes: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """The place of each value among those of its image, the least first; equal ones in random order.
+    """Rank each value among those of its image, the lowest first; equal ones in random order.
 
     Args:
         magnitudes: [b, …], of d values each.
@@ -40,13 +41,13 @@ def ranks(magnitudes: Tensor, generator: torch.Generator | None = None) -> Tenso
 
 
 def keep(images: Tensor, ranked: Tensor, share: float, side: Side, fill: float) -> Tensor:
-    """Images of which a share of the values is left, and all others are one constant.
+    """Keep a fraction of the values of images, and replace all others by one constant.
 
     Args:
         images: [b, 3, h, w].
         ranked: as `ranks` gives them, [b, d].
-        share: of the d values that is left, 0 to 1.
-        side: which ones are: those ranked highest (top) or lowest (bottom).
+        share: fraction of the d values that is left, 0 to 1.
+        side: which values are left: those ranked highest (top) or lowest (bottom).
         fill: the constant.
 
     Returns:
@@ -58,7 +59,7 @@ def keep(images: Tensor, ranked: Tensor, share: float, side: Side, fill: float) 
     return images.float().masked_fill(hidden.view(images.shape), fill)
 
 
-class RankedImages(Dataset[Any]):
+class RankedImages(BatchedImages):
     """Images with their classes and the ranks of their values, read in batches: (images, classes, ranks [b, d])."""
 
     def __init__(self, images: Dataset[Any], ranked: np.memmap[Any, Any]) -> None:
@@ -68,18 +69,16 @@ class RankedImages(Dataset[Any]):
         return len(self._ranked)
 
     def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
-        """A batch, collated."""
-        read = getattr(self._images, "__getitems__", None)
-        found = read(indices) if callable(read) else [self._images[index] for index in indices]
-        images, classes = collate(found)
+        """Read a batch, collated."""
+        images, classes = read_batch(self._images, indices)
         return images, torch.as_tensor(classes), torch.from_numpy(self._ranked[indices].astype(np.int64))
 
 
 class RankFile:
-    """A temporary file with the ranks of all images: memory does not grow with them. To be used in a `with`.
+    """Temporary files with the ranks of all images, for a `with`: memory does not grow with the number of images.
 
     Args:
-        folder: where it lies; None takes the system's.
+        folder: where they are; None takes the system's.
     """
 
     def __init__(self, folder: str | Path | None = None) -> None:

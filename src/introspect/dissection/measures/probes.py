@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -11,18 +12,22 @@ from torch.nn import functional
 from torch.utils.data import DataLoader
 
 from introspect.core.errors import InputError
-from introspect.dissection.measures.images import LabelledImages, check_logits, collate
+from introspect.dissection.measures.images import check_logits
 from introspect.dissection.measures.masking import RankedImages, Side, keep
-from introspect.dissection.rules import whole_number
-from introspect.vision.networks import Buildable
+from introspect.dissection.options import whole_number
+from introspect.vision.datasets.base import ImageSet, collate
 
 
 @dataclass(frozen=True, slots=True)
 class ProbeTraining:
-    """How a probe is trained: with SGD, its learning rate falling to 0 along a cosine.
+    """How a probe is trained: with SGD and a cosine schedule down to 0.
 
-    epochs: passes over the training images. batch_size: images per step. lr: at the start. momentum, weight_decay: of
-    SGD.
+    Attributes:
+        epochs: passes over the training images.
+        batch_size: images per step.
+        lr: learning rate at the start.
+        momentum: of SGD.
+        weight_decay: of SGD.
 
     Raises:
         InputError: a number is impossible.
@@ -44,11 +49,33 @@ class ProbeTraining:
             )
 
 
+class Probe(Protocol):
+    """Builds networks that are trained from scratch, such as `introspect.vision.backbones.Backbone`."""
+
+    @property
+    def name(self) -> str:
+        """Name of the network, for reports."""
+        ...
+
+    def build(self) -> nn.Module:
+        """Build a network with random weights."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What probes are trained and tested on: ranked images, of which a share is left, see `masking.keep`."""
+    """What probes are trained and tested on, see `masking.keep`.
 
-    data: LabelledImages
+    Attributes:
+        data: the image set.
+        train: ranked training images.
+        test: ranked test images.
+        fill: what hidden values become.
+        prepare: preprocessing of the pixels.
+        device: where probes are trained.
+    """
+
+    data: ImageSet
     train: RankedImages
     test: RankedImages
     fill: float
@@ -56,20 +83,19 @@ class Task:
     device: torch.device
 
 
-def predictive_power(
-    probe: Buildable, task: Task, share: float, side: Side, training: ProbeTraining, seed: int
-) -> float:
-    """Train a fresh probe on what is left of the training images; its accuracy on what is left of the test images.
+def predictive_power(probe: Probe, task: Task, share: float, side: Side, training: ProbeTraining, seed: int) -> float:
+    """Train a fresh probe on what is left of the training images; return its accuracy on the test images.
 
     Args:
-        probe: what builds it.
+        probe: builds it.
         task: the images.
-        share, side: what is left of them.
-        training: how.
+        share: fraction of the values that is left, in both.
+        side: which values are left.
+        training: how it is trained.
         seed: of the weights and of the order of the images.
 
     Raises:
-        InputError: the loss is not finite, or the probe tells other classes apart.
+        InputError: the loss is not finite, or the probe has other classes.
     """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -111,7 +137,7 @@ def _batches(
     batch_size: int,
     generator: torch.Generator | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """What is left of the images, prepared, with their classes; in random order and full batches for training."""
+    """Read what is left of the images, prepared, with their classes; for training in random order and full batches."""
     loader = DataLoader(
         images,
         batch_size=batch_size,

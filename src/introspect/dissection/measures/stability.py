@@ -11,51 +11,45 @@ Shapes: d dissections.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import combinations
-from pathlib import Path
 from statistics import fmean, stdev
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from introspect.core.errors import InputError
-from introspect.core.inference import AUTO, chosen_device
 from introspect.dissection.comparison import check_comparable
 from introspect.dissection.concepts.base import Annotated, ConceptDataset
-from introspect.dissection.engine import dissect
-from introspect.dissection.measure import MODEL, own_preprocessing
-from introspect.dissection.measures.output import Columns, Shown, canvas, check_figure, publish
+from introspect.dissection.measures.base import Columns, PublishedMeasure, Result, Shown, canvas
+from introspect.dissection.measures.detectors import LayerMeasure
+from introspect.dissection.options import as_names, whole_number
 from introspect.dissection.result import Dissection
-from introspect.dissection.rules import IOU_THRESHOLD, QUANTILE, as_names, whole_number
-from introspect.dissection.tally import Presence
-from introspect.vision.networks import origin
-
-if TYPE_CHECKING:
-    from lightning.pytorch.loggers import Logger
 
 Concept = tuple[str, str]
 
 
 def concepts_of(dissection: Dissection, threshold: float | None = None) -> frozenset[Concept]:
-    """The concepts that any unit detects, each with its category."""
+    """Return the concepts that any unit detects, each with its category."""
     return frozenset((detector.label, detector.category) for detector in dissection.detectors(threshold))
 
 
 def jaccard(first: frozenset[Concept], second: frozenset[Concept]) -> float | None:
-    """Size of the intersection by that of the union, 0 to 1; None of two empty sets."""
+    """Return the size of the intersection / that of the union, 0 to 1; None of two empty sets."""
     union = first | second
     return len(first & second) / len(union) if union else None
 
 
 @dataclass(frozen=True)
-class Stability:
+class StabilityResult(Result):
     """Dissections by kind, compared within each kind.
 
-    groups: name to dissections that differ in seed or in images alone. threshold: of the IoU; None takes their own.
-    whole: the group of the one dissection of all images, if there is one.
+    Attributes:
+        groups: name to dissections that differ in seed or in images alone.
+        threshold: smallest IoU of a detector; None takes their own.
+        whole: the group of the one dissection of all images, if there is one.
 
     Raises:
         InputError: there are none, or those of a group were not made in the same way.
@@ -99,7 +93,7 @@ class Stability:
         return found
 
     def settings(self) -> dict[str, Any]:
-        """See `Measured`."""
+        """See `Result`."""
         first = next(iter(self.groups.values()))[0]
         shown = {key: value for key, value in first.settings().items() if key not in ("images", "seed", "checkpoint")}
         if self.threshold is not None:
@@ -113,7 +107,7 @@ class Stability:
     def metrics(self) -> dict[str, float]:
         """`dissect/stability/<group>/<number>` of each `summary`."""
         return {
-            f"dissect/{self.name}/{group}/{number}": value
+            f"{self.place}/{group}/{number}": value
             for group in self.groups
             for number, value in self.summary(group).items()
         }
@@ -131,7 +125,7 @@ class Stability:
         return {"concepts": {key: [row[i] for row in rows] for i, key in enumerate(header)}} if rows else {}
 
     def shown(self) -> Shown:
-        """See `Measured`."""
+        """See `Result`."""
         rows = []
         for name, group in self.groups.items():
             found = self.summary(name)
@@ -182,81 +176,42 @@ class Part:
         return self._whole[self._indices[index]]
 
 
-def stability(
-    *,
-    network: nn.Module,
-    layer: str | Sequence[str],
-    concepts: ConceptDataset,
-    folder: str | Path,
-    shares: Sequence[float] = (0.25, 0.5, 1.0),
-    draws: int = 3,
-    checkpoint: str | None = None,
-    quantile: float = QUANTILE,
-    iou_threshold: float = IOU_THRESHOLD,
-    presence: Presence = "lite",
-    preprocessing: str | Callable[[Tensor], Tensor] | Sequence[Sequence[float]] = MODEL,
-    figure: bool = True,
-    batch_size: int = 32,
-    num_workers: int = 0,
-    device: str = AUTO,
-    cache_dir: str | Path | None = None,
-    seed: int = 0,
-    loggers: Iterable[Logger] = (),
-) -> dict[str, float]:
-    """Dissect a layer with random subsets of the probing images, and compare what it detects.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Stability(LayerMeasure, PublishedMeasure):
+    """Dissect a layer with random subsets of the probing images, and compare its detectors.
 
-    Args:
-        network, layer, concepts: what is dissected with what; one layer.
-        folder: where the files go, see `output.publish`.
-        shares: of the images in a subset; 1 takes all of them, once.
-        draws: subsets of each other share, without repetition within each.
-        checkpoint: whence the weights are, for the reader of the results.
-        quantile, iou_threshold, presence, batch_size, num_workers, cache_dir: see `engine.dissect`.
-        preprocessing, device: see `measure.measure`.
-        figure: whether a figure is drawn.
-        seed: of the draws.
-        loggers: of the run; they get the table and the figure. The numbers are for the caller to log.
+    Each group of the result is named after its number of images.
 
-    Returns:
-        See `Stability.metrics`; a group is named after its number of images.
-
-    Raises:
-        InputError: an option is impossible, or as in `engine.dissect`.
+    Attributes:
+        shares: fractions of the images in a subset; 1 takes all of them, once.
+        draws: subsets of each other fraction, without repetition within each.
     """
-    check_figure(figure)
-    whole_number("draws", draws, 1)
-    if len(as_names(layer)) != 1:
-        raise InputError(f"layer={layer}: measure=stability looks at one layer")
-    prepare = own_preprocessing(network) if preprocessing == MODEL else preprocessing
-    name, source = origin(network)
-    groups: dict[str, tuple[Dissection, ...]] = {}
-    for size, parts in _parts(concepts, shares, draws, seed).items():
-        found = [
-            dissect(
-                network,
-                layer,
-                part,
-                quantile=quantile,
-                iou_threshold=iou_threshold,
-                presence=presence,
-                preprocessing=prepare,
-                batch_size=batch_size,
-                num_workers=num_workers,
-                device=chosen_device(device),
-                cache_dir=cache_dir,
-            )[as_names(layer)[0]]
-            for part in parts
-        ]
-        groups[str(size)] = tuple(replace(each, network=name, checkpoint=checkpoint or source) for each in found)
-    total = str(len(concepts))
-    return publish(Stability(groups, whole=total if total in groups else None), folder, loggers, figure=figure)
+
+    shares: Sequence[float] = (0.25, 0.5, 1.0)
+    draws: int = 3
+
+    def check(self) -> None:
+        """See `Measure`."""
+        whole_number("draws", self.draws, 1)
+        if len(as_names(self.layer)) != 1:
+            raise InputError(f"layer={self.layer}: measure=stability takes one layer")
+        super().check()
+
+    def result(self) -> StabilityResult:
+        """Dissect with each subset."""
+        groups = {
+            str(size): tuple(found for part in parts for found in self.dissect(part).values())
+            for size, parts in _parts(self.concepts, self.shares, self.draws, self.seed).items()
+        }
+        total = str(len(self.concepts))
+        return StabilityResult(groups, whole=total if total in groups else None)
 
 
 def _parts(concepts: ConceptDataset, shares: Sequence[float], draws: int, seed: int) -> dict[int, list[Part]]:
     """Subsets by their number of images, the smallest first."""
     if not shares or not all(0 < share <= 1 for share in shares):
         raise InputError(
-            f"shares={list(shares)}: expected shares of the images above 0, up to 1, such as [0.25, 0.5, 1]"
+            f"shares={list(shares)}: expected fractions of the images above 0, up to 1, such as [0.25, 0.5, 1]"
         )
     generator, total = torch.Generator().manual_seed(seed), len(concepts)
     sizes = sorted({round(share * total) for share in shares})

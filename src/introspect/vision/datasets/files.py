@@ -1,4 +1,4 @@
-"""Images that lie on disk: CIFAR in its published files, and folders of one folder per class (ImageNet, Places365)."""
+"""Images on disk: CIFAR in its published files, and folders of one folder per class (ImageNet, Places365)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.utils.data import Dataset, Subset
 
 from introspect.core.errors import InputError, first_line
 from introspect.core.seeds import derived_seed
-from introspect.vision.datasets.base import Sample, Split, TensorImages
+from introspect.vision.datasets.base import ImageSet, Sample, Split, TensorImages
 
 # The published groups of CIFAR-100's classes, which are numbered in the order of their names.
 COARSE = {
@@ -40,14 +40,14 @@ COARSE = {
 KINDS = {"vehicle": "airplane automobile ship truck", "animal": "bird cat deer dog frog horse"}
 
 
-class Cifar:
+class Cifar(ImageSet):
     """CIFAR-10 or CIFAR-100 (Krizhevsky 2009); the last images of the published training set are the validation set.
 
     Args:
-        classes: 10 or 100, which one it is.
-        root: folder where the published files lie or are put.
+        classes: 10 or 100.
+        root: folder that holds the published files, or gets them.
         download: whether they may be downloaded.
-        validation: how many training images are held out.
+        validation: number of training images that are held out.
 
     Raises:
         InputError: the files are not there, or the numbers are impossible.
@@ -64,15 +64,19 @@ class Cifar:
             raise InputError(f"data.validation={validation}: expected 1 to 49999 of the 50000 training images")
         self.classes, self.root, self.download, self.validation = classes, Path(root), download, validation
         self.name = f"cifar{classes}"
-        self.groups = groups_of(COARSE if classes == 100 else KINDS)
 
     @property
     def identity(self) -> str:
-        """See `ImageSet`."""
+        """Everything that decides what `load` gives."""
         return f"{self.name}, {self.validation} held out"
 
+    @property
+    def groups(self) -> tuple[int, ...]:
+        """The group of each class."""
+        return groups_of(COARSE if self.classes == 100 else KINDS)
+
     def load(self, split: Split) -> TensorImages:
-        """The images of a split, in memory."""
+        """Return the images of a split, in memory."""
         from torchvision import datasets
 
         published = {10: datasets.CIFAR10, 100: datasets.CIFAR100}[self.classes]
@@ -93,7 +97,7 @@ class Cifar:
 
 
 def groups_of(members: Mapping[str, str]) -> tuple[int, ...]:
-    """The group of each class, in the order of the classes' names, from groups and the names in them."""
+    """Return the group of each class, in the order of the classes' names, from groups and the names in them."""
     of = {name: number for number, names in enumerate(members.values()) for name in names.split()}
     return tuple(of[name] for name in sorted(of))
 
@@ -101,15 +105,15 @@ def groups_of(members: Mapping[str, str]) -> tuple[int, ...]:
 def groups_below(
     classes: Sequence[str], hierarchy: str | Path, ancestors: Sequence[str] | None = None
 ) -> tuple[int, ...]:
-    """The group of each class, by what it descends from.
+    """Return the group of each class, by what it descends from.
 
     Args:
-        classes: their names.
+        classes: names of the classes.
         hierarchy: file of lines `parent child`; one child may have several parents, the first line counts first.
         ancestors: see `ImageFolders`.
 
     Raises:
-        InputError: the file can not be read, a line is no pair, or a class or an ancestor is not in it.
+        InputError: the file cannot be read, a line is not a pair, or a class or an ancestor is not in it.
     """
     parents = _parents(Path(hierarchy))
     if absent := [name for name in classes if name not in parents]:
@@ -131,7 +135,7 @@ def _parents(path: Path) -> dict[str, list[str]]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"data.hierarchy={path}: can not be read as text: {error}") from error
+        raise InputError(f"data.hierarchy={path}: cannot be read as text: {error}") from error
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -143,7 +147,7 @@ def _parents(path: Path) -> dict[str, list[str]]:
 
 
 def _above(name: str, parents: Mapping[str, Sequence[str]]) -> set[str]:
-    """Everything that a name descends from, and the name itself; a circle ends."""
+    """Return everything that a name descends from, and the name itself; a circle ends the search."""
     found, waiting = {name}, [name]
     while waiting:
         new = [parent for parent in parents.get(waiting.pop(), ()) if parent not in found]
@@ -152,18 +156,20 @@ def _above(name: str, parents: Mapping[str, Sequence[str]]) -> set[str]:
     return found
 
 
-class ImageFolders:
+class ImageFolders(ImageSet):
     """Folders `root/<split>/<class>/<image>`; classes are numbered in the order of their names.
 
     Args:
-        name: of the data set.
-        root: its folder.
-        side: height and width to which images are brought, pixels.
-        classes: how many there are.
-        folders: folder of each split. Where validation has none, a share of train is held out, chosen by file name.
+        name: name of the data set.
+        root: folder of the data set.
+        side: height and width of an image after resizing, pixels.
+        classes: number of classes.
+        train: folder of the training images.
+        validation: folder of the validation images; None holds out some of `train`, chosen by file name.
+        test: folder of the test images.
         resize: `crop` scales the shorter side to 256/224 of `side` and takes the middle, as is usual for ImageNet;
             `exact` expects images of that size already.
-        held_out: that share.
+        held_out: fraction of the training images that is held out where `validation` is None.
         hierarchy: file that says which classes are alike: lines `parent child`, such as the is-a relation of WordNet
             that ImageNet publishes (wordnet.is_a.txt); None where there are no groups.
         ancestors: the groups, by their names in that file: a class belongs to the first of them that it descends from,
@@ -193,17 +199,17 @@ class ImageFolders:
         if resize not in ("crop", "exact"):
             raise InputError(f"data.resize={resize}: expected crop or exact")
         if not 0 < held_out < 1:
-            raise InputError(f"data.held_out={held_out}: expected a share between 0 and 1")
+            raise InputError(f"data.held_out={held_out}: expected a fraction between 0 and 1")
         self.shared = validation is None
         self.resize, self.held_out = resize, held_out
-        self.crops = resize == "crop"  # at random, what is trained on: it is not shifted besides
+        self.crops = resize == "crop"
         self.hierarchy, self.ancestors = hierarchy, None if ancestors is None else tuple(map(str, ancestors))
         if ancestors is not None and hierarchy is None:
             raise InputError("data.ancestors: groups are found with data.hierarchy=FILE")
 
     @property
     def identity(self) -> str:
-        """See `ImageSet`."""
+        """Everything that decides what `load` gives."""
         held_out = f", {self.held_out} held out" if self.shared else ""
         size = f"{self.classes} classes, {self.resize} {self.side} pixels{held_out}"
         return f"{self.name} at {self.root}, {self.folders}, {size}"
@@ -222,11 +228,11 @@ class ImageFolders:
         return groups_below(names, self.hierarchy, self.ancestors)
 
     def load(self, split: Split) -> Dataset[Sample]:
-        """The images of a split, read when they are wanted; `resize=crop` crops those of the training at random."""
+        """Return the images of a split, read on access; `resize=crop` crops training images at random."""
         return self._read(split, at_random=split == "train")
 
     def fixed(self, split: Split) -> Dataset[Sample]:
-        """The same images with the same pixels each time, cropped as those of a test are."""
+        """Return the same images with the same pixels each time, cropped as test images are."""
         return self._read(split, at_random=False)
 
     def _read(self, split: Split, *, at_random: bool) -> Dataset[Sample]:
@@ -249,7 +255,7 @@ class ImageFolders:
         return Subset(found, [n for n, held in enumerate(is_held_out) if held == (split == "validation")])
 
     def _class_names(self, otherwise: Sequence[str]) -> set[str]:
-        """Those of the training images, if they are there."""
+        """Return the classes of the training images, if their folder exists."""
         train = self.root / self.folders["train"]
         return {path.name for path in train.iterdir() if path.is_dir()} if train.is_dir() else {*otherwise}
 
@@ -266,7 +272,7 @@ class ImageFolders:
 
 
 class _Exact:
-    """Refuses images of another size; a silent resize would change what is measured."""
+    """Refuse images of another size; a silent resize would change the results."""
 
     def __init__(self, side: int) -> None:
         self.side = side
@@ -281,5 +287,5 @@ class _Exact:
 
 
 def _bucket(path: Path) -> float:
-    """A number from 0 to 1 that only the name decides."""
+    """Return a number from 0 to 1 that depends on the name alone."""
     return derived_seed(path.as_posix(), size=4) / 2**32

@@ -2,85 +2,59 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping, Sequence
-
-import torch
-from torch import Tensor
-from torch.utils.data import Dataset
+from collections.abc import Mapping
 
 from introspect.core.errors import InputError
-from introspect.vision.datasets.base import Split, TensorImages
+from introspect.vision.datasets.base import ImageSet, Split, TensorImages, checked_sizes, generated_identity
 from introspect.vision.shapeworld import CLASS_NAMES, FAMILY_OF, LAYERS, Shapeworld, draw
 
 _CLASS_LAYER = len(LAYERS) - 1 - LAYERS[::-1].index("object")  # the first layer of objects holds the families
 _TELLING = 0.9
 
 
-class ShapeworldImages:
+class ShapeworldImages(ImageSet):
     """Generated images of families of similar classes.
 
     Args:
-        classes: how many there are, which is checked.
+        classes: number of classes, which is checked.
         seed: which images are drawn; splits are disjoint whatever the seeds are.
         sizes: images per split: train, validation, test.
         side: height and width of an image, pixels.
 
     Raises:
-        InputError: a split has another name, or there is another number of classes.
+        InputError: a split has another name or no images, or there is another number of classes.
     """
 
     name = "shapeworld"
-    groups: tuple[int, ...] = tuple(FAMILY_OF.tolist())  # the family of each class
+    groups = tuple(FAMILY_OF.tolist())
+    has_truths = True
 
     def __init__(
         self, *, classes: int = len(CLASS_NAMES), seed: int = 0, sizes: Mapping[str, int], side: int = 48
     ) -> None:
-        if wrong := sizes.keys() ^ {"train", "validation", "test"}:
-            raise InputError(f"data.sizes: {sorted(wrong)[0]}: expected train, validation and test")
         if classes != len(CLASS_NAMES):
             raise InputError(f"data.classes={classes}: shapeworld has {len(CLASS_NAMES)}")
-        self.classes = classes
-        self.seed, self.sizes, self.side = seed, dict(sizes), side
+        self.seed, self.sizes, self.side, self.classes = seed, checked_sizes(sizes), side, classes
 
     @property
     def identity(self) -> str:
-        """See `ImageSet`. Of another version that draws other images, it is another."""
-        sample = draw("train", self.seed, 0, self.classes, self.side).images.numpy().tobytes()
-        digest = hashlib.sha256(sample).hexdigest()[:12]
-        return f"shapeworld seed {self.seed}, {self.sizes}, {self.side} pixels, images {digest}"
+        """Everything that decides what `load` gives."""
+        sample = draw("train", self.seed, 0, self.classes, self.side).images
+        return generated_identity(self.name, self.seed, self.sizes, self.side, sample)
 
     def load(self, split: Split) -> TensorImages:
-        """The images of a split, in memory."""
-        world = Shapeworld(split=split, size=self.sizes[split], seed=self.seed, side=self.side)
+        """Return the images of a split, in memory."""
+        world = self._world(split)
         return TensorImages(world.images, world.classes)
 
-    def explained(self, split: Split) -> ExplainedShapeworld:
-        """The images of a split with their classes and the truth of what matters."""
-        return ExplainedShapeworld(Shapeworld(split=split, size=self.sizes[split], seed=self.seed, side=self.side))
+    def explained(self, split: Split) -> TensorImages:
+        """Return the images of a split with the truth of what matters: 0.9 on the object of the class, 0 elsewhere.
 
+        The truth is ours, in the values of the five-band score. Nothing has 0.4: which parts of an object tell its
+        class from another of its family is not annotated.
+        """
+        drawn = self._world(split).drawn
+        return TensorImages(drawn.images, drawn.classes, (drawn.pixels[:, _CLASS_LAYER] > 0).float() * _TELLING)
 
-class ExplainedShapeworld(Dataset[tuple[Tensor, ...]]):
-    """Images uint8 [3, s, s], classes, and truths float32 [s, s]; read in batches.
-
-    The truth is ours, in the values of the five-band score: 0.9 on the object of the image's class, 0 elsewhere.
-    Nothing has 0.4: which parts of an object tell its class from another of its family is not annotated.
-    """
-
-    def __init__(self, world: Shapeworld) -> None:
-        self.world = world
-
-    def __len__(self) -> int:
-        return len(self.world)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
-        if not -len(self) <= index < len(self):
-            raise IndexError(index)
-        image, number, truth = self.__getitems__([index % len(self)])
-        return image[0], number[0], truth[0]
-
-    def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, ...]:
-        """A batch, collated."""
-        chosen, drawn = torch.as_tensor(indices), self.world.drawn
-        truth = (drawn.pixels[chosen, _CLASS_LAYER] > 0).float() * _TELLING
-        return drawn.images[chosen], drawn.classes[chosen], truth
+    def _world(self, split: Split) -> Shapeworld:
+        return Shapeworld(split=split, size=self.sizes[split], seed=self.seed, side=self.side)

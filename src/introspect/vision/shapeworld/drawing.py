@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -39,15 +39,18 @@ Split = Literal["train", "validation", "test"]
 Floats = NDArray[np.floating[Any]]  # float32, if nothing else is said
 Numbers = NDArray[np.uint8]
 
-SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+SPLITS: tuple[Split, ...] = get_args(Split)
 _CHUNK = 128  # images that are drawn at a time
 
 
 class Drawn(NamedTuple):
     """Images and all that is in them.
 
-    images: uint8 [n, 3, s, s], RGB. classes: places in `CLASS_NAMES`, int64 [n]. pixels: label numbers, uint8
-    [n, 6, s, s]; what each layer holds is in `LAYERS`. scenes: label numbers, int64 [n].
+    Attributes:
+        images: RGB, uint8 [n, 3, s, s].
+        classes: places in `CLASS_NAMES`, int64 [n].
+        pixels: label numbers, uint8 [n, 6, s, s]; `LAYERS` says what each layer holds.
+        scenes: label numbers, int64 [n].
     """
 
     images: Tensor
@@ -57,13 +60,13 @@ class Drawn(NamedTuple):
 
 
 class Shapeworld:
-    """The images of a split, drawn when they are first wanted.
+    """The images of a split, drawn on first access.
 
     Args:
         split: train, validation or test.
-        size: how many images.
-        seed: which ones.
-        side: their height and width, pixels.
+        size: number of images.
+        seed: which images.
+        side: height and width of an image, pixels.
 
     Raises:
         InputError: an argument is impossible.
@@ -82,7 +85,7 @@ class Shapeworld:
 
     @property
     def drawn(self) -> Drawn:
-        """All of it; the last few worlds of a process are kept."""
+        """All images with their labels; the last few worlds of a process are kept."""
         return _all(self.split, self.seed, self.size, self.side)
 
     @property
@@ -102,7 +105,7 @@ def _all(split: Split, seed: int, size: int, side: int) -> Drawn:
 
 
 def draw(split: Split, seed: int, start: int, stop: int, side: int = 48) -> Drawn:
-    """The images of a split from index `start` to before `stop`; image i is the same in every range."""
+    """Draw the images of a split from index `start` to before `stop`; image i is the same in every range."""
     chunks = [
         _Canvas(split, seed, first, min(first + _CHUNK, stop), side).paint() for first in range(start, stop, _CHUNK)
     ]

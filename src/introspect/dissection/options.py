@@ -41,7 +41,7 @@ class Rules:
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class RunOptions:
     """What is done beside counting a layer, and in which steps; see `engine.dissect`.
 
     Raises:
@@ -79,7 +79,7 @@ def as_names(names: str | Sequence[str] | None) -> tuple[str, ...]:
 
 
 def as_controls(controls: str | Sequence[str] | None) -> tuple[Control, ...]:
-    """As `as_names`; `Work` says if one of them is no control."""
+    """As `as_names`; `RunOptions` says if one of them is no control."""
     return cast("tuple[Control, ...]", as_names(controls))
 
 

@@ -1,4 +1,6 @@
-"""A layer as it is dissected, and its controls, each of which sees the layer's maps in another way.
+"""Accumulators: what a layer and its controls collect while they are dissected.
+
+The control `rotation` sees the layer's maps mixed by a random rotation, `labels` those of permuted images.
 
 Shapes: b images, u units, h x w cells of a feature map.
 """
@@ -12,31 +14,37 @@ import torch
 from torch import Tensor
 
 from introspect.core.errors import InputError
-from introspect.dissection.activation_cache import Spool
+from introspect.dissection.activation_cache import ActivationCache
 from introspect.dissection.concepts.base import ConceptDataset
+from introspect.dissection.options import Rules, RunOptions
 from introspect.dissection.quantiles import UpperQuantile
-from introspect.dissection.result import PLAIN, Dissection, Examples
-from introspect.dissection.rules import Rules, Work
+from introspect.dissection.result import NO_CONTROL, Dissection, Examples
 from introspect.dissection.tally import Counts, Masks, add
 
 _TALLY_VALUES = 2**20  # activations that are counted at a time
 
 
 @dataclass
-class View:
-    """A layer, or a control of it.
+class Accumulator:
+    """Collects, of a layer or a control of it, the thresholds in the first pass and the counts in the second.
 
-    seed: of the control. examples: how many images are kept of each unit. leader: whose quantile holds for this view
-    too, because it sees the same maps; None follows one of its own. number: tells controls of one kind apart, from 1.
-    given: thresholds, float64 [u], that take the place of the quantile.
+    Attributes:
+        layer: name of the layer.
+        rules: how to count.
+        control: empty for the layer itself.
+        seed: of the control.
+        examples: number of images to keep of each unit.
+        leader: the accumulator whose quantile holds here too, because both see the same maps; None has its own.
+        number: tells controls of one kind apart, from 1.
+        given: thresholds, float64 [u], that take the place of the quantile.
     """
 
     layer: str
     rules: Rules
-    control: str = PLAIN
+    control: str = NO_CONTROL
     seed: int = 0
     examples: int = 0
-    leader: View | None = None
+    leader: Accumulator | None = None
     number: int = 1
     given: Tensor | None = None
     _quantile: UpperQuantile | None = None
@@ -97,7 +105,7 @@ class View:
         assert self._thresholds is not None
         return self._thresholds
 
-    def count(self, spool: Spool, concepts: ConceptDataset, device: torch.device) -> None:
+    def count(self, cache: ActivationCache, concepts: ConceptDataset, device: torch.device) -> None:
         """Count all images, each with its annotation or, in the control `labels`, with that of another one."""
         images = len(concepts)
         order = derangement(images, self.seed) if self.control == "labels" else range(images)
@@ -106,15 +114,15 @@ class View:
         step = max(1, _TALLY_VALUES // max(1, self._shape[0] * self._shape[1] * self._shape[2]))
         for start in range(0, images, step):
             stop = min(start + step, images)
-            annotations = [spool.annotation(order[index]) for index in range(start, stop)]
-            maps = self._turn(spool.maps(self.layer, start, stop).to(device))
+            annotations = [cache.annotation(order[index]) for index in range(start, stop)]
+            maps = self._turn(cache.maps(self.layer, start, stop).to(device))
             for first, last in runs([annotation.size for annotation in annotations]):
                 masks = Masks.of(annotations[first:last]).to(device)
                 add(counts, maps[first:last], thresholds, masks, primary, self.rules.presence)
         self._counts = counts.cpu()
 
     def result(self, concepts: ConceptDataset, network: str = "", preprocessing: str = "") -> Dissection:
-        """What was found, with what the network and the preprocessing are called."""
+        """Return the dissection, with the names of the network and the preprocessing."""
         assert self._counts is not None
         return Dissection(
             layer=self.layer,
@@ -136,22 +144,22 @@ class View:
         )
 
 
-def views_of(layer: str, rules: Rules, work: Work) -> list[View]:
-    """A layer and its controls."""
-    plain = View(layer, rules, seed=work.seed, examples=work.examples)
-    views = [plain]
-    if "rotation" in work.controls:
-        views += [
-            View(layer, rules, "rotation", seed=work.seed + number, number=number + 1)
-            for number in range(work.rotations)
+def accumulators_of(layer: str, rules: Rules, options: RunOptions) -> list[Accumulator]:
+    """Return the accumulators of a layer and of its controls."""
+    own = Accumulator(layer, rules, seed=options.seed, examples=options.examples)
+    accumulators = [own]
+    if "rotation" in options.controls:
+        accumulators += [
+            Accumulator(layer, rules, "rotation", seed=options.seed + number, number=number + 1)
+            for number in range(options.rotations)
         ]
-    if "labels" in work.controls:
-        views.append(View(layer, rules, "labels", seed=work.seed, leader=plain))
-    return views
+    if "labels" in options.controls:
+        accumulators.append(Accumulator(layer, rules, "labels", seed=options.seed, leader=own))
+    return accumulators
 
 
 def runs(sizes: Sequence[object]) -> Iterator[tuple[int, int]]:
-    """Start and stop of each stretch of equal sizes."""
+    """Yield start and stop of each stretch of equal sizes."""
     start = 0
     for stop in range(1, len(sizes) + 1):
         if stop == len(sizes) or sizes[stop] != sizes[start]:
@@ -160,7 +168,7 @@ def runs(sizes: Sequence[object]) -> Iterator[tuple[int, int]]:
 
 
 def top_activating(before: Examples | None, maps: Tensor, seen: int, wanted: int) -> Examples:
-    """The `wanted` images of highest activation of each unit, of those before and b more from number `seen` on."""
+    """Return the `wanted` images of highest activation of each unit, of those before and b more from index `seen`."""
     peaks, maps = maps.flatten(2).amax(2).T.cpu(), maps.transpose(0, 1).cpu()
     images = torch.arange(seen, seen + maps.shape[1]).expand(len(maps), -1)
     if before is not None:
@@ -173,7 +181,7 @@ def top_activating(before: Examples | None, maps: Tensor, seen: int, wanted: int
 
 
 def derangement(images: int, seed: int) -> list[int]:
-    """A random order in which no image keeps its place (unless there is only one)."""
+    """Return a random order in which no image keeps its place (unless there is only one)."""
     order = torch.randperm(images, generator=torch.Generator().manual_seed(seed)).tolist()
     # One cycle through all images: each takes the place of the next one in a random round.
     following = dict(zip(order, [*order[1:], *order[:1]], strict=True))
@@ -181,7 +189,7 @@ def derangement(images: int, seed: int) -> list[int]:
 
 
 def _random_rotation(units: int, seed: int) -> Tensor:
-    """A random orthogonal matrix, uniform among all (Haar), float32 [u, u]."""
+    """Draw an orthogonal matrix, uniform among all (Haar), float32 [u, u]."""
     generator = torch.Generator().manual_seed(seed)
     q, r = torch.linalg.qr(torch.randn(units, units, generator=generator, dtype=torch.float64))
     return (q * r.diagonal().sign()).float()

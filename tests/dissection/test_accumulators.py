@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from introspect.dissection.accumulators import derangement, top_activating
 from introspect.dissection.engine import dissect
 from introspect.dissection.quantiles import UpperQuantile
-from introspect.dissection.views import derangement, top_activating
 from tests.dissection.test_engine import Known, raw, world
 
 
