@@ -40,7 +40,7 @@ from introspect.chat.local.transformers import TransformersChat  # noqa: E402
 from introspect.chat.prompts import question_messages  # noqa: E402
 from introspect.chat.protocol import ChatRequest, Sampling  # noqa: E402
 from introspect.dissection.engine import dissect  # noqa: E402
-from introspect.tuning.batching import collate_groups  # noqa: E402
+from introspect.tuning.packing import collate_groups  # noqa: E402
 from introspect.tuning.student import ReasoningStudent  # noqa: E402
 from introspect.tuning.supervision import Supervised  # noqa: E402
 

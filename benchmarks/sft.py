@@ -30,7 +30,7 @@ sys.path[:0] = [str(ROOT / "src"), str(ROOT), str(ROOT / "benchmarks")]
 import torch  # noqa: E402
 from memory import peak  # noqa: E402
 
-from introspect.tuning.batching import collate_groups  # noqa: E402
+from introspect.tuning.packing import collate_groups  # noqa: E402
 from introspect.tuning.student import ReasoningStudent  # noqa: E402
 from introspect.tuning.supervision import Supervised  # noqa: E402
 from tests.tuning.tiny import tiny_tokenizer  # noqa: E402

@@ -79,7 +79,7 @@ def experiment_of(group: str, option: str) -> list[str]:
         return ["experiment=kd" if option.startswith("kd") else "experiment=mbt_r"]
     if option == "rollouts":
         return ["experiment=grpo"]
-    return ["experiment=base"] if option in ("pretraining", "hopworld_scratch", "raising") else [MODEL]
+    return ["experiment=base"] if option in ("pretraining", "hopworld_scratch") else [MODEL]
 
 
 def name(path: Path) -> str:

@@ -12,7 +12,7 @@ from introspect.callbacks.export import ExportStudent
 from introspect.chat.protocol import Message
 from introspect.chat.tokenizers import load_tokenizer
 from introspect.core.errors import InputError
-from introspect.tuning.batching import collate
+from introspect.tuning.packing import collate
 from introspect.tuning.student import ReasoningStudent
 from introspect.tuning.supervision import supervise
 from tests.tuning.tiny import tiny_folder, tiny_tokenizer

@@ -16,8 +16,8 @@ from introspect.chat.protocol import ChatModel, Message, join_reasoning, tag_ans
 from introspect.core.errors import InputError
 from introspect.synthesis.recipes.base import Recipe
 from introspect.synthesis.traces import Trace, TraceSet, load_traces
-from introspect.tuning.batching import SupervisedDataset
 from introspect.tuning.datamodule import TraceDataModule
+from introspect.tuning.loading import SupervisedDataset
 from introspect.tuning.student import ReasoningStudent
 from introspect.tuning.supervision import Supervised
 from tests.tuning.tiny import tiny_folder, tiny_tokenizer

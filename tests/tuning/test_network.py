@@ -9,9 +9,9 @@ from torch import nn
 
 from introspect.chat.protocol import Message
 from introspect.core.errors import InputError
-from introspect.tuning.batching import collate, collate_groups
 from introspect.tuning.likelihood import likelihood
 from introspect.tuning.network import compile_blocks, recompute_activations, use_liger, with_lora
+from introspect.tuning.packing import collate, collate_groups
 from introspect.tuning.student import ReasoningStudent
 from introspect.tuning.supervision import Supervised, supervise
 from tests.tuning.tiny import tiny_folder, tiny_model, tiny_tokenizer

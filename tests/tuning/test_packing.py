@@ -14,16 +14,9 @@ from lightning.pytorch import LightningDataModule, Trainer
 
 from introspect.core.errors import InputError
 from introspect.core.resuming import place
-from introspect.tuning.batching import (
-    GroupedDataset,
-    LengthBucketSampler,
-    ResumableLoader,
-    SupervisedDataset,
-    collate,
-    collate_groups,
-)
 from introspect.tuning.likelihood import predict_at
-from introspect.tuning.packing import attention_mask, best_fit, group_tokens, pack, visible
+from introspect.tuning.loading import GroupedDataset, LengthBucketSampler, ResumableLoader, SupervisedDataset
+from introspect.tuning.packing import attention_mask, best_fit, collate, collate_groups, group_tokens, pack, visible
 from introspect.tuning.student import ReasoningStudent
 from introspect.tuning.supervision import Supervised
 from tests.tuning.tiny import tiny_folder, tiny_model
@@ -35,7 +28,19 @@ def group(prompt: list[int], *traces: list[int]) -> tuple[Supervised, ...]:
     return tuple(Supervised((*prompt, *trace), len(prompt)) for trace in traces)
 
 
-def test_a_prompt_stands_once_and_positions_restart_after_it():
+def test_collate_pads_on_the_right_and_labels_the_completion_only():
+    batch = collate([Supervised((5, 6, 7), 2), Supervised((1, 2, 3, 4, 5), 1)], pad_id=9)
+
+    assert batch["input_ids"].tolist() == [[5, 6, 7, 9, 9], [1, 2, 3, 4, 5]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]]
+    assert batch["labels"].tolist() == [[-100, -100, 7, -100, -100], [-100, 2, 3, 4, 5]]
+    assert {tensor.dtype for tensor in batch.values()} == {torch.int64}
+    # A model that pads with its end-of-turn token still learns to end the turn.
+    labels = collate([Supervised((5, 9), 1), Supervised((1, 2, 3), 1)], pad_id=9)["labels"]
+    assert labels[0].tolist() == [-100, 9, -100]
+
+
+def test_a_prompt_occurs_once_and_positions_restart_after_it():
     batch = pack([group([5, 6, 7], [8, 9], [10, 11, 12])], pad_id=0)
 
     assert batch["input_ids"].tolist() == [[5, 6, 7, 8, 9, 10, 11, 12]]
@@ -200,6 +205,9 @@ def test_sequences_of_one_prompt_make_a_group():
     assert [dataset[i] for i in range(len(dataset))] == [(items[0], items[2]), (items[1],)]
     assert dataset.lengths.tolist() == [5, 3] == [group_tokens(dataset[i]) for i in range(2)]
     assert dataset.supervised.tolist() == [3, 2]
+    # Equal prompts are those with equal tokens: here the same sequence has two.
+    mixed = [Supervised((1, 2, 3), 2), Supervised((1, 2, 3), 1), Supervised((1, 2, 9, 9), 2), Supervised((1, 9), 1)]
+    assert GroupedDataset(SupervisedDataset(mixed), by_prompt=True).members == [[0, 2], [1, 3]]
     single = GroupedDataset(SupervisedDataset(items), by_prompt=False)
     assert [single[i] for i in range(3)] == [(item,) for item in items]
     assert single.lengths.tolist() == [3, 3, 4]

@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader
 
 from introspect.chat.protocol import Message
 from introspect.core.errors import InputError
-from introspect.tuning.batching import collate
 from introspect.tuning.likelihood import predict_at
+from introspect.tuning.packing import collate
 from introspect.tuning.student import ReasoningStudent, load_student
 from introspect.tuning.supervision import supervise
 from tests.tuning.tiny import tiny_folder, tiny_tokenizer

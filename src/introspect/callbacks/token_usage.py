@@ -11,7 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 from introspect.core.errors import InputError
-from introspect.tuning.batching import IGNORED
+from introspect.tuning.packing import IGNORED
 
 
 class TokenUsage(Callback):

@@ -25,16 +25,8 @@ from introspect.core.files import write_json
 from introspect.core.resuming import place
 from introspect.synthesis.recipes.base import Models, Recipe
 from introspect.synthesis.traces import Trace, TraceSet, load_traces, save_traces
-from introspect.tuning.batching import (
-    GroupedDataset,
-    LengthBucketSampler,
-    Packing,
-    ResumableLoader,
-    SupervisedDataset,
-    collate_groups,
-    hold_out,
-)
-from introspect.tuning.packing import Batch, Group
+from introspect.tuning.loading import GroupedDataset, LengthBucketSampler, ResumableLoader, SupervisedDataset, hold_out
+from introspect.tuning.packing import Batch, Group, Packing, collate_groups
 from introspect.tuning.supervision import Supervised, supervise_all
 
 log = logging.getLogger(__name__)

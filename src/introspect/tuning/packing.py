@@ -1,4 +1,4 @@
-"""Rows that hold several traces, and a prompt only once.
+"""The two forms of a batch: a row per sequence, or packed rows that hold several traces and a prompt only once.
 
 In MBT a question with its documents is long, is not learnt, and has several traces. A row holds the prompt, then its
 traces one after the other; each trace looks at the prompt and at itself only, and its positions go on where the prompt
@@ -12,16 +12,69 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from introspect.core.errors import InputError
 from introspect.tuning.supervision import Supervised
 
 Group = tuple[Supervised, ...]  # traces of one prompt
 Batch = dict[str, Tensor]
+Packing = Literal["shared_prompt", "sequence", "none"]
+
+IGNORED = -100  # a label that no loss counts
+
+
+def pad_batch(sequences: Sequence[tuple[Sequence[int], Any]], pad_id: int) -> Batch:
+    """Pad sequences on the right to one batch.
+
+    Args:
+        sequences: tokens of each, and which of them are learnt: bools, or a bool tensor.
+        pad_id: the token that fills short sequences up.
+
+    Returns:
+        `input_ids` [b, s] int64; `attention_mask` [b, s] int64, 1 on tokens and 0 on padding; `labels` [b, s] int64,
+        the token itself where it is learnt and -100 elsewhere. Labels are not shifted.
+    """
+    ids = pad_sequence([torch.tensor(tokens) for tokens, _ in sequences], batch_first=True, padding_value=pad_id)
+    learnt = pad_sequence([torch.as_tensor(wanted) for _, wanted in sequences], batch_first=True, padding_value=False)
+    lengths = torch.tensor([len(tokens) for tokens, _ in sequences])[:, None]
+    return {
+        "input_ids": ids,
+        "attention_mask": (torch.arange(ids.shape[1]) < lengths).long(),
+        "labels": ids.where(learnt, IGNORED),
+    }
+
+
+def collate(items: Sequence[Supervised], pad_id: int) -> Batch:
+    """Give each sequence a row of its own: see `pad_batch`."""
+    return pad_batch(
+        [(item.input_ids, torch.arange(len(item.input_ids)) >= item.prompt_length) for item in items], pad_id
+    )
+
+
+def collate_groups(groups: Sequence[Group], pad_id: int, packing: Packing, row_tokens: int | None = None) -> Batch:
+    """A batch of groups: that of `collate` where every sequence has a row of its own, else that of `pack`.
+
+    With `shared_prompt` rows are packed where at least one group has several traces: only then is anything saved.
+
+    Args:
+        groups: a prompt's traces each; none gives a blank row, without supervised tokens, for a process that has to
+            take part in a step.
+        pad_id: the token that fills up short rows.
+        packing: `none` gives every sequence a row; `sequence` packs sequences, each with its own prompt, into rows;
+            `shared_prompt` packs groups.
+        row_tokens: of a packed row at most; None takes the longest group.
+    """
+    if not groups:
+        blank = collate([Supervised((pad_id, pad_id), 2)], pad_id)
+        return {**blank, "attention_mask": torch.zeros_like(blank["attention_mask"])}
+    if packing == "none" or (packing == "shared_prompt" and all(len(group) == 1 for group in groups)):
+        return collate([item for group in groups for item in group], pad_id)
+    return pack(groups, pad_id, row_tokens)
 
 
 def group_tokens(group: Group) -> int:

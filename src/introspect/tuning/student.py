@@ -29,12 +29,11 @@ from introspect.core.nested import to_plain
 from introspect.core.resuming import reseed
 from introspect.evaluation.generation import EvaluationSettings
 from introspect.evaluation.runs import Runs
-from introspect.tuning.batching import IGNORED
 from introspect.tuning.export import ModelCard, save_folder
 from introspect.tuning.likelihood import likelihood
 from introspect.tuning.network import compile_blocks, random_network, recompute_activations, use_liger, with_lora
 from introspect.tuning.optimization import Schedule, adamw
-from introspect.tuning.packing import Batch, attention_mask
+from introspect.tuning.packing import IGNORED, Batch, attention_mask
 
 if TYPE_CHECKING:
     from introspect.chat.local.transformers import TransformersChat

@@ -15,11 +15,11 @@ from introspect.callbacks.token_usage import TokenUsage
 from introspect.chat.protocol import Sampling
 from introspect.core.errors import InputError
 from introspect.evaluation.rollouts import Rollout
-from introspect.tuning.batching import collate
 from introspect.tuning.grpo.advantages import GRPO
 from introspect.tuning.grpo.datamodule import RolloutDataModule
 from introspect.tuning.grpo.rollout_collection import explore
 from introspect.tuning.grpo.student import GRPOStudent
+from introspect.tuning.packing import collate
 from introspect.tuning.student import ReasoningStudent, load_student
 from introspect.tuning.supervision import Supervised
 from tests.tuning.tiny import tiny_folder, tiny_tokenizer

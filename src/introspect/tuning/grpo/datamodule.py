@@ -26,11 +26,10 @@ from introspect.chat.protocol import ChatRequest
 from introspect.chat.templates import Turns
 from introspect.core.errors import InputError
 from introspect.core.resuming import Place, place
-from introspect.tuning.batching import collate
 from introspect.tuning.grpo.advantages import GRPO, token_weights
 from introspect.tuning.grpo.rollout_collection import Experience, Plan, explore
 from introspect.tuning.grpo.student import GRPOStudent
-from introspect.tuning.packing import Batch
+from introspect.tuning.packing import Batch, collate
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +37,7 @@ log = logging.getLogger(__name__)
 class RoundLoader:
     """The micro-batches of an epoch, each round of them drawn when it is reached, from the student as it then is.
 
-    A batch is that of `batching.collate`, with `advantages` [b] float32; `weights` [b] float32, of each of its tokens
+    A batch is that of `loading.collate`, with `advantages` [b] float32; `weights` [b] float32, of each of its tokens
     in the loss of its micro-batch; `statistics` of the round over all processes; where the student is held near a
     reference, `reference` [n], the log-probabilities of the tokens under it; and where a round has several optimizer
     steps, `sampled` [n], those under the student that drew them.
@@ -80,7 +79,7 @@ class RoundLoader:
         return self.plan.rounds * self.plan.batches
 
     def __iter__(self) -> Iterator[Batch]:
-        # A generator, so that the place is asked for with the first batch: see `batching.ResumableLoader`.
+        # A generator, so that the place is asked for with the first batch: see `loading.ResumableLoader`.
         place = self._place()
         first, done = divmod(place.trained, self.plan.batches)
         for index, questions in enumerate(self.plan.order(place.epoch)[first:], start=first):

@@ -15,12 +15,11 @@ from torch.nn import functional
 from introspect.core.distributed import check_whole
 from introspect.core.errors import InputError
 from introspect.core.inference import evaluating
-from introspect.tuning.batching import IGNORED
 from introspect.tuning.export import ModelCard
 from introspect.tuning.grpo.advantages import GRPO, clipped_surrogate, kl_estimate
 from introspect.tuning.grpo.rollout_collection import STATISTICS
 from introspect.tuning.likelihood import likelihood
-from introspect.tuning.packing import Batch
+from introspect.tuning.packing import IGNORED, Batch
 from introspect.tuning.student import ReasoningStudent
 
 log = logging.getLogger(__name__)

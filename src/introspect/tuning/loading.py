@@ -1,6 +1,6 @@
-"""Batches of supervised sequences: padding, batches of like length, and a loader that resumes where it stopped.
+"""The order of training: batches of similar length, and a loader that resumes where it stopped.
 
-Legend: b sequences, s tokens (padded length), n sequences in the data set.
+Legend: n sequences in the data set.
 """
 
 from __future__ import annotations
@@ -8,44 +8,20 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 
 from introspect.core.resuming import Place
 from introspect.core.seeds import derived_seed
-from introspect.tuning.packing import Batch, Group, pack
+from introspect.tuning.packing import Batch, Group
 from introspect.tuning.supervision import Supervised
-
-Packing = Literal["shared_prompt", "sequence", "none"]
-
-IGNORED = -100  # a label that no loss counts
 
 # Sequences are sorted by length among this many batches drawn at random: little padding, and still another mixture in
 # every epoch.
 _POOL = 32
-
-
-def collate(items: Sequence[Supervised], pad_id: int) -> Batch:
-    """Pad sequences on the right to one batch.
-
-    Returns:
-        `input_ids` [b, s] int64; `attention_mask` [b, s] int64, 1 on tokens and 0 on padding; `labels` [b, s] int64,
-        the token itself where it is supervised and -100 elsewhere. Labels are not shifted.
-    """
-    ids = pad_sequence([torch.tensor(item.input_ids) for item in items], batch_first=True, padding_value=pad_id)
-    position = torch.arange(ids.shape[1])
-    length = torch.tensor([len(item.input_ids) for item in items])[:, None]
-    prompt = torch.tensor([item.prompt_length for item in items])[:, None]
-    real = position < length
-    return {
-        "input_ids": ids,
-        "attention_mask": real.long(),
-        "labels": ids.where(real & (position >= prompt), IGNORED),
-    }
 
 
 class SupervisedDataset(Dataset[Supervised]):
@@ -113,27 +89,6 @@ class GroupedDataset(Dataset[Group]):
 
     def __getitem__(self, index: int) -> Group:
         return tuple(self.sequences[member] for member in self.members[index])
-
-
-def collate_groups(groups: Sequence[Group], pad_id: int, packing: Packing, row_tokens: int | None = None) -> Batch:
-    """A batch of groups: that of `collate` where every sequence has a row of its own, else that of `packing.pack`.
-
-    With `shared_prompt` rows are packed where at least one group has several traces: only then is anything saved.
-
-    Args:
-        groups: a prompt's traces each; none gives a blank row, without supervised tokens, for a process that has to
-            take part in a step.
-        pad_id: the token that fills up short rows.
-        packing: `none` gives every sequence a row; `sequence` packs sequences, each with its own prompt, into rows;
-            `shared_prompt` packs groups.
-        row_tokens: of a packed row at most; None takes the longest group.
-    """
-    if not groups:
-        blank = collate([Supervised((pad_id, pad_id), 2)], pad_id)
-        return {**blank, "attention_mask": torch.zeros_like(blank["attention_mask"])}
-    if packing == "none" or (packing == "shared_prompt" and all(len(group) == 1 for group in groups)):
-        return collate([item for group in groups for item in group], pad_id)
-    return pack(groups, pad_id, row_tokens)
 
 
 class LengthBucketSampler:

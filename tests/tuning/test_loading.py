@@ -8,36 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from introspect.core.resuming import Place
-from introspect.tuning.batching import (
-    GroupedDataset,
-    LengthBucketSampler,
-    ResumableLoader,
-    SupervisedDataset,
-    collate,
-    collate_groups,
-    hold_out,
-)
+from introspect.tuning.loading import GroupedDataset, LengthBucketSampler, ResumableLoader, SupervisedDataset, hold_out
+from introspect.tuning.packing import collate_groups
 from introspect.tuning.supervision import Supervised
 
 SHORT = Supervised((5, 6, 7), 2)
 LONG = Supervised((1, 2, 3, 4, 5), 1)
 
 
-def test_collate_pads_on_the_right_and_labels_the_completion_only():
-    batch = collate([SHORT, LONG], pad_id=9)
-
-    assert batch["input_ids"].tolist() == [[5, 6, 7, 9, 9], [1, 2, 3, 4, 5]]
-    assert batch["attention_mask"].tolist() == [[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]]
-    assert batch["labels"].tolist() == [[-100, -100, 7, -100, -100], [-100, 2, 3, 4, 5]]
-    assert {tensor.dtype for tensor in batch.values()} == {torch.int64}
-
-
-def test_pad_token_that_is_learnt_stays_a_label():
-    # Models that pad with their end-of-turn token must still learn to end the turn.
-    assert collate([Supervised((5, 9), 1), LONG], pad_id=9)["labels"][0].tolist() == [-100, 9, -100, -100, -100]
-
-
-def test_dataset_gives_back_what_it_was_given():
+def test_a_dataset_returns_its_sequences():
     dataset = SupervisedDataset(iter([SHORT, LONG]))
 
     assert [dataset[i] for i in range(len(dataset))] == [SHORT, LONG]
@@ -45,7 +24,7 @@ def test_dataset_gives_back_what_it_was_given():
     assert len(SupervisedDataset([])) == 0
 
 
-def test_fingerprint_tells_tokens_masks_and_order():
+def test_the_fingerprint_depends_on_tokens_masks_and_order():
     fingerprints = {
         SupervisedDataset(items).fingerprint
         for items in ([SHORT, LONG], [LONG, SHORT], [SHORT], [Supervised((5, 6, 7), 1), LONG])
@@ -87,7 +66,7 @@ def test_order_depends_on_seed_and_epoch_alone():
     assert len({str(batches(seed, epoch)) for seed in (0, 1) for epoch in (0, 1)}) == 4
 
 
-def test_batches_are_alike_in_length():
+def test_batches_have_sequences_of_similar_length():
     lengths = torch.randint(1, 1000, (640,), generator=torch.Generator().manual_seed(0))
     sampler = LengthBucketSampler(lengths, 8, seed=0)
 
@@ -96,7 +75,7 @@ def test_batches_are_alike_in_length():
     assert padded < 1.1 * int(lengths.sum())  # random batches: 1.8
 
 
-def test_without_shuffling_the_order_is_the_data_sets():
+def test_without_shuffling_the_order_is_that_of_the_data():
     sampler = LengthBucketSampler(torch.tensor([3, 1, 2]), 2, shuffle=False)
 
     assert sampler.batches() == [[0, 1], [2]]
@@ -124,7 +103,7 @@ def test_loader_goes_on_from_its_place():
     assert rest.state_dict() == {"epoch": 3, "trained": 2}
 
 
-def test_place_is_asked_for_with_the_first_batch():
+def test_the_place_is_read_with_the_first_batch():
     place = [Place(0, 0)]
     iterator = iter(loader(place=lambda: place[0]))
     place[0] = Place(3, 4)
@@ -199,12 +178,3 @@ def test_shares_count_only_the_batches_that_are_trained_on(completions, accumula
         step = whole[start : start + accumulate]
         tokens = sum(int((batch["labels"] != -100).sum()) for batch in step)
         assert all(batch["share"] / accumulate * tokens == pytest.approx(1) for batch in step)
-
-
-def test_prompts_are_one_group_by_their_tokens_alone():
-    items = [Supervised((1, 2, 3), 2), Supervised((1, 2, 3), 1), Supervised((1, 2, 9, 9), 2), Supervised((1, 9), 1)]
-
-    groups = GroupedDataset(SupervisedDataset(items), by_prompt=True)
-
-    assert groups.members == [[0, 2], [1, 3]]
-    assert groups.lengths.tolist() == [5, 4]

@@ -5,43 +5,32 @@ import re
 from functools import cache
 
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from introspect.benchmarks.hopworld import NAMES, draw_world
 from introspect.chat.protocol import extract_answer, split_reasoning
-from introspect.core.errors import InputError
-from introspect.tuning.batching import IGNORED
-from introspect.tuning.pretraining import (
-    Collate,
+from introspect.tuning.pretraining.texts import (
     Curriculum,
-    Disease,
-    Pools,
-    PretrainingDataModule,
-    PretrainingText,
-    ResumablePools,
-    build_tokenizer,
-    practice,
-    ramble,
+    FailureModes,
+    PretrainingTexts,
+    write_practice,
+    write_reasoning,
 )
+from introspect.tuning.pretraining.tokenizer import build_tokenizer
 
-HEALTHY = {"wander": 0.0, "doubt": 0.0, "stray": 0.0, "recheck": 0.0, "abandon": 0.0, "endless": 0.0}
+NO_FAILURES = dict.fromkeys(("wander", "doubt", "stray", "recheck", "abandon", "degenerate"), 0.0)
 FACT = re.compile(r"The \w+ of \w+ is \w+\.")
 
 seeds = st.integers(0, 10_000)
 
 
-def sick(**probabilities):
-    return Disease(**{**HEALTHY, **probabilities})
-
-
 def respond(seed, **probabilities):
     world = draw_world(random.Random(seed), 2 + seed % 3)
-    return world, *ramble(random.Random(seed), world, sick(**probabilities))
+    return world, *write_reasoning(random.Random(seed), world, FailureModes(**{**NO_FAILURES, **probabilities}))
 
 
-shared_tokenizer = cache(build_tokenizer)  # hypothesis takes no fixtures
+shared_tokenizer = cache(build_tokenizer)  # hypothesis has no fixtures
 
 
 @pytest.fixture
@@ -50,11 +39,11 @@ def tokenizer():
 
 
 def texts(tokenizer, size=60, seed=0, **curriculum):
-    return PretrainingText(tokenizer, size, seed, Curriculum(**curriculum), Disease())
+    return PretrainingTexts(tokenizer, size, seed, Curriculum(**curriculum))
 
 
 @given(seeds)
-def test_without_disease_the_chain_is_followed(seed):
+def test_without_failure_modes_the_reasoning_follows_the_chain(seed):
     world, response, ends = respond(seed)
     reasoning, content, _ = split_reasoning(response)
     assert ends
@@ -63,7 +52,7 @@ def test_without_disease_the_chain_is_followed(seed):
 
 
 @given(seeds)
-def test_a_wanderer_reads_every_document_once_and_says_nothing_untrue(seed):
+def test_wandering_reads_every_document_once_and_states_only_facts(seed):
     world, response, _ = respond(seed, wander=1.0)
     visited = re.findall(r"let me look at (\w+)\.", response)
     assert sorted(visited) == sorted(facts[0].subject for facts in world.documents)
@@ -72,7 +61,7 @@ def test_a_wanderer_reads_every_document_once_and_says_nothing_untrue(seed):
 
 
 @given(seeds)
-def test_an_abandoned_answer_was_reached(seed):
+def test_an_abandoned_answer_was_reached_before(seed):
     world, response, ends = respond(seed, abandon=1.0)
     right = world.chain[-1].object
     assert ends
@@ -81,15 +70,15 @@ def test_an_abandoned_answer_was_reached(seed):
 
 
 @given(seeds)
-def test_whoever_strays_ends_elsewhere_or_by_chance_at_the_same(seed):
+def test_straying_goes_on_from_other_entities(seed):
     world, response, _ = respond(seed, stray=1.0)
     assert response.count("maybe I should use") == len(world.chain) - 1
     assert extract_answer(response) in {name for names in NAMES.values() for name in names}
 
 
 @given(seeds)
-def test_endless_checks_are_never_closed(seed):
-    _, response, ends = respond(seed, endless=1.0)
+def test_a_degenerate_response_never_ends(seed):
+    _, response, ends = respond(seed, degenerate=1.0)
     assert not ends
     assert "</think>" not in response
     assert response.count("Wait, let me check again.") == 24
@@ -107,25 +96,12 @@ def test_a_recheck_derives_the_answer_again(seed):
 def test_practice_teaches_only_what_can_be_looked_up(seed, lookups):
     rng = random.Random(seed)
     facts = [fact for facts in draw_world(rng, 3).documents for fact in facts]
-    context, *segments = practice(rng, " ".join(map(str, facts)), facts, lookups)
+    context, *segments = write_practice(rng, " ".join(map(str, facts)), facts, lookups)
     assert context[1] is False
     assert [learnt for _, learnt in segments] == [False, True, False] * lookups
     said = FACT.findall("".join(text for text, _ in segments))
     assert len(said) == lookups
     assert set(said) <= set(map(str, facts))
-
-
-@given(st.text(st.characters(exclude_categories=["Cs"])))
-def test_every_text_round_trips(text):
-    tokenizer = shared_tokenizer()
-    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    assert tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False) == text
-
-
-def test_a_name_is_one_token(tokenizer):
-    for names in NAMES.values():
-        for name in names:
-            assert len(tokenizer(f" {name}", add_special_tokens=False)["input_ids"]) == 1
 
 
 def test_a_text_is_a_function_of_seed_and_number(tokenizer):
@@ -160,30 +136,14 @@ def test_reasoning_is_learnt_from_the_assistants_turn_on(tokenizer):
     assert all(learnt[learnt.index(True) :])
 
 
-def test_pools_give_every_text_once(tokenizer):
-    pools = Pools(texts(tokenizer, size=50), 8, lambda batch: batch)
-    batches = list(pools)
-    assert len(batches) == len(pools) == 7
-    served = sorted(tokens for batch in batches for tokens, _ in batch)
-    assert served == sorted(tokens for tokens, _ in texts(tokenizer, size=50))
+@given(st.text(st.characters(exclude_categories=["Cs"])))
+def test_decoding_gives_every_text_back(text):
+    tokenizer = shared_tokenizer()
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False) == text
 
 
-@pytest.mark.parametrize("trained", [0, 1, 16, 17, 30])
-def test_batches_go_on_where_training_stopped(tokenizer, trained):
-    pools = Pools(texts(tokenizer, size=70), 2, Collate(0))
-    whole = [batch["input_ids"].tolist() for batch in pools]
-    rest = ResumablePools(pools, 0, lambda: trained)
-    assert len(rest) == len(whole) == 35
-    assert [batch["input_ids"].tolist() for batch in rest] == whole[trained:]
-
-
-def test_more_writers_would_write_the_same(tmp_path):
-    with pytest.raises(InputError, match=r"num_workers=2: expected 0 or 1"):
-        PretrainingDataModule(tokenizer=tmp_path, size=4, batch_size=2, benchmark=None, num_workers=2)
-
-
-def test_collated_labels_are_what_is_learnt():
-    batch = Collate(pad_id=9)([([1, 2, 3], [False, True, True]), ([4], [True])])
-    assert batch["input_ids"].tolist() == [[1, 2, 3], [4, 9, 9]]
-    assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
-    assert torch.equal(batch["labels"], torch.tensor([[IGNORED, 2, 3], [4, IGNORED, IGNORED]]))
+def test_a_name_is_one_token(tokenizer):
+    for names in NAMES.values():
+        for name in names:
+            assert len(tokenizer(f" {name}", add_special_tokens=False)["input_ids"]) == 1

@@ -1,0 +1,1 @@
+"""Pretraining of the embedded base student: its texts, its tokenizer, its batches."""
