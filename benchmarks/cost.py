@@ -204,7 +204,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)  # before anything runs: threads do not survive a fork
     print(f"torch {torch.__version__}, {options.threads} threads, medians of {options.repeats}", flush=True)
-    print("| grows | way | value | seconds | MB more |\n|---|---|---|---|---|", flush=True)
+    print("| varied | what runs | value | seconds | MB more |\n|---|---|---|---|---|", flush=True)
     found: dict[tuple[str, str], list[tuple[float, float]]] = {}
     for name in options.only:
         for way in SWEEPS[name].ways:

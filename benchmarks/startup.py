@@ -49,7 +49,7 @@ def main() -> None:
             if number:
                 times[name].append(taken)
     print(f"Python {sys.version.split()[0]}, medians of {options.repeats}")
-    print("| | seconds | from | to |\n|---|---|---|---|")
+    print("| | seconds | min | max |\n|---|---|---|---|")
     for name, taken in times.items():
         print(f"| `{name}` | {statistics.median(taken):.2f} | {min(taken):.2f} | {max(taken):.2f} |")
 
