@@ -105,9 +105,8 @@ class Search(ReportingSweeper):
             if self.launcher_error or all_failed:
                 break
         if best := search.best(study):
-            write_json(
-                self.folder / "best.json", {"job": best.number, "value": best.value, "overrides": best.overrides}
-            )
-            at = f"{self.config.optimized_metric}={best.value:g}: {' '.join(best.overrides)}"
+            found = search.overrides_of(best.params)
+            write_json(self.folder / "best.json", {"job": best.number, "value": best.value, "overrides": found})
+            at = f"{self.config.optimized_metric}={best.value:g}: {' '.join(found)}"
             log.info("the best of %d trials is %d, %s", len(study.trials), best.number, at)
         self.end(jobs, "a failed trial is not run again; the rest of the search stands")

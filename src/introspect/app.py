@@ -23,7 +23,7 @@ from introspect.core.files import write_text
 from introspect.core.parts import Evaluation, HasInputs, MayTrain, Prepares
 from introspect.core.resuming import check_checkpoint
 from introspect.tracking.artifacts import log_artifacts
-from introspect.tracking.config import code_version, config_tree, to_plain
+from introspect.tracking.config import code_version, config_tree, resolved_config
 from introspect.tracking.loggers import finish_wandb
 
 log = logging.getLogger(__name__)
@@ -130,7 +130,7 @@ def introduce(cfg: DictConfig) -> None:
 
     folder = Path(cfg.paths.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    tree = config_tree(to_plain(cfg))
+    tree = config_tree(resolved_config(cfg))
     with (folder / "config_tree.log").open("w") as file:
         rich.print(tree, file=file)
     write_text(folder / "tags.log", f"{', '.join(cfg.tags)}\n")
@@ -158,7 +158,7 @@ def build_loggers(cfg: DictConfig) -> list[Logger]:
     loggers: list[Logger] = _build_all(cfg.get("logger"))
     if rank_zero_only.rank == 0:
         for logger in loggers:
-            logger.log_hyperparams({**to_plain(cfg), "code": code_version()})
+            logger.log_hyperparams({**resolved_config(cfg), "code": code_version()})
     return loggers
 
 

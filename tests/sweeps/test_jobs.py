@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from introspect.core.errors import InputError, Pruned
 from introspect.core.files import write_text
-from introspect.sweeps.jobs import Record, folders, identity, portable, read_record, write_record
+from introspect.sweeps.jobs import Record, finish_job, folders, identity, portable, read_record
 
 
 class Picky(Exception):
@@ -51,7 +51,7 @@ def test_identity_does_not_tell_secrets_apart() -> None:
 def test_records(tmp_path: Path, status: JobStatus, result: object, expected: tuple[object, ...]) -> None:
     write_text(tmp_path / "0/.hydra/config.yaml", "a: 1\n")
     config = OmegaConf.create({"a": 1, "hydra": {"runtime": {"output_dir": str(tmp_path / "0")}}})
-    write_record(config, JobReturn(status=status, _return_value=result))
+    finish_job(config, JobReturn(status=status, _return_value=result))
     record = read_record(tmp_path / "0")
     assert record is not None
     assert (record.status, record.value, record.error) == expected

@@ -25,6 +25,7 @@ def job(folder, number, overrides, metrics, config=None):
     )
     if metrics is not None:
         (place / "metrics.json").write_text(json.dumps(metrics))
+        (place / "job.json").write_text(json.dumps({"status": "finished", "identity": str(number)}))
 
 
 def test_a_sweeps_folder_is_read_and_what_failed_is_named(tmp_path, caplog):

@@ -6,11 +6,11 @@ import pytest
 from omegaconf import OmegaConf
 
 from introspect import __version__
-from introspect.tracking.config import code_version, config_tree, to_plain
+from introspect.tracking.config import code_version, config_tree, resolved_config
 
 
 def test_the_config_is_resolved_into_plain_values() -> None:
-    values = to_plain(OmegaConf.create({"a": {"b": [1, "${c}"]}, "c": 2.5, "d": None}))
+    values = resolved_config(OmegaConf.create({"a": {"b": [1, "${c}"]}, "c": 2.5, "d": None}))
     assert values == {"a": {"b": [1, 2.5]}, "c": 2.5, "d": None}
     assert type(values["a"]) is dict
     assert type(values["a"]["b"]) is list
@@ -19,7 +19,7 @@ def test_the_config_is_resolved_into_plain_values() -> None:
 def test_values_of_the_environment_are_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SERVER_PASS", "correct horse")
     cfg = {"url": "https://host?auth=${oc.env:SERVER_PASS}", "again": "${url}", "root": "${oc.env:NOT_SET_ANYWHERE,.}"}
-    assert to_plain(OmegaConf.create(cfg)) == {
+    assert resolved_config(OmegaConf.create(cfg)) == {
         "url": "https://host?auth=${oc.env:SERVER_PASS}",
         "again": "https://host?auth=${oc.env:SERVER_PASS}",
         "root": ".",
@@ -27,7 +27,7 @@ def test_values_of_the_environment_are_hidden(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_secrets_are_redacted() -> None:
-    assert to_plain(OmegaConf.create({"teacher": {"api_key": "abc"}})) == {"teacher": {"api_key": "***"}}
+    assert resolved_config(OmegaConf.create({"teacher": {"api_key": "abc"}})) == {"teacher": {"api_key": "***"}}
 
 
 def test_the_tree_has_a_branch_per_group_and_other_settings_last() -> None:

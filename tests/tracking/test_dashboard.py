@@ -11,7 +11,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from introspect.core.errors import InputError
-from introspect.tracking.config import to_plain
+from introspect.tracking.config import resolved_config
 from introspect.tracking.dashboard import SECTIONS, Request, main, parse, report, workspace
 from tests.composing import CONFIGS, compose_config
 
@@ -65,7 +65,7 @@ def test_concept_detectors_are_those_of_a_sweeps_table() -> None:
 
 @pytest.mark.parametrize(("panel", "experiment"), [(0, "mbt_r"), (1, "kd")])
 def test_settings_of_a_sweep_are_settings(tmp_path: Path, panel: int, experiment: str) -> None:
-    cfg = to_plain(compose_config("train", [f"experiment={experiment}"], tmp_path))
+    cfg = resolved_config(compose_config("train", [f"experiment={experiment}"], tmp_path))
     for name in SECTIONS["Sweep"][panel].settings:
         value: Any = cfg
         for key in name.split("/"):

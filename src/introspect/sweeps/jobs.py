@@ -1,13 +1,14 @@
-"""The jobs of a sweep: what each is made of, and what became of it, as files in its folder.
+"""The jobs of a sweep: their settings and their outcomes, as files in the sweep's folder.
 
 A job is known by its settings, not by its number: the same sweep, started again, finds its finished jobs wherever they
-stand, and a setting that changed makes another job.
+are, and a setting that changed makes another job.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 import pickle
 from collections.abc import Callable, Sequence
@@ -23,6 +24,8 @@ from introspect.core.errors import Pruned, one_line
 from introspect.core.files import write_json
 from introspect.core.redaction import redact
 
+log = logging.getLogger(__name__)
+
 RECORD = "job.json"
 Status = Literal["finished", "pruned", "failed", "unfinished"]
 DONE: tuple[Status, ...] = ("finished", "pruned")
@@ -30,10 +33,13 @@ DONE: tuple[Status, ...] = ("finished", "pruned")
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What became of a job.
+    """The outcome of a job.
 
-    status: `unfinished` if it was started and nothing was heard of its end. error: of a failed one, in one line.
-    value: what it returned to be optimised; None if that was nothing, or no finite number. identity: see `identity`.
+    Attributes:
+        status: `unfinished` if it has started and left no outcome.
+        identity: fingerprint of its settings, see `identity`.
+        value: what it returned for the search to optimize; None if that was no finite number.
+        error: of a failed one, in one line.
     """
 
     status: Status
@@ -44,7 +50,13 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A job of a sweep: its number, which names its folder, its overrides, and whether it was made before."""
+    """A job of a sweep.
+
+    Attributes:
+        number: names its folder.
+        overrides: its command line.
+        is_done: whether it was run before and needs no other run.
+    """
 
     number: int
     overrides: tuple[str, ...]
@@ -52,9 +64,9 @@ class Job:
 
 
 def identity(config: DictConfig) -> str:
-    """A fingerprint of a job's settings, without Hydra's own and without secrets.
+    """Return a fingerprint of a job's settings, without Hydra's part and without secrets.
 
-    Interpolations stay unresolved: where the job's files lie is no setting of it.
+    Interpolations stay unresolved: the path of the job's files is no setting of it.
     """
     content = OmegaConf.to_container(config, resolve=False)
     assert isinstance(content, dict)
@@ -62,34 +74,38 @@ def identity(config: DictConfig) -> str:
     return hashlib.sha256(json.dumps(redact(content), sort_keys=True, default=str).encode()).hexdigest()
 
 
-def write_record(config: DictConfig, returned: JobReturn) -> None:
-    """Leave what became of a job in its folder.
+def finish_job(config: DictConfig, returned: JobReturn) -> None:
+    """Write the outcome of a job to its folder, and a bug's traceback to its log.
 
     Args:
-        config: of the job, with Hydra's part.
-        returned: of it; a job that raised returned its exception.
+        config: config of the job, with Hydra's part.
+        returned: result of the job; its exception is replaced if another process could not read it.
     """
     result = returned._return_value
-    status: Status = "finished" if returned.status == JobStatus.COMPLETED else "failed"
+    error: str | None = None
     if isinstance(result, Pruned):
-        status = "pruned"
-    is_number = isinstance(result, int | float) and math.isfinite(result)
-    record = Record(
-        status=status,
-        identity=identity(config),
-        value=float(result) if is_number else None,
-        error=failure(result) if status == "failed" and isinstance(result, BaseException) else None,
-    )
+        status: Status = "pruned"
+    elif returned.status == JobStatus.COMPLETED:
+        status = "finished"
+    else:
+        status = "failed"
+        if isinstance(result, Exception):
+            error = failure(result)
+            if explain(result) is None:
+                log.error("this job failed", exc_info=result)
+            returned.return_value = portable(result)
+    value = float(result) if isinstance(result, int | float) and math.isfinite(result) else None
+    record = Record(status, identity(config), value, error)
     write_json(Path(config.hydra.runtime.output_dir) / RECORD, asdict(record))
 
 
 def failure(error: BaseException) -> str:
-    """An exception in one line of at most 300 characters, with its type unless it is the user's to mend."""
+    """Return an exception as one line of at most 300 characters, with its type unless it is a mistake of the user."""
     return one_line(explain(error) or f"{type(error).__name__}: {error}", 300)
 
 
 def portable(error: Exception) -> Exception:
-    """The exception, or its line where it would not survive the way back from another process and end the sweep."""
+    """Return the exception, or its line if it cannot be pickled, which would end the sweep in another process."""
     try:
         pickle.loads(pickle.dumps(error))  # noqa: S301 - what this process has just written
     except Exception:  # noqa: BLE001 - anything may go wrong in the pickling of another's class
@@ -98,24 +114,23 @@ def portable(error: Exception) -> Exception:
 
 
 def read_record(folder: Path) -> Record | None:
-    """What became of the job of a folder; None if the folder is no job's.
+    """Return the outcome of the job of a folder; None if the folder is not that of a job.
 
-    A folder without a readable record is that of a job which was killed, or which goes on elsewhere.
+    A folder without a readable record is that of a job which was killed, or which is running elsewhere.
     """
     settings = folder / ".hydra" / "config.yaml"
     if not settings.is_file():
         return None
     try:
-        found = Record(**json.loads((folder / RECORD).read_text(encoding="utf-8")))
+        return Record(**json.loads((folder / RECORD).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         loaded = OmegaConf.load(settings)
         assert isinstance(loaded, DictConfig)
         return Record("unfinished", identity(loaded))
-    return found
 
 
 def folders(sweep: Path) -> list[Path]:
-    """The folders of a sweep's jobs: 2 before 10."""
+    """Return the folders of a sweep's jobs: 2 before 10."""
     return sorted((path.parent for path in sweep.glob("*/.hydra")), key=lambda path: path.name.zfill(6))
 
 
@@ -125,7 +140,7 @@ def plan(compose: Callable[[int, Sequence[str]], DictConfig], batch: Sequence[Se
     Args:
         compose: number and overrides of a job to its config; raises InputError for a config that cannot work.
         batch: the overrides of each job.
-        sweep: its folder, which may hold jobs already.
+        sweep: the folder of the sweep, which may hold jobs already.
 
     Returns:
         A job for each entry of the batch, in its order.
@@ -152,14 +167,11 @@ def plan(compose: Callable[[int, Sequence[str]], DictConfig], batch: Sequence[Se
 
 
 def outcome(sweep: Path, job: Job) -> Record:
-    """What became of a job; `unfinished` if it never began."""
+    """Return the outcome of a job; `unfinished` if it never started."""
     return read_record(sweep / str(job.number)) or Record("unfinished", "")
 
 
 def describe(sweep: Path, jobs: Sequence[Job]) -> str:
-    """The jobs that did not finish, in one line: `3 (layer9: no such layer), 7 (killed, or still running)`."""
-    parts: list[str] = []
-    for job in jobs:
-        record = outcome(sweep, job)
-        parts.append(f"{job.number} ({record.error or 'killed, or still running'})")
-    return ", ".join(parts)
+    """Describe the jobs that did not finish in one line: `3 (layer9: no such layer), 7 (killed, or still running)`."""
+    errors = {job.number: outcome(sweep, job).error or "killed, or still running" for job in jobs}
+    return ", ".join(f"{number} ({error})" for number, error in errors.items())

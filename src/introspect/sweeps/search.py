@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep, Transformer
 
@@ -21,20 +21,13 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
     from optuna.samplers import BaseSampler
     from optuna.storages import BaseStorage
+    from optuna.trial import FrozenTrial
 
 log = logging.getLogger(__name__)
 
 NAME = "search"
 JOURNAL = "optuna.journal"
 _INTERRUPTED = "interrupted/"  # attributes of a study: trials that are run again under another number
-
-
-class Best(NamedTuple):
-    """The best trial of a search: its number, its objective and its overrides."""
-
-    number: int
-    value: float
-    overrides: list[str]
 
 
 def journal(file: str | Path) -> BaseStorage:
@@ -145,7 +138,7 @@ def ended(study: Study) -> int:
 def ask(study: Study, space: dict[str, BaseDistribution]) -> tuple[Trial, list[str]]:
     """Return the next trial and its overrides."""
     trial = study.ask(space)
-    return trial, _overrides(trial.params)
+    return trial, overrides_of(trial.params)
 
 
 def tell(study: Study, trial: Trial, record: Record) -> None:
@@ -164,16 +157,14 @@ def tell(study: Study, trial: Trial, record: Record) -> None:
     study.tell(trial, state=TrialState.PRUNED if record.status in ("finished", "pruned") else TrialState.FAIL)
 
 
-def best(study: Study) -> Best | None:
+def best(study: Study) -> FrozenTrial | None:
     """Return the best trial; None if none has finished."""
-    from optuna.trial import TrialState
-
-    if not study.get_trials(deepcopy=False, states=[TrialState.COMPLETE]):
+    try:
+        return study.best_trial
+    except ValueError:
         return None
-    found = study.best_trial
-    assert found.value is not None
-    return Best(found.number, found.value, _overrides(found.params))
 
 
-def _overrides(params: dict[str, Any]) -> list[str]:
+def overrides_of(params: dict[str, Any]) -> list[str]:
+    """Return the parameters of a trial as overrides."""
     return [f"{name}={value}" for name, value in params.items()]

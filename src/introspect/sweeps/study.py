@@ -14,11 +14,9 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from introspect.core.command import explain
-from introspect.core.errors import Pruned
 from introspect.core.files import write_text
 from introspect.core.nested import flatten
-from introspect.sweeps.jobs import DONE, Record, folders, portable, read_record, write_record
+from introspect.sweeps.jobs import DONE, finish_job, folders, read_record
 from introspect.tracking.table import OBJECTIVE, Block, Run, compare_arms, latex, markdown, published
 
 log = logging.getLogger(__name__)
@@ -29,16 +27,16 @@ BROKEN = "broken"  # the status of a finished run whose numbers cannot be read
 
 
 class StudyTable(Callback):
-    """Compares the arms of a sweep over seeds: `study.md` and `study.tex` in its folder, in the end in the terminal.
+    """Compares the arms of a sweep over seeds: `study.md` and `study.tex` in its folder, at the end in the terminal.
 
-    Each job leaves in its folder what became of it. The files are written anew after every one, so that they are there
-    if a later one fails. A run that did not finish, or whose numbers cannot be read (`broken`), is named in the table,
-    with what became of it; a sweep without any numbers gives no table.
+    Each job leaves its outcome in its folder. The files are written again after every job, so that they exist if a
+    later one fails. The table names a run that did not finish, or whose numbers cannot be read (`broken`), with its
+    status; a sweep without any numbers has no table.
 
     Args:
-        metrics: names of the rows, as they stand in each run's `metrics.json` (`outer/inner` where it is nested), with
-            the heading of each; rows that no run has are left out. Where it ends with ↑ or ↓, the best is marked.
-        published: numbers of others to stand below, by heading, row and arm; of the arms that the sweep has.
+        metrics: keys of the rows in each run's `metrics.json` (`outer/inner` where it is nested), with the heading of
+            each row; rows that no run has are left out. Where a heading ends with ↑ or ↓, the best mean is bold.
+        published: numbers of others, by heading, row and arm; those of the sweep's arms are appended.
     """
 
     def __init__(
@@ -49,22 +47,20 @@ class StudyTable(Callback):
         self.metrics, self.others = dict(metrics), published
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
-        """Record what became of the job, and write the table as far as there is one."""
+        """Record the outcome of the job, and write the table of the jobs so far."""
         if config.hydra.mode == RunMode.MULTIRUN:
-            write_record(config, job_return)
-            self._speak(job_return)
+            finish_job(config, job_return)
             self._write(config)
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """Write the table and show it."""
         folder = Path(config.hydra.sweep.dir)
-        runs = read_runs(folder)
         for place in folders(folder):
             record = read_record(place)
-            is_without = record is None or (record.value is None and record.status != "pruned")
+            is_expected = record is None or (record.value is None and record.status != "pruned")
             if read_metrics(place) is None:
                 log.warning("%s is not readable as JSON: this run is broken", place / METRICS)
-            elif is_without and not (place / METRICS).is_file():
+            elif is_expected and not (place / METRICS).is_file():
                 log.warning("%s: no %s: this run has no numbers in the table", place, METRICS)
         table = self._write(config)
         if not table:
@@ -74,15 +70,7 @@ class StudyTable(Callback):
 
         rich.print(Markdown(markdown(table)))
         log.info("the study is in %s and study.tex", folder / "study.md")
-        log_study(folder, runs, self._names(config), table)
-
-    def _speak(self, returned: JobReturn) -> None:
-        """Leave a bug's traceback in the log of the job, and hand on only what another process can read."""
-        error = returned._return_value
-        if isinstance(error, Exception) and not isinstance(error, Pruned):
-            if explain(error) is None:
-                log.error("this job failed", exc_info=error)
-            returned.return_value = portable(error)
+        log_study(folder, read_runs(folder), self._names(config), table)
 
     def _write(self, config: DictConfig) -> list[Block]:
         folder = Path(config.hydra.sweep.dir)
@@ -94,7 +82,7 @@ class StudyTable(Callback):
         return table
 
     def _names(self, config: DictConfig) -> dict[str, str]:
-        """The rows, and of a search what it optimises."""
+        """Return the headings of the rows by metric, with the objective of a search first."""
         metric = OmegaConf.select(config, "optimized_metric")
         direction = OmegaConf.select(config, "hydra.sweeper.direction")
         if metric is None or direction is None:
@@ -103,15 +91,15 @@ class StudyTable(Callback):
 
 
 def log_study(folder: Path, runs: Sequence[Run], names: Mapping[str, str], table: Sequence[Block]) -> None:
-    """Give W&B the runs and the table, in a run of its own that stands in the group of the others.
+    """Log the runs and the table to W&B, in a run of its own in the group of the others.
 
     Nothing is logged if the sweep's first run did not log to W&B.
 
     Args:
-        folder: of the sweep.
-        runs: of it.
+        folder: the folder of the sweep.
+        runs: the runs of the sweep.
         names: metric to heading.
-        table: what they amount to.
+        table: the comparison of the runs.
     """
     from introspect.tracking.loggers import finish_wandb, wandb_logger
 
@@ -121,7 +109,6 @@ def log_study(folder: Path, runs: Sequence[Run], names: Mapping[str, str], table
     if settings is None:
         return
     shown = [name for name in names if any(name in run.metrics for run in runs)]
-    rows = [[run.arm, run.seed, run.status, *(run.metrics.get(name) for name in shown)] for run in runs]
     tracker = wandb_logger(
         project=settings.project,
         save_dir=folder,
@@ -131,20 +118,24 @@ def log_study(folder: Path, runs: Sequence[Run], names: Mapping[str, str], table
         job_type="study",
         offline=settings.offline,
     )
-    tracker.log_table("study", columns=["arm", SEED, "status", *(names[name] for name in shown)], data=rows)
-    means = table[0]
+    tracker.log_table(
+        "study",
+        columns=["arm", SEED, "status", *(names[name] for name in shown)],
+        data=[[run.arm, run.seed, run.status, *map(run.metrics.get, shown)] for run in runs],
+    )
+    means = table[0].cells
     tracker.log_table(
         "study/means",
-        columns=["arm", *means.cells.index],
-        data=[[arm, *cells] for arm, cells in zip(means.cells.columns, means.cells.T.to_numpy(), strict=True)],
+        columns=["arm", *means.index],
+        data=[[arm, *cells] for arm, cells in zip(means.columns, means.T.to_numpy().tolist(), strict=True)],
     )
     finish_wandb()
 
 
 def read_runs(folder: Path) -> list[Run]:
-    """The runs of a sweep's folder, in the order of their numbers; seeds that come again are numbered.
+    """Return the runs of a sweep's folder, in the order of their numbers; repeated seeds are numbered.
 
-    A job that did not finish and was made again under another number is left out.
+    A job that did not finish and was run again under another number is left out.
     """
     places = folders(folder)
     given = [_overrides(place / ".hydra" / "overrides.yaml") for place in places]
@@ -152,8 +143,7 @@ def read_runs(folder: Path) -> list[Run]:
     done = {record.identity for record in records if record and record.status in DONE}
     runs: list[Run] = []
     for place, overrides, record in zip(places, given, records, strict=True):
-        status = _status(place, record)
-        if record and status not in DONE and record.identity in done:
+        if record is None or (record.status not in DONE and record.identity in done):
             continue
         varied = {
             name: value
@@ -162,24 +152,16 @@ def read_runs(folder: Path) -> list[Run]:
         }
         arm, seed = _arm(varied), overrides.get(SEED, "")
         again = sum((run.arm, run.seed.partition(" ")[0]) == (arm, seed) for run in runs)
-        metrics = read_metrics(place) if status == "finished" else {}
-        if metrics is None:
-            status, metrics = BROKEN, {}
-        elif record and record.value is not None:
+        metrics = read_metrics(place) if record.status == "finished" else {}
+        if metrics is not None and record.value is not None:
             metrics[OBJECTIVE] = record.value
-        runs.append(Run(arm, f"{seed} ({again + 1})" if again else seed, metrics, status))
+        status = BROKEN if metrics is None else record.status
+        runs.append(Run(arm, f"{seed} ({again + 1})" if again else seed, metrics or {}, status))
     return runs
 
 
-def _status(place: Path, record: Record | None) -> str:
-    """What became of a run; one that has numbers and left no record was made before there were records."""
-    if not (place / "job.json").is_file() and (place / METRICS).is_file():
-        return "finished"
-    return record.status if record else "unfinished"
-
-
 def read_metrics(place: Path) -> dict[str, float] | None:
-    """The numbers of a run's folder, by `outer/inner`; none without a file, None where the file is broken."""
+    """Return the numbers of a run's folder, by `outer/inner`; none without a file, None where the file is broken."""
     file = place / METRICS
     if not file.is_file():
         return {}
@@ -187,17 +169,18 @@ def read_metrics(place: Path) -> dict[str, float] | None:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    numbers = flatten(content) if isinstance(content, Mapping) else None
-    return numbers and {name: float(value) for name, value in numbers.items() if isinstance(value, int | float)}
+    if not isinstance(content, Mapping):
+        return None
+    return {name: float(value) for name, value in flatten(content).items() if isinstance(value, int | float)}
 
 
 def _overrides(file: Path) -> dict[str, str]:
-    """What a run was given, by name."""
+    """Return the overrides of a run, by name."""
     items = [str(item).lstrip("+") for item in OmegaConf.load(file)]
     return dict(item.split("=", 1) for item in items if "=" in item)
 
 
 def _arm(overrides: Mapping[str, str]) -> str:
-    """The experiment, and what else was varied but the seed: `kd, model.lr=0.1`."""
+    """Return the experiment, and what else was varied except for the seed: `kd, model.lr=0.1`."""
     parts = [value if name == EXPERIMENT else f"{name}={value}" for name, value in overrides.items() if name != SEED]
     return ", ".join(parts) or "default"

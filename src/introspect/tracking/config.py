@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _FROM_ENVIRONMENT = re.compile(r"\$\{oc\.env:\s*(\w+)\s*\}")
 
 
-def to_plain(cfg: DictConfig) -> dict[str, Any]:
+def resolved_config(cfg: DictConfig) -> dict[str, Any]:
     """Return the config as nested dicts and lists of plain values: interpolations resolved, secrets redacted.
 
     What `${oc.env:NAME}` stands for may be a secret under a harmless key: wherever its value appears, the interpolation
