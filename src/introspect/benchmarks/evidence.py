@@ -148,8 +148,8 @@ class Support(NamedTuple):
         return list(dict.fromkeys(fact for fact in self.annotated if fact))
 
     @property
-    def lost(self) -> set[str]:
-        """Titles of the facts that point at no sentence."""
+    def missing(self) -> set[str]:
+        """The titles of the facts that point at no sentence."""
         return {title for title, fact in zip(self.titles, self.annotated, strict=True) if fact is None}
 
     @property

@@ -12,8 +12,11 @@ Tier = Literal["easy", "medium", "hard"]
 class Document:
     """One paragraph of the context.
 
-    `label` is the number shown to the model in `Document [label]`: the position for HotpotQA and
-    2WikiMultiHopQA, the paragraph's own `idx` for MuSiQue.
+    Attributes:
+        title: of the article.
+        sentences: of the paragraph.
+        label: the number shown to the model in `Document [label]`: the position for HotpotQA and 2WikiMultiHopQA, the
+            paragraph's own `idx` for MuSiQue.
     """
 
     title: str
@@ -32,11 +35,14 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class EvidenceStep:
-    """One step of the annotated solution, in the order in which it is to be reasoned.
+    """One step of the annotated solution, in the order of the reasoning.
 
-    `document` indexes `MultiHopExample.documents`; `statement` is the sentence that carries the fact;
-    `goal` says what the step finds out and `finding` what it found, where the benchmark annotates them. A goal that
-    builds on an earlier finding names it `#k`, k counting the steps from 1 (MuSiQue's notation).
+    Attributes:
+        document: index into `MultiHopExample.documents`.
+        statement: the sentence that states the fact.
+        goal: what the step finds out, where the benchmark annotates it. A goal that builds on an earlier finding names
+            it `#k`, k counting the steps from 1 (MuSiQue's notation).
+        finding: what the step finds, where the benchmark annotates it.
     """
 
     document: int
@@ -49,8 +55,16 @@ class EvidenceStep:
 class MultiHopExample:
     """A question over several documents, with the solution that its benchmark annotates.
 
-    `id` is the benchmark's own and unique within a split; `aliases` are further accepted answers;
-    `hops` is the number of documents or sub-questions that the annotated solution chains.
+    Attributes:
+        id: the benchmark's own, unique within a split.
+        benchmark: name of the benchmark.
+        question: as it is asked.
+        answer: the primary accepted answer.
+        documents: the context.
+        evidence: the annotated solution; empty where the annotation is unusable.
+        hops: number of documents or sub-questions that the annotated solution chains.
+        tier: difficulty.
+        aliases: further accepted answers.
     """
 
     id: str

@@ -10,9 +10,9 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from introspect.benchmarks.base import Files, Source
 from introspect.benchmarks.evidence import describe_relation, mentions, split_sentences, words
 from introspect.benchmarks.examples import Document, EvidenceStep, MultiHopExample, Tier
+from introspect.benchmarks.published import PublishedBenchmark
 from introspect.benchmarks.rows import Row
 
 _TIERS: dict[str, Tier] = {"2hop": "easy", "3hop": "medium", "4hop": "hard"}
@@ -20,25 +20,36 @@ _LONGEST = 400  # characters of a statement
 _PLACEHOLDER = re.compile(r"#(\d+)")
 
 
-class MuSiQue:
-    """19,938 training and 2,417 test questions, with aliases. The arguments are those of `base.Source`."""
+class MuSiQue(PublishedBenchmark):
+    """19,938 training and 2,417 test questions, with aliases."""
 
     name = "musique"
+    published_at = ("dgslibisey/MuSiQue", None)
 
-    def __init__(
-        self,
-        *,
-        files: Files | None = None,
-        hub_id: str | None = "dgslibisey/MuSiQue",
-        hub_config: str | None = None,
-        revision: str | None = None,
-        held_out: int = 200,
-    ) -> None:
-        self._source = Source(files=files, hub_id=hub_id, hub_config=hub_config, revision=revision, held_out=held_out)
+    def parse(self, row: Row) -> MultiHopExample:
+        """See `PublishedBenchmark.parse`."""
+        documents = _read_documents(row)
+        steps = _read_decomposition(row)
+        identifier = row.text("id")
+        hops = re.match(r"(\d+)hop", identifier)
+        return MultiHopExample(
+            id=identifier,
+            benchmark=self.name,
+            question=row.text("question"),
+            answer=row.text("answer"),
+            aliases=row.texts(row.value("answer_aliases"), "answer_aliases"),
+            documents=documents,
+            evidence=_chain(row, documents, steps),
+            hops=int(hops[1]) if hops else max(len(steps), 1),
+            tier=tier(row.values),
+        )
 
-    def load(self, split: str, limit: int | None = None) -> list[MultiHopExample]:
-        """See `base.Benchmark`."""
-        return self._source.load(split, limit, parse, keep=_answerable)
+    def keep(self, row: Row) -> bool:
+        """Whether the item is answerable."""
+        answerable = row.cell(row.values.get("answerable", True), bool, "answerable")
+        if not answerable:
+            row.note("unanswerable item that was skipped")
+        return answerable
 
 
 class SubQuestion(NamedTuple):
@@ -49,29 +60,6 @@ class SubQuestion(NamedTuple):
     paragraph: int | None
 
 
-def parse(row: Row) -> MultiHopExample:
-    """One answerable item.
-
-    Raises:
-        InputError: naming the field that is missing, empty or of the wrong type.
-    """
-    documents = _read_documents(row)
-    steps = _read_decomposition(row)
-    identifier = row.text("id")
-    hops = re.match(r"(\d+)hop", identifier)
-    return MultiHopExample(
-        id=identifier,
-        benchmark=MuSiQue.name,
-        question=row.text("question"),
-        answer=row.text("answer"),
-        aliases=row.texts(row.value("answer_aliases"), "answer_aliases"),
-        documents=documents,
-        evidence=_chain(row, documents, steps),
-        hops=int(hops[1]) if hops else max(len(steps), 1),
-        tier=tier(row.values),
-    )
-
-
 def tier(row: Mapping[str, Any]) -> Tier:
     """Difficulty by the reference's rule: hops, read from the id; an unanswerable item is hard.
 
@@ -80,13 +68,6 @@ def tier(row: Mapping[str, Any]) -> Tier:
     if not row.get("answerable", True):
         return "hard"
     return _TIERS.get(str(row.get("id", ""))[:4], "medium")
-
-
-def _answerable(row: Row) -> bool:
-    answerable = row.cell(row.values.get("answerable", True), bool, "answerable")
-    if not answerable:
-        row.note("unanswerable item that was skipped")
-    return answerable
 
 
 def _read_documents(row: Row) -> tuple[Document, ...]:

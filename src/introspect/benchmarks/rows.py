@@ -1,6 +1,6 @@
 """Raw benchmark items: read lazily from a JSON or JSONL file, and checked field by field.
 
-Every complaint is one line, `file, row 12, field 'context[3].title': expected text, got null`, rows counted from 1.
+Every error is one line, `file, row 12, field 'context[3].title': expected text, got null`, rows counted from 1.
 """
 
 from __future__ import annotations
@@ -24,9 +24,13 @@ _CHUNK = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One raw item. `number` is its place in `source`, from 1; in a JSONL file it is the line.
+    """One raw item.
 
-    `notes` counts, for the whole source, the blemishes of published data that were put up with.
+    Attributes:
+        values: the item's fields.
+        source: file or hub id that it comes from.
+        number: its place in the source, from 1; in a JSONL file the line.
+        notes: counts, for the whole source, the irregularities of published data that were tolerated.
     """
 
     values: Mapping[str, Any]
@@ -35,15 +39,15 @@ class Row:
     notes: Counter[str]
 
     def error(self, field: str, problem: str) -> InputError:
-        """The complaint about one field of this row, to be raised."""
+        """Make the error about one field of this row, for the caller to raise."""
         return InputError(f"{self.source}, row {self.number}, field {field!r}: {problem}")
 
-    def note(self, blemish: str) -> None:
-        """Counts a blemish that does not spoil the item."""
-        self.notes[blemish] += 1
+    def note(self, irregularity: str) -> None:
+        """Count an irregularity that does not make the item invalid."""
+        self.notes[irregularity] += 1
 
     def cell(self, value: object, kind: type[T], field: str) -> T:
-        """`value` if it is of `kind` (text must also be valid Unicode), else InputError."""
+        """Check that `value` is of `kind`, and text valid Unicode; raise InputError if not."""
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
             raise self.error(field, f"expected {_KINDS[kind]}, got {_show(value)}")
         if isinstance(value, str) and not value.isascii() and re.search("[\ud800-\udfff]", value):
@@ -51,14 +55,14 @@ class Row:
         return value
 
     def value(self, *names: str) -> Any:
-        """The value of the first of `names` that the row has; InputError if it has none of them."""
+        """Get the value of the first of `names` that the row has; raise InputError if it has none of them."""
         for name in names:
             if name in self.values:
                 return self.values[name]
         raise self.error(names[0], "is missing" + "".join(f" (so is {name!r})" for name in names[1:]))
 
     def text(self, *names: str) -> str:
-        """The text under the first of `names` that the row has, which must not be blank."""
+        """Get the text under the first of `names` that the row has; raise InputError if it is blank."""
         field = next((name for name in names if name in self.values), names[0])
         value = self.cell(self.value(*names), str, field)
         if not value.strip():
@@ -66,12 +70,12 @@ class Row:
         return value
 
     def texts(self, value: object, field: str) -> tuple[str, ...]:
-        """`value` as a list of texts, each of which may be blank."""
+        """Check that `value` is a list of texts, each of which may be blank."""
         items = self.cell(value, list, field)
         return tuple(self.cell(item, str, f"{field}[{i}]") for i, item in enumerate(items))
 
     def table(self, name: str, *columns: str) -> list[tuple[Any, ...]]:
-        """A list of records, in any of the three layouts in which it is published.
+        """Read a list of records, in any of the three layouts in which it is published.
 
         `[[title, sentences], …]` (original files), `{"title": […], "sentences": […]}` (hub) and
         `[{"title": …, "sentences": …}, …]` (mirrors). A column may have several names: `"sentences|content"`.
@@ -114,9 +118,9 @@ def _show(value: object) -> str:
 
 
 def read_rows(path: str | Path, notes: Counter[str]) -> Iterator[Row]:
-    """The items of a file that holds a JSON array of objects or one JSON object per line (told by its content).
+    """Read the items of a file that holds a JSON array of objects or one JSON object per line (told by its content).
 
-    Reads no further than it is asked to, so the first items of a large file come at once.
+    Reading is lazy, so the first items of a large file come at once.
 
     Raises:
         InputError: if the file is missing, unreadable, empty, not JSON or holds something else than objects.

@@ -10,7 +10,6 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from introspect.benchmarks.base import Files, Source
 from introspect.benchmarks.evidence import (
     Fact,
     Support,
@@ -23,6 +22,7 @@ from introspect.benchmarks.evidence import (
     states,
 )
 from introspect.benchmarks.examples import Document, EvidenceStep, MultiHopExample, Tier
+from introspect.benchmarks.published import PublishedBenchmark
 from introspect.benchmarks.rows import Row
 
 _TIERS: dict[str, Tier] = {
@@ -36,25 +36,29 @@ _TIERS: dict[str, Tier] = {
 _SECOND_HALF = re.compile(r"\s*[a-z(,;]")
 
 
-class TwoWiki:
-    """167,454 training and 12,576 test questions; no aliases. The arguments are those of `base.Source`."""
+class TwoWiki(PublishedBenchmark):
+    """167,454 training and 12,576 test questions; no aliases."""
 
     name = "2wikimultihopqa"
+    published_at = ("framolfese/2WikiMultihopQA", None)
 
-    def __init__(
-        self,
-        *,
-        files: Files | None = None,
-        hub_id: str | None = "framolfese/2WikiMultihopQA",
-        hub_config: str | None = None,
-        revision: str | None = None,
-        held_out: int = 200,
-    ) -> None:
-        self._source = Source(files=files, hub_id=hub_id, hub_config=hub_config, revision=revision, held_out=held_out)
-
-    def load(self, split: str, limit: int | None = None) -> list[MultiHopExample]:
-        """See `base.Benchmark`."""
-        return self._source.load(split, limit, parse)
+    def parse(self, row: Row) -> MultiHopExample:
+        """See `PublishedBenchmark.parse`."""
+        documents = read_documents(row)
+        support = read_support(row, documents)
+        answer = row.text("answer")
+        compares = "comparison" in row.text("type")
+        evidence = _chain_triples(documents, support, _read_triples(row), compares)
+        return MultiHopExample(
+            id=row.text("_id", "id"),
+            benchmark=self.name,
+            question=row.text("question"),
+            answer=answer,
+            documents=documents,
+            evidence=evidence or chain_facts(documents, support.facts, answer, compares),
+            hops=support.hops,
+            tier=tier(row.values),
+        )
 
 
 class Triple(NamedTuple):
@@ -63,29 +67,6 @@ class Triple(NamedTuple):
     subject: str
     relation: str
     object: str
-
-
-def parse(row: Row) -> MultiHopExample:
-    """One item, in the layout of the published files or of the hub.
-
-    Raises:
-        InputError: naming the field that is missing, empty or of the wrong type.
-    """
-    documents = read_documents(row)
-    support = read_support(row, documents)
-    answer = row.text("answer")
-    compares = "comparison" in row.text("type")
-    evidence = _chain_triples(documents, support, _read_triples(row), compares)
-    return MultiHopExample(
-        id=row.text("_id", "id"),
-        benchmark=TwoWiki.name,
-        question=row.text("question"),
-        answer=answer,
-        documents=documents,
-        evidence=evidence or chain_facts(documents, support.facts, answer, compares),
-        hops=support.hops,
-        tier=tier(row.values),
-    )
 
 
 def tier(row: Mapping[str, Any]) -> Tier:
@@ -145,14 +126,14 @@ def _locate(documents: tuple[Document, ...], support: Support, triple: Triple, l
         )
 
     # Where the annotation points beyond the end of a document, any sentence of that document may be meant.
-    titles = support.lost
-    lost = [
+    titles = support.missing
+    missing = [
         Fact(d, sentence)
         for d, document in enumerate(documents)
         if document.title in titles
         for sentence in range(len(document.sentences))
     ]
-    return max([*support.facts, *lost], key=fitness, default=None)
+    return max([*support.facts, *missing], key=fitness, default=None)
 
 
 def _found(done: EvidenceStep, subject: str) -> bool:

@@ -15,7 +15,6 @@ from torch.utils.data import DataLoader
 
 from introspect.benchmarks.base import Benchmark
 from introspect.benchmarks.examples import MultiHopExample
-from introspect.benchmarks.questions import QuestionsDataModule
 from introspect.chat.lazy import Lazy, spent_by
 from introspect.chat.protocol import ChatModel
 from introspect.chat.tokenizers import Conversation, TemplateChoice, load_tokenizer
@@ -27,6 +26,7 @@ from introspect.synthesis.recipes.base import Models, Recipe
 from introspect.synthesis.traces import Trace, TraceSet, load_traces, save_traces
 from introspect.tuning.loading import GroupedDataset, LengthBucketSampler, ResumableLoader, SupervisedDataset, hold_out
 from introspect.tuning.packing import Batch, Group, Packing, collate_groups
+from introspect.tuning.questions import QuestionsDataModule
 from introspect.tuning.supervision import Supervised, supervise_all
 
 log = logging.getLogger(__name__)

@@ -20,7 +20,6 @@ from torch import Tensor
 
 from introspect.benchmarks.base import Benchmark
 from introspect.benchmarks.examples import MultiHopExample
-from introspect.benchmarks.questions import QuestionsDataModule
 from introspect.chat.prompts import question_messages
 from introspect.chat.protocol import ChatRequest
 from introspect.chat.templates import Turns
@@ -30,6 +29,7 @@ from introspect.tuning.grpo.advantages import GRPO, token_weights
 from introspect.tuning.grpo.rollout_collection import Experience, Plan, explore
 from introspect.tuning.grpo.student import GRPOStudent
 from introspect.tuning.packing import Batch, collate
+from introspect.tuning.questions import QuestionsDataModule
 
 log = logging.getLogger(__name__)
 

@@ -11,13 +11,13 @@ from typing import Any, ClassVar
 from torch.utils.data import DataLoader, Dataset
 
 from introspect.benchmarks.base import Benchmark
-from introspect.benchmarks.questions import QuestionsDataModule
 from introspect.chat.tokenizers import load_tokenizer
 from introspect.core.errors import InputError
 from introspect.core.resuming import place
 from introspect.tuning.packing import Batch, pad_batch
 from introspect.tuning.pretraining.texts import Curriculum, FailureModes, PretrainingTexts
 from introspect.tuning.pretraining.tokenizer import build_tokenizer
+from introspect.tuning.questions import QuestionsDataModule
 
 
 class PretrainingDataModule(QuestionsDataModule):

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from introspect.benchmarks.questions import QuestionsDataModule
 from introspect.core.errors import InputError
+from introspect.tuning.questions import QuestionsDataModule
 from tests.tuning.test_datamodule import Questions
 
 

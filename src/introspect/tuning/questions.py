@@ -21,7 +21,7 @@ class QuestionsDataModule(LightningDataModule):
 
     Args:
         benchmark: where the questions come from.
-        test_examples: how many test questions the student is measured on; None takes all.
+        test_examples: how many test questions the student answers; None takes all.
     """
 
     def __init__(self, benchmark: Benchmark, test_examples: int | None = None) -> None:
@@ -47,7 +47,7 @@ class QuestionsDataModule(LightningDataModule):
         """The questions of a split, the test's limited as set.
 
         Raises:
-            InputError: the benchmark can not be read.
+            InputError: the benchmark cannot be read.
         """
         return self.benchmark.load(split, self.test_examples if split == "test" else None)
 
