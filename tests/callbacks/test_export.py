@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from introspect.callbacks.export import ExportStudent
 from introspect.chat.protocol import Message
-from introspect.chat.tokenizers import load_tokenizer
+from introspect.chat.templates import load_tokenizer
 from introspect.core.errors import InputError
 from introspect.tuning.packing import collate
 from introspect.tuning.student import ReasoningStudent

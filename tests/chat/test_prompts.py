@@ -6,7 +6,7 @@ import pytest
 
 from introspect.chat.prompts import check_style, question_messages
 from introspect.chat.protocol import Message
-from introspect.chat.tokenizers import with_template
+from introspect.chat.templates import with_template
 from introspect.core.errors import InputError
 from tests.chat.asking import question
 from tests.tuning.tiny import tiny_tokenizer

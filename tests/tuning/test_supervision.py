@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from introspect.chat.protocol import Message, join_reasoning, tag_answer
-from introspect.chat.tokenizers import Conversation, end_of_turn_id, load_tokenizer, training_template, with_template
+from introspect.chat.templates import Conversation, end_of_turn_id, load_tokenizer, training_template, with_template
 from introspect.core.errors import InputError
 from introspect.tuning.supervision import Supervised, supervise, supervise_all
 from tests.tuning.tiny import tiny_tokenizer
@@ -163,7 +163,7 @@ def test_empty_target_is_refused():
 
 def test_template_that_can_not_render_gives_one_line():
     template = "{{ raise_exception('only two turns\nplease') }}"
-    with pytest.raises(InputError, match=r"can not render a conversation \(only two turns\)$"):
+    with pytest.raises(InputError, match=r"refuses the messages: only two turns$"):
         supervise(tiny_tokenizer(template=template), ASKED, TARGET)
 
 

@@ -1,74 +1,59 @@
-"""A chat model that is made when it is first asked for anything."""
+"""A chat model that is created when it is first needed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
+from operator import attrgetter
+from typing import Any
 
 from introspect.chat.protocol import ChatFailure, ChatModel, ChatRequest, ChatResponse
-from introspect.chat.usage import UsageCounter
 
 
-class Lazy(ChatModel):
-    """Stands for a chat model or a factory of one.
+class LazyChatModel(ChatModel):
+    """Creates a chat model when it is first used, because loading takes minutes and not every recipe needs each model.
 
-    Not every recipe asks every model, and to load one costs minutes and memory.
+    Args:
+        source: a chat model, or a function that creates one.
     """
+
+    # The model's own; reading one of them creates the model.
+    identity: Any = property(attrgetter("model.identity"))
+    concurrency: Any = property(attrgetter("model.concurrency"))
+    max_failure_rate: Any = property(attrgetter("model.max_failure_rate"))
+    reads_examples: Any = property(attrgetter("model.reads_examples"))
+    starts_server: Any = property(attrgetter("model.starts_server"))
+    usage: Any = property(attrgetter("model.usage"))
 
     def __init__(self, source: ChatModel | Callable[[], ChatModel]) -> None:
         self._source = source
-        self._made: ChatModel | None = None
-        self._past: dict[str, float] = {}  # what models have cost that were closed
+        self._created: ChatModel | None = None
+        self._past: dict[str, float] = {}  # usage of the models that were closed
 
     @property
     def model(self) -> ChatModel:
-        """The model, made if it is not yet."""
-        if self._made is None:
-            self._made = self._source if isinstance(self._source, ChatModel) else self._source()
-        return self._made
-
-    @property
-    def concurrency(self) -> int:  # type: ignore[override]  # here and below: read-only
-        """The model's."""
-        return self.model.concurrency
-
-    @property
-    def max_failure_rate(self) -> float:  # type: ignore[override]
-        """The model's."""
-        return self.model.max_failure_rate
-
-    @property
-    def reads_examples(self) -> bool:  # type: ignore[override]
-        """The model's."""
-        return self.model.reads_examples
-
-    @property
-    def usage(self) -> UsageCounter | None:  # type: ignore[override]
-        """The model's."""
-        return self.model.usage
-
-    @property
-    def identity(self) -> Mapping[str, str]:
-        """The model's."""
-        return self.model.identity
+        """The model, created if necessary."""
+        if self._created is None:
+            self._created = self._source if isinstance(self._source, ChatModel) else self._source()
+        return self._created
 
     def generate(self, requests: Iterable[ChatRequest]) -> Iterator[ChatResponse | ChatFailure]:
-        """As the model does."""
+        """Yield the model's responses."""
         return self.model.generate(requests)
 
     def spent(self) -> dict[str, float]:
-        """What the answers have cost, also those of a model that was closed; empty if none was asked."""
-        now = {} if self._made is None else self._made.spent()
+        """Return the usage of all models that were created, including closed ones."""
+        now = {} if self._created is None else self._created.spent()
         return {name: self._past.get(name, 0.0) + now.get(name, 0.0) for name in {**self._past, **now}}
 
     def close(self) -> None:
-        """Close the model. Asked again, it is made again."""
-        if self._made is None:
+        """Close the model. The next request creates it again."""
+        if self._created is None:
             return
-        self._made.close()
-        if self._made is not self._source:  # whose counter goes on
-            self._past, self._made = self.spent(), None
+        self._created.close()
+        if self._created is not self._source:  # whose counter continues
+            self._past, self._created = self.spent(), None
 
 
 def spent_by(**models: ChatModel) -> dict[str, float]:
-    """What several models' answers have cost, each number under `<who>/<name>`."""
+    """Return the usage of several models, each number under `<model>/<name>`."""
     return {f"{who}/{name}": number for who, model in models.items() for name, number in model.spent().items()}

@@ -15,9 +15,9 @@ from torch.utils.data import DataLoader
 
 from introspect.benchmarks.base import Benchmark
 from introspect.benchmarks.examples import MultiHopExample
-from introspect.chat.lazy import Lazy, spent_by
+from introspect.chat.lazy import LazyChatModel, spent_by
 from introspect.chat.protocol import ChatModel
-from introspect.chat.tokenizers import Conversation, TemplateChoice, load_tokenizer
+from introspect.chat.templates import Conversation, TemplateChoice, load_tokenizer
 from introspect.core.distributed import SharedLoader, batches, processes
 from introspect.core.errors import InputError
 from introspect.core.files import write_json
@@ -171,7 +171,7 @@ class TraceDataModule(QuestionsDataModule):
         examples = self.examples("train") if reads else []
         if reads and not examples:
             raise InputError(f"{self.benchmark.name}: there are no training questions")
-        student, teacher = Lazy(self.student), Lazy(self.teacher)
+        student, teacher = LazyChatModel(self.student), LazyChatModel(self.teacher)
         with ResponseStore(self.store) as store, closing(student), closing(teacher):
             made = self.recipe.synthesize(examples, Models(student, teacher, store))
             spent = spent_by(student=student, teacher=teacher)

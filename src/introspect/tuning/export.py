@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from introspect.chat.tokenizers import end_of_turn_id
+from introspect.chat.templates import end_of_turn_id
 from introspect.core.files import write_text
 
 _CARD = """\

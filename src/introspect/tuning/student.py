@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from introspect.benchmarks.examples import MultiHopExample
 from introspect.chat.local.loading import load_pretrained
-from introspect.chat.tokenizers import TemplateChoice, load_tokenizer
+from introspect.chat.templates import TemplateChoice, load_tokenizer
 from introspect.core.distributed import Mean, check_whole
 from introspect.core.errors import InputError, first_line
 from introspect.core.nested import to_plain

@@ -15,7 +15,7 @@ from itertools import islice
 from typing import Any
 
 from introspect.chat.protocol import Message
-from introspect.chat.tokenizers import (
+from introspect.chat.templates import (
     Conversation,
     encode,
     last_visible,

@@ -386,10 +386,11 @@ def test_a_completion_needs_some_bound() -> None:
 
 
 def test_an_attention_that_takes_no_mask_is_put_back_after_decoding() -> None:
-    from introspect.chat.local.transformers import _evaluating
-
-    model = tiny_model(60)
+    chat_ = chat()
+    model = chat_._model
     model.set_attn_implementation("flex_attention")
-    with _evaluating(model):
-        assert model.config._attn_implementation == "sdpa"
+    responses: Any = chat_.generate(many(2))
+    next(responses)
+    assert model.config._attn_implementation == "sdpa"
+    responses.close()
     assert model.config._attn_implementation == "flex_attention"

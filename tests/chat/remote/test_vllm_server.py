@@ -23,7 +23,7 @@ from introspect.chat.local.loading import folder_digest
 from introspect.chat.protocol import ChatRequest, ChatResponse, Message
 from introspect.chat.remote.openai import OpenAIChat
 from introspect.chat.remote.vllm_server import VLLMServer
-from introspect.chat.tokenizers import load_tokenizer
+from introspect.chat.templates import load_tokenizer
 from introspect.core.errors import InputError
 from tests.composing import compose_config
 from tests.tuning.tiny import tiny_folder

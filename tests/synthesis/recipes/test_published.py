@@ -8,7 +8,7 @@ import pytest
 
 from introspect.benchmarks.hopworld import Hopworld
 from introspect.chat.protocol import Message
-from introspect.chat.tokenizers import with_template
+from introspect.chat.templates import with_template
 from introspect.core.errors import InputError
 from introspect.oracle.teacher import Oracle
 from introspect.synthesis.recipes import MBTR, Published, PublishedGuides

@@ -1,1 +1,1 @@
-"""A Hugging Face model in this process as a chat model."""
+"""The chat model on a Hugging Face model in this process."""

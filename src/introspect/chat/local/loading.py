@@ -1,4 +1,4 @@
-"""Hugging Face models from a folder or the hub: loaded completely or not at all, and named by their content."""
+"""Hugging Face models from a folder or the hub: load them completely or not at all, and name them by their content."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from introspect.core.errors import InputError, first_line
 from introspect.core.inference import chosen_device
 
-# What decides a model's answers; README, training state and the like do not.
+# Files that determine a model's responses; README, training state and the like do not.
 _CONTENT = (
     "config.json",
     "generation_config.json",
@@ -28,7 +28,7 @@ _CONTENT = (
     "*.py",
 )
 
-# Entries of a config that say where the model comes from, not what it computes.
+# Entries of a config that name the model's origin, not what it computes.
 _NO_CONTENT = ("_name_or_path", "architectures", "dtype", "transformers_version", "use_cache")
 
 
@@ -41,11 +41,19 @@ def load_pretrained(
     attn_implementation: str = "sdpa",
     trust_remote_code: bool = False,
 ) -> tuple[Any, Any]:
-    """A causal language model in evaluation mode and its tokenizer, from a model folder or a hub id.
+    """Load a causal language model in evaluation mode and its tokenizer. Only safetensors weights are read.
 
-    `dtype` is `auto` (the stored one) or a torch name such as `float32`; `device` `auto` takes a GPU if there is one.
-    Only safetensors weights are read. Raises InputError for a folder that holds no model, files that cannot be read,
-    weights that lack a tensor or do not fit the config, and a tokenizer with more tokens than the model.
+    Args:
+        name_or_path: a model folder or a hub id.
+        revision: branch, tag or commit on the hub.
+        dtype: of the weights: `auto` (as stored) or a torch name such as `float32`.
+        device: of the weights; `auto` takes a GPU if there is one.
+        attn_implementation: attention of transformers, such as `sdpa` or `eager`.
+        trust_remote_code: whether code that comes with the model may run.
+
+    Raises:
+        InputError: the folder holds no model, a file cannot be read, the weights lack a tensor or do not fit the
+            config, or the tokenizer has more tokens than the model.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -61,7 +69,7 @@ def load_pretrained(
             output_loading_info=True,
             **shared,
         )
-    except Exception as error:  # Whatever the libraries raise (tokenizers a bare Exception), it is about these files.
+    except Exception as error:  # Any error of the libraries (tokenizers raises Exception) is about these files.
         raise InputError(f"{source}: cannot be loaded as a causal language model: {first_line(error)}") from error
     if missing := sorted(report["missing_keys"]) or sorted(map(str, report["mismatched_keys"])):
         raise InputError(
@@ -73,7 +81,7 @@ def load_pretrained(
 
 
 def source_identity(name_or_path: str | Path, config: Any, revision: str | None = None) -> str:
-    """What a model with this config is called in a store: a hub id and its commit, or the digest of a folder."""
+    """Return the name of a model in a store: a hub id and its commit, or the digest of a folder."""
     source = _source(name_or_path)
     if Path(source).is_dir():
         return f"sha256:{folder_digest(Path(source))}"
@@ -81,7 +89,7 @@ def source_identity(name_or_path: str | Path, config: Any, revision: str | None 
 
 
 def folder_digest(folder: Path) -> str:
-    """SHA-256 of the names and contents of the files in a model folder that decide its answers."""
+    """Return the SHA-256 of the names and contents of the files in a model folder that determine its responses."""
     files = sorted({file for pattern in _CONTENT for file in folder.glob(pattern) if file.is_file()})
     total = hashlib.sha256()
     for file in files:
@@ -91,7 +99,7 @@ def folder_digest(folder: Path) -> str:
 
 
 def weights_digest(model: Any, tokenizer: Any) -> str:
-    """SHA-256 of a model in memory: its config, its tensors, and the tokenizer's vocabulary."""
+    """Return the SHA-256 of a model in memory: its config, its tensors, and the tokenizer's vocabulary."""
     config = {name: value for name, value in model.config.to_dict().items() if name not in _NO_CONTENT}
     total = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
     for name, tensor in sorted(model.state_dict().items()):
@@ -103,7 +111,7 @@ def weights_digest(model: Any, tokenizer: Any) -> str:
 
 
 def _source(name_or_path: str | Path) -> str:
-    """The folder or hub id that is meant; InputError for a path that leads to no model folder."""
+    """Return the folder or hub id; InputError for a path without a model folder."""
     text = str(name_or_path)
     path = Path(text).expanduser()
     if path.is_dir():

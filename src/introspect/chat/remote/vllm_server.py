@@ -30,7 +30,7 @@ from introspect.chat.remote.openai import OpenAIChat
 from introspect.core.errors import InputError, one_line
 
 if TYPE_CHECKING:
-    from introspect.chat.tokenizers import TemplateChoice
+    from introspect.chat.templates import TemplateChoice
 
 log = logging.getLogger(__name__)
 
@@ -260,22 +260,20 @@ def serve(
     from transformers import AutoConfig
 
     from introspect.chat.local.loading import source_identity
-    from introspect.chat.templates import Turns
-    from introspect.chat.tokenizers import load_tokenizer, turn_end
+    from introspect.chat.templates import ChatTemplate, load_tokenizer, stop_ids
 
     origin: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     tokenizer = load_tokenizer(name_or_path, chat_template=chat_template, **origin)
     name = source_identity(name_or_path, AutoConfig.from_pretrained(name_or_path, **origin), revision)
-    turns = Turns(tokenizer, name)
-    template = None if chat_template == "own" else turns.template
-    ends = sorted({end for end in (tokenizer.eos_token_id, turn_end(tokenizer)) if end is not None})
+    template = ChatTemplate(tokenizer, name)
+    text = None if chat_template == "own" else template.text
     return OpenAIChat(
         name,
-        server=server(model=str(name_or_path), served_name=name, dtype=dtype, chat_template=template, **origin),
+        server=server(model=str(name_or_path), served_name=name, dtype=dtype, chat_template=text, **origin),
         concurrency=batch_size,
-        variant=f"vllm, {dtype}, template {turns.digest}",
+        variant=f"vllm, {dtype}, template {template.digest}",
         # Where the think tags are special tokens, the turn is split at them.
-        extra_body={"stop_token_ids": ends, "skip_special_tokens": False, **(extra_body or {})},
+        extra_body={"stop_token_ids": sorted(stop_ids(tokenizer)), "skip_special_tokens": False, **(extra_body or {})},
         **options,
     )
 

@@ -22,7 +22,7 @@ from introspect.benchmarks.base import Benchmark
 from introspect.benchmarks.examples import MultiHopExample
 from introspect.chat.prompts import question_messages
 from introspect.chat.protocol import ChatRequest
-from introspect.chat.templates import Turns
+from introspect.chat.templates import ChatTemplate
 from introspect.core.errors import InputError
 from introspect.core.resuming import Place, place
 from introspect.tuning.grpo.advantages import GRPO, token_weights
@@ -287,9 +287,9 @@ class RolloutDataModule(QuestionsDataModule):
 
     def _short_enough(self, examples: Sequence[MultiHopExample], max_length: int) -> list[MultiHopExample]:
         student = cast(GRPOStudent, self._trainer.lightning_module)
-        turns = Turns(student.tokenizer, str(student.hparams["model"]))
+        template = ChatTemplate(student.tokenizer, str(student.hparams["model"]))
         requests = [ChatRequest(example.id, question_messages(example)) for example in examples]
-        prompts = turns.render(requests) if requests else []
+        prompts = template.render(requests) if requests else []
         chosen = [example for example, ids in zip(examples, prompts, strict=True) if len(ids) < max_length]
         if overlong := len(examples) - len(chosen):
             log.warning(

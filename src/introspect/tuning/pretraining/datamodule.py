@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from torch.utils.data import DataLoader, Dataset
 
 from introspect.benchmarks.base import Benchmark
-from introspect.chat.tokenizers import load_tokenizer
+from introspect.chat.templates import load_tokenizer
 from introspect.core.errors import InputError
 from introspect.core.resuming import place
 from introspect.tuning.packing import Batch, pad_batch
