@@ -49,7 +49,7 @@ def test_a_disk_that_will_be_too_small_is_named_after_the_first_batch(
 
 def test_a_full_disk_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "TemporaryFile", lambda **options: Path("/dev/full").open("r+b", buffering=0))  # noqa: SIM115
-    full = r"cache_dir=.*: the temporary files can not be written: No space left on device"
+    full = r"cache_dir=.*: the temporary files cannot be written: No space left on device"
     with ActivationCache() as cache:
         with pytest.raises(InputError, match=full):
             cache.add_maps("layer", torch.zeros(1, 2, 2, 2))
@@ -59,5 +59,5 @@ def test_a_full_disk_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_folder_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match=r"cache_dir=.*file: the temporary files can not be written: File exists"):
+    with pytest.raises(InputError, match=r"cache_dir=.*file: the temporary files cannot be written: File exists"):
         ActivationCache(tmp_path / "file")

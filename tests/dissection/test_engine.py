@@ -279,10 +279,10 @@ def test_activations_that_are_no_numbers(value: float) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"quantile": 0.0}, "quantile=0.0: expected a share between 0 and 1"),
-        ({"quantile": "abc"}, "quantile=abc: expected a share between 0 and 1"),
-        ({"iou_threshold": 1.5}, "iou_threshold=1.5: expected a share up to 1"),
-        ({"iou_threshold": None}, "iou_threshold=None: expected a share up to 1"),
+        ({"quantile": 0.0}, "quantile=0.0: expected a fraction between 0 and 1"),
+        ({"quantile": "abc"}, "quantile=abc: expected a fraction between 0 and 1"),
+        ({"iou_threshold": 1.5}, "iou_threshold=1.5: expected a number up to 1"),
+        ({"iou_threshold": None}, "iou_threshold=None: expected a number up to 1"),
         ({"presence": "none"}, "presence=none: expected lite or original"),
         ({"controls": ["other"]}, "controls=other: expected rotation or labels"),
         ({"controls": "other"}, "controls=other: expected rotation or labels"),

@@ -35,7 +35,7 @@ def test_saved_dissections_are_compared(tmp_path: Path, capsys: pytest.CaptureFi
     assert "concept detectors; in brackets" in " ".join(shown.split())
     main(["compare", few, many, "--threshold", "0.3"])
     assert "| total | +1 [" in capsys.readouterr().out
-    with pytest.raises(InputError, match=r"different quantile can not be compared \(few: 0.005; other: 0.1\)"):
+    with pytest.raises(InputError, match=r"different quantile cannot be compared \(few: 0.005; other: 0.1\)"):
         main(["compare", few, other])
     with pytest.raises(InputError, match=r"dissection.json: no such file"):
         main(["compare", str(tmp_path)])

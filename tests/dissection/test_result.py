@@ -171,14 +171,14 @@ def test_comparisons_that_can_not_be() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"concepts": "other"}, r"different concepts can not be compared \(a: made; b: other\)"),
-        ({"images": 2}, r"different images can not be compared \(a: 1; b: 2\)"),
-        ({"presence": "original"}, r"different presence can not be compared \(a: lite; b: original\)"),
-        ({"quantile": 0.01}, r"different quantile can not be compared \(a: 0.005; b: 0.01\)"),
+        ({"concepts": "other"}, r"different concepts cannot be compared \(a: made; b: other\)"),
+        ({"images": 2}, r"different images cannot be compared \(a: 1; b: 2\)"),
+        ({"presence": "original"}, r"different presence cannot be compared \(a: lite; b: original\)"),
+        ({"quantile": 0.01}, r"different quantile cannot be compared \(a: 0.005; b: 0.01\)"),
         ({"categories": ("object", "scene")}, r"different categories .*\(a: part; b: scene\)"),
         (
             {"iou_threshold": 0.04},
-            r"different IoU threshold can not be compared \(a: 0.05; b: 0.04\); give one threshold for all",
+            r"different IoU threshold cannot be compared \(a: 0.05; b: 0.04\); give one threshold for all",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""Beside dissect.py: `python -m introspect.dissection compare FOLDER FOLDER …`, `… stability …`, `… export FOLDER`."""
+"""Commands next to dissect.py: `python -m introspect.dissection compare FOLDER …`, `stability …`, `export FOLDER`."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from introspect.core.errors import InputError
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Do what the arguments say; None takes those of the command line."""
+    """Run a command; None takes the arguments of the command line."""
     chosen = _parser().parse_args(arguments)
     chosen.run(chosen)
 
 
 def _parser() -> ArgumentParser:
-    parser = ArgumentParser(prog="python -m introspect.dissection", description="Beside dissect.py.")
+    parser = ArgumentParser(prog="python -m introspect.dissection", description="Compare and export dissections.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     compare = commands.add_parser("compare", help="saved dissections side by side, as a table and in Markdown")
     compare.add_argument("folders", nargs="+", metavar="FOLDER", type=Path, help="holds a dissection.json")
@@ -74,7 +74,7 @@ def _stability(chosen: Namespace) -> None:
 
 
 def _short_names(folders: Sequence[Path]) -> list[str]:
-    """The folders without what they begin and end with alike.
+    """Return the folders without their common beginning and end.
 
     Raises:
         InputError: one is named twice.

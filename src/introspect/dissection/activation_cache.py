@@ -1,4 +1,4 @@
-"""What the first pass over the images leaves for the second one, in temporary files instead of memory."""
+"""A cache of activations and annotations between the two passes over the images, in temporary files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _HEADER = struct.Struct("<6q")
 
 
 class ActivationCache:
-    """Activations and annotations of images, in the order in which they came; gone when it is closed.
+    """Activations and annotations of images, in the order in which they were added, until it is closed.
 
     The file system keeps them in spare memory if it has any; the process itself holds one batch at a time.
 
@@ -32,7 +32,7 @@ class ActivationCache:
             one or two bytes per pixel of a mask are needed.
 
     Raises:
-        InputError: the files can not be made there, or, when something is added, the disk is full.
+        InputError: the files cannot be made there, or, when something is added, the disk is full.
     """
 
     def __init__(self, folder: str | Path | None = None) -> None:
@@ -75,21 +75,21 @@ class ActivationCache:
             yield
         except OSError as error:
             reason = error.strerror or error
-            raise InputError(f"cache_dir={self._folder}: the temporary files can not be written: {reason}") from error
+            raise InputError(f"cache_dir={self._folder}: the temporary files cannot be written: {reason}") from error
 
     def add_maps(self, layer: str, activations: Tensor) -> None:
-        """Keep the activations of more images, float32 [b, u, h, w]; u, h, w stay the same for a layer."""
+        """Add the activations of more images, float32 [b, u, h, w]; u, h, w stay the same for a layer."""
         with self._writing():
             if layer not in self._maps:
                 self._maps[layer] = _Maps(self._folder, tuple(activations.shape[1:]))
             self._maps[layer].add(activations)
 
     def maps(self, layer: str, start: int, stop: int) -> Tensor:
-        """The activations of images start … stop - 1, float32 [b, u, h, w]."""
+        """Read the activations of images start … stop - 1, float32 [b, u, h, w]."""
         return self._maps[layer].read(start, stop)
 
     def add_annotation(self, annotation: Annotation) -> None:
-        """Keep the annotation of one more image."""
+        """Add the annotation of one more image."""
         pixels, labels, scalars = annotation.pixels, annotation.labels, annotation.scalars
         header = _HEADER.pack(*annotation.size, pixels.itemsize, *labels.shape, len(scalars))
         content = b"".join([header, *(part.tobytes() for part in (pixels, labels, annotation.counts, scalars))])
@@ -99,7 +99,7 @@ class ActivationCache:
         self._end += len(content)
 
     def annotation(self, index: int) -> Annotation:
-        """The annotation of an image."""
+        """Read the annotation of an image."""
         file = self._annotations
         file.seek(self._offsets[index])
         height, width, itemsize, combinations, layers, scalars = _HEADER.unpack(file.read(_HEADER.size))

@@ -1,11 +1,11 @@
-"""Several dissections side by side, with an honest error bar.
+"""Several dissections side by side, with bootstrap intervals over units.
 
-Another training run would have other units: so the units are drawn with replacement, of each dissection on its own, and
-the counts are taken again. The interval says how far the count of a layer with other units of this kind might be from
-this one; it does not say how far that of another seed might be, for which there must be runs of several seeds. A
-resample never has more distinct concepts than the layer itself and mostly has fewer, so the replicates are shifted to
-have the count itself as their mean. Several dissections of one kind, such as random rotations, stand as their mean; the
-replicates are of one of them drawn at random, so that the interval holds the spread between them too.
+Another training run would have other units: so the units of each dissection are drawn with replacement, and counted
+again. The interval says how far the count of a layer with other units of this kind may be from this one; it does not
+say how far that of another seed may be, which takes runs of several seeds. A resample never has more distinct concepts
+than the layer itself and mostly has fewer, so the replicates are shifted to have the count itself as their mean.
+Several dissections of one kind, such as random rotations, count as their mean; each replicate is of one of them drawn
+at random, so that the interval includes the spread between them.
 
 Shapes: u units, r replicates, k categories.
 """
@@ -44,11 +44,11 @@ class Comparison:
     differences: Mapping[str, Mapping[str, Estimate]]
 
     def rows(self) -> list[list[str]]:
-        """A row per count: its name, then its value and interval in each dissection, as text: `31 [24, 38]`."""
+        """Return a row per count: its name, then its value and interval in each dissection, as text: `31 [24, 38]`."""
         return _rows(self.counts)
 
     def table(self) -> Table:
-        """For the terminal: the counts, a row per dissection; categories that none has a detector of are left out."""
+        """Return a table for the terminal: a row per dissection; categories without any detector are left out."""
         from rich.box import SIMPLE_HEAD
         from rich.markup import escape
         from rich.table import Table
@@ -69,7 +69,7 @@ class Comparison:
         return table
 
     def markdown(self) -> str:
-        """For a file: the counts, and how they differ from the first dissection."""
+        """Return the counts, and how they differ from the first dissection, as Markdown."""
         text = _markdown(["detectors", *self.counts], self.rows())
         if self.differences:
             header = ["difference", *(f"{name} - {next(iter(self.counts))}" for name in self.differences)]
@@ -98,8 +98,8 @@ def compare_dissections(
 
     Args:
         dissections: by name, one or several of a kind; the others are compared with the first.
-        threshold: of the IoU; None takes that of the dissections.
-        resamples: how many replicates.
+        threshold: smallest IoU of a detector; None takes that of the dissections.
+        resamples: number of replicates.
         seed: of the draws.
 
     Raises:
@@ -142,14 +142,14 @@ def check_comparable(groups: Mapping[str, Sequence[Dissection]], threshold: floa
         for what, value in _made(dissection, threshold).items():
             if value != first[what]:
                 raise InputError(
-                    f"dissections of different {what} can not be compared "
+                    f"dissections of different {what} cannot be compared "
                     f"({named[0][0]}: {_shown(first[what], value)}; {name}: {_shown(value, first[what])})"
                     + ("; give one threshold for all" if what == "IoU threshold" else "")
                 )
 
 
 def _made(dissection: Dissection, threshold: float | None) -> dict[str, object]:
-    """What must be the same."""
+    """Return what must be the same."""
     return {
         "concepts": dissection.concepts,
         "categories": frozenset(dissection.categories),
@@ -162,7 +162,7 @@ def _made(dissection: Dissection, threshold: float | None) -> dict[str, object]:
 
 
 def _shown(value: object, other: object) -> str:
-    """A value; of a set, some of what the other one lacks."""
+    """Describe a value; of a set, some of what the other one lacks."""
     if not isinstance(value, frozenset) or not isinstance(other, frozenset):
         return str(value)
     own = sorted(value - other)
@@ -172,7 +172,7 @@ def _shown(value: object, other: object) -> str:
 def _replicates(
     dissection: Dissection, categories: Sequence[str], threshold: float | None, resamples: int, seed: int
 ) -> Tensor:
-    """Total, unique and per-category counts of each resample, float32 [r, 2 + k]."""
+    """Return total, unique and per-category counts of each resample, float32 [r, 2 + k]."""
     best = dissection.best
     limit = dissection.iou_threshold if threshold is None else threshold
     detects = best.iou >= limit

@@ -1,8 +1,8 @@
-"""Dissecting the layers of a network: one pass over the images for the thresholds, one over what it left to count.
+"""Dissect layers of a network: one pass over the images for the thresholds, one over cached activations to count.
 
-The first pass reads every image once, runs the network once, follows the upper quantile of each unit and leaves feature
-maps and annotations in temporary files; the second one counts. Memory does not grow with the number of images, but for
-the quantile's candidates (a share 1.5 q of one layer's activations, once for the layer and once for each rotation).
+The first pass reads every image once, runs the network once, updates the upper quantile of each unit and caches feature
+maps and annotations in temporary files; the second one counts. Memory does not grow with the number of images, except
+for the quantile's candidates (a fraction 1.5 q of one layer's activations, per layer and per rotation).
 
 Shapes: b images, u units, h x w cells of a feature map.
 """
@@ -58,24 +58,24 @@ def dissect(
     """Dissect layers of a netoptions.
 
     Args:
-        model: any network that takes in images; it is left as it was, whatever happens.
+        model: any network that takes in images; it is restored afterwards, also after an error.
         layers: names of modules that put out feature maps.
         concepts: the images and what is in them. Images of different sizes are not batched together, but a layer's
             maps must have one size.
         quantile, iou_threshold, presence: see `Rules`.
         preprocessing: of the pixels, see `preprocessing.preprocessing`.
-        controls: what to count beside each layer: `rotation` (its units mixed by a random orthogonal matrix: as good
-            a basis, but no natural one) and `labels` (each image with the annotation of another one: chance).
-        rotations: how many random rotations, of the seeds `seed`, `seed + 1`, …
-        examples: how many of its top-activating images are kept of each unit.
+        controls: what to count next to each layer: `rotation` (its units mixed by a random orthogonal matrix: as good
+            a basis, but no natural one) and `labels` (each image with the annotation of another one: chance level).
+        rotations: number of random rotations, of the seeds `seed`, `seed + 1`, …
+        examples: top-activating images to keep of each unit.
         batch_size: images that go through the network at once.
-        num_workers: processes that read, decode and stack images beside the network, two batches ahead each; 0 does so
-            in this one. For a CUDA device batches are put into pinned memory, and copied while the network runs.
+        num_workers: processes that read, decode and stack images while the network runs, two batches ahead each; 0
+            does so in this one. For a CUDA device batches are put into pinned memory, and copied while the network runs.
         device: where the network runs; None leaves it where it is. On MPS only the network does: the counting needs
             float64.
         cache_dir: folder of the temporary files; None takes the system's.
         seed: of the controls.
-        progress: show how far it is.
+        progress: whether to show progress.
 
     Returns:
         Layer to dissection, and `layer:rotation`, `layer:rotation2`, …, `layer:labels` to that of each control.
@@ -114,7 +114,7 @@ def dissect_activations(
     iou_threshold: float = IOU_THRESHOLD,
     presence: Presence = "lite",
 ) -> Dissection:
-    """Dissect activations that are at hand.
+    """Dissect given activations.
 
     Args:
         activations: of all images, in their order, float [images, u, h, w].
@@ -150,7 +150,7 @@ def _check_images(concepts: ConceptDataset, options: RunOptions) -> None:
 
 
 class _Item(NamedTuple):
-    """An image as it is read."""
+    """An image and its annotation, as read."""
 
     image: Tensor
     annotation: Annotation
@@ -158,9 +158,9 @@ class _Item(NamedTuple):
 
 
 class _Batch(NamedTuple):
-    """Images as they travel from where they are read: stacked there, uint8, those of one size after another.
+    """A batch as a worker process sends it: images stacked by size, uint8.
 
-    One tensor per size instead of one per image: each tensor that comes from another process costs an open file.
+    One tensor per size instead of one per image: each tensor from another process costs an open file.
     """
 
     images: list[Tensor]
@@ -168,14 +168,14 @@ class _Batch(NamedTuple):
     names: list[str]
 
     def pin_memory(self) -> _Batch:
-        """Where a GPU fetches images while it computes; the annotations stay."""
+        """Pin the images, so that a GPU fetches them while it computes."""
         return self._replace(images=[images.pin_memory() for images in self.images])
 
 
 class _Reader(Dataset[_Item | InputError]):
-    """Reads images and packs their annotations, maybe in a process of its own.
+    """Reads images and packs their annotations, possibly in a worker process.
 
-    What is wrong with a file travels like an image: raised there, it would arrive with a traceback of the worker.
+    An error is returned like an image: raised there, it would arrive with a traceback of the worker.
     """
 
     def __init__(self, concepts: ConceptDataset) -> None:
@@ -193,7 +193,7 @@ class _Reader(Dataset[_Item | InputError]):
 
 
 def _collated(found: list[_Item | InputError]) -> _Batch | InputError:
-    """A batch, or the first thing that is wrong with it."""
+    """Collate a batch, or return its first error."""
     items: list[_Item] = []
     for item in found:
         if isinstance(item, InputError):

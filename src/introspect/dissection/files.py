@@ -122,19 +122,19 @@ def _assemble(content: dict[str, Any], tables: dict[str, pa.Table]) -> Dissectio
         labels=named,
         categories=categories,
         primary=torch.tensor([categories.index(label.category) for label in named]),
-        # Files of earlier versions do not say whence the weights are.
+        # Files of earlier versions do not say where the weights come from.
         **{name: content[name] for name in _SETTINGS if name in content},
     )
 
 
 def tally_columns(dissection: Dissection) -> list[str]:
-    """The header of tally.csv."""
+    """Return the header of tally.csv."""
     parts = ("label", "truth", "activation", "intersect", "iou")
     return ["unit", "category", "label", "score", *(f"{c}-{part}" for c in dissection.categories for part in parts)]
 
 
 def tally_rows(dissection: Dissection) -> Iterator[list[str | int | float]]:
-    """The rows of tally.csv, best unit first. Units count from 1 there; pixels are written with a decimal point."""
+    """Yield the rows of tally.csv, best unit first. Units count from 1; pixels have a decimal point."""
     counts, best = dissection.counts, dissection.best
     index = torch.arange(dissection.units)
     details = [

@@ -1,4 +1,4 @@
-"""What can be chosen about a dissection, checked before any image is read."""
+"""Options of a dissection, checked before any image is read."""
 
 from __future__ import annotations
 
@@ -18,13 +18,15 @@ IOU_THRESHOLD = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """How it is counted.
+    """How detectors are counted.
 
-    quantile: share of cells above a unit's threshold. iou_threshold: from which IoU on a unit is a detector.
-    presence: in which images a category counts, see `tally`.
+    Attributes:
+        quantile: fraction of cells above a unit's threshold.
+        iou_threshold: smallest IoU of a detector.
+        presence: in which images a category counts, see `tally`.
 
     Raises:
-        InputError: one of them can not be.
+        InputError: one of them is impossible.
     """
 
     quantile: float = QUANTILE
@@ -33,19 +35,19 @@ class Rules:
 
     def __post_init__(self) -> None:
         if not _is_number(self.quantile) or not 0 < self.quantile < 1:
-            raise InputError(f"quantile={self.quantile}: expected a share between 0 and 1, such as {QUANTILE}")
+            raise InputError(f"quantile={self.quantile}: expected a fraction between 0 and 1, such as {QUANTILE}")
         if not _is_number(self.iou_threshold) or not 0 < self.iou_threshold <= 1:
-            raise InputError(f"iou_threshold={self.iou_threshold}: expected a share up to 1, such as {IOU_THRESHOLD}")
+            raise InputError(f"iou_threshold={self.iou_threshold}: expected a number up to 1, such as {IOU_THRESHOLD}")
         if self.presence not in PRESENCES:
             raise InputError(f"presence={self.presence}: expected {' or '.join(PRESENCES)}")
 
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """What is done beside counting a layer, and in which steps; see `engine.dissect`.
+    """How a dissection runs, and what it does besides counting a layer; see `engine.dissect`.
 
     Raises:
-        InputError: one of them can not be.
+        InputError: one of them is impossible.
     """
 
     controls: tuple[Control, ...] = ()
@@ -63,7 +65,7 @@ class RunOptions:
 
 
 def whole_number(name: str, value: object, least: int) -> int:
-    """The value of an option that is a whole number.
+    """Return the value of an option that is a whole number.
 
     Raises:
         InputError: it is not, or is too small.
@@ -74,12 +76,12 @@ def whole_number(name: str, value: object, least: int) -> int:
 
 
 def as_names(names: str | Sequence[str] | None) -> tuple[str, ...]:
-    """One name, or several of which each is taken once, in their order; None is none."""
+    """Return one name or several as a tuple, each once, in their order; None is no name."""
     return tuple(dict.fromkeys([names] if isinstance(names, str) else names or ()))
 
 
 def as_controls(controls: str | Sequence[str] | None) -> tuple[Control, ...]:
-    """As `as_names`; `RunOptions` says if one of them is no control."""
+    """Return names of controls; `RunOptions` refuses those that are not."""
     return cast("tuple[Control, ...]", as_names(controls))
 
 

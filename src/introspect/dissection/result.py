@@ -1,4 +1,4 @@
-"""What a dissection found: which unit detects which concept, and how many do.
+"""The result of a dissection: which unit detects which concept, and how many units do.
 
 Shapes: u units, l labels, k categories.
 """
@@ -16,14 +16,18 @@ from torch import Tensor
 from introspect.dissection.concepts.base import Label
 from introspect.dissection.tally import Counts, Presence, iou
 
-NO_CONTROL = ""  # the control of a dissection that is none
+NO_CONTROL = ""
 
 
 class Best(NamedTuple):
     """The best label of each unit, and its best label of each category.
 
-    label, category: number and index, int64 [u]; label 0 is none. iou: float64 [u].
-    labels, ious: per category, [k, u].
+    Attributes:
+        label: number of the label, int64 [u]; 0 is none.
+        category: index of its category, int64 [u].
+        iou: its IoU, float64 [u].
+        labels: best label per category, int64 [k, u].
+        ious: its IoU, float64 [k, u].
     """
 
     label: Tensor
@@ -45,8 +49,10 @@ class Detector(NamedTuple):
 class Examples(NamedTuple):
     """The top-activating images of each unit, highest first.
 
-    images: index into the concept data set, int64 [u, e]. peaks: the highest activation in each, float32 [u, e].
-    maps: the unit's feature map of each, float32 [u, e, h, w].
+    Attributes:
+        images: index into the concept data set, int64 [u, e].
+        peaks: the highest activation in each, float32 [u, e].
+        maps: the unit's feature map of each, float32 [u, e, h, w].
     """
 
     images: Tensor
@@ -58,13 +64,25 @@ class Examples(NamedTuple):
 class Dissection:
     """One layer of a network, dissected.
 
-    layer: its name. concepts: name of the data set. images: how many of them. counts: pixels, see `tally`.
-    thresholds: activation above which each unit is active, float64 [u]. labels, categories, primary: as in
-    `ConceptDataset`. quantile: share of cells above the thresholds; None if these were given.
-    iou_threshold: from which IoU on a unit is a detector. presence: rule of `tally`.
-    control: "" for the layer itself; `rotation` if its units were mixed by a random rotation, `labels` if every image
-    bore the annotation of another one. seed: of the control. network, checkpoint: what was dissected, and where its
-    weights are from. preprocessing: of the pixels, in words. examples: None if none were kept.
+    Attributes:
+        layer: name of the layer.
+        concepts: name of the concept data set.
+        images: number of images.
+        counts: pixels, see `tally`.
+        thresholds: activation above which each unit is active, float64 [u].
+        labels: as in `ConceptDataset`.
+        categories: as in `ConceptDataset`.
+        primary: as in `ConceptDataset`.
+        quantile: fraction of cells above the thresholds; None if these were given.
+        iou_threshold: smallest IoU of a detector.
+        presence: in which images a category counts, see `tally`.
+        control: `NO_CONTROL` for the layer itself; `rotation` if its units were mixed by a random rotation, `labels` if
+            every image had the annotation of another one.
+        seed: of the control.
+        network: name of the network.
+        checkpoint: where its weights come from.
+        preprocessing: of the pixels, in words.
+        examples: None if none were kept.
     """
 
     layer: str
@@ -87,11 +105,11 @@ class Dissection:
 
     @property
     def units(self) -> int:
-        """How many units the layer has."""
+        """Number of units of the layer."""
         return len(self.thresholds)
 
     def settings(self) -> dict[str, str]:
-        """How it was made, in words: what to know before two of them are compared."""
+        """Describe in words how it was made: what to know before two dissections are compared."""
         return {
             "network": self.network or "unnamed",
             "checkpoint": self.checkpoint or "none named",
@@ -125,7 +143,7 @@ class Dissection:
         return Best(labels[category, unit], category, ious[category, unit], labels, ious)
 
     def detectors(self, threshold: float | None = None) -> list[Detector]:
-        """The units whose best IoU is at least the threshold, best first.
+        """Return the units whose best IoU is at least the threshold, best first.
 
         Args:
             threshold: another one than the dissection's own.
@@ -141,20 +159,20 @@ class Dissection:
         ]
 
     def by_category(self, threshold: float | None = None) -> dict[str, int]:
-        """Number of detectors of each category, zeros included."""
+        """Count the detectors of each category, zeros included."""
         found = Counter(detector.category for detector in self.detectors(threshold))
         return {category: found[category] for category in self.categories}
 
     def unique(self, threshold: float | None = None) -> dict[str, int]:
-        """Number of detectors of each concept that has any, most first."""
+        """Count the detectors of each concept that has any, most first."""
         return dict(Counter(detector.label for detector in self.detectors(threshold)).most_common())
 
     def summary(self, threshold: float | None = None) -> dict[str, int]:
-        """`total` detectors, `unique` concepts among them, and the detectors of each category under its name."""
+        """Count `total` detectors, `unique` concepts among them, and the detectors of each category under its name."""
         by_category = self.by_category(threshold)
         return {"total": sum(by_category.values()), "unique": len(self.unique(threshold)), **by_category}
 
 
 def display(name: str) -> str:
-    """A label as people read it: Broden's `-c` (color) and `-s` (scene) at its end are dropped."""
+    """Return a label for display: without Broden's suffixes `-c` (color) and `-s` (scene)."""
     return name[:-2] if name.endswith(("-c", "-s")) else name

@@ -44,9 +44,11 @@ _TABLE = 2**22  # entries of a table that is small enough in any case
 class Counts:
     """Sums over all images so far.
 
-    intersections: active pixels with a label, [u, l]; once per pixel layer in which the label holds.
-    areas: active pixels, [u]. category_areas: those in images where a category counts, [u, k].
-    label_pixels: pixels with a label, [l].
+    Attributes:
+        intersections: active pixels with a label, [u, l]; once per pixel layer in which the label holds.
+        areas: active pixels, [u].
+        category_areas: active pixels in images where a category counts, [u, k].
+        label_pixels: pixels with a label, [l].
     """
 
     intersections: Tensor
@@ -56,24 +58,27 @@ class Counts:
 
     @classmethod
     def zeros(cls, units: int, labels: int, categories: int, device: torch.device | str = "cpu") -> Counts:
-        """Before the first image."""
+        """Return the counts before the first image."""
         shapes = ((units, labels), (units,), (units, categories), (labels,))
         return cls(*(torch.zeros(shape, dtype=torch.int64, device=device) for shape in shapes))
 
     def cpu(self) -> Counts:
-        """In main memory."""
+        """Copy to main memory."""
         parts = (self.intersections, self.areas, self.category_areas, self.label_pixels)
         return Counts(*(part.cpu() for part in parts))
 
 
 class Annotation(NamedTuple):
-    """What is known about one image, in little space: each pixel points to the *combination* of labels that it has.
+    """The annotation of one image, in little space: each pixel points to its *combination* of labels.
 
     An image has few of them, so that one look-up per active pixel finds the labels of all layers.
 
-    size: (sh, sw). pixels: combination of each pixel, uint8, int16 or int32 [sh * sw]. labels: of each combination and
-    pixel layer, int64 [q, c]; 0 is none, and the first combination has none at all. counts: pixels of each
-    combination, int64 [q]. scalars: labels of the image as a whole, int64 [any].
+    Attributes:
+        size: (sh, sw).
+        pixels: combination of each pixel, uint8, int16 or int32 [sh * sw].
+        labels: of each combination and pixel layer, int64 [q, c]; 0 is none, and the first combination has none.
+        counts: pixels of each combination, int64 [q].
+        scalars: labels of the image as a whole, int64 [any].
     """
 
     size: tuple[int, int]
@@ -84,7 +89,7 @@ class Annotation(NamedTuple):
 
     @classmethod
     def of(cls, pixels: Tensor, scalars: Sequence[int]) -> Annotation:
-        """From pixel layers [c, sh, sw] of label numbers and whole-image labels."""
+        """Pack pixel layers [c, sh, sw] of label numbers and whole-image labels."""
         layers = pixels.flatten(1).numpy()
         combination = np.zeros(layers.shape[1], np.int64)
         labels = np.zeros((1, 0), np.int64)
@@ -100,17 +105,21 @@ class Annotation(NamedTuple):
 
 
 def _renumbered(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Whole numbers from 0, renumbered without gaps in their order; 0 stays. Returns them, and what each was."""
+    """Renumber whole numbers from 0 without gaps, in their order; 0 stays. Return them, and what each was."""
     present = np.bincount(numbers, minlength=1) > 0
     present[0] = True
     return (present.cumsum() - 1)[numbers], np.flatnonzero(present)
 
 
 class Masks(NamedTuple):
-    """The annotations of b images with masks of one size, (sh, sw); as in `Annotation`, filled up with 0.
+    """The annotations of b images with masks of one size; as in `Annotation`, padded with 0.
 
-    pixels: [b * sh * sw]. labels: [b, q, c]. counts: [b, q]. scalars: image and label of each whole-image label,
-    [2, any].
+    Attributes:
+        size: (sh, sw).
+        pixels: [b * sh * sw].
+        labels: [b, q, c].
+        counts: [b, q].
+        scalars: image and label of each whole-image label, [2, any].
     """
 
     size: tuple[int, int]
@@ -121,7 +130,7 @@ class Masks(NamedTuple):
 
     @classmethod
     def of(cls, annotations: Sequence[Annotation]) -> Masks:
-        """A batch of annotations."""
+        """Batch annotations."""
         most, layers = np.max([a.labels.shape for a in annotations], axis=0)
         labels = np.zeros((len(annotations), most, layers), np.int64)
         counts = np.zeros((len(annotations), most), np.int64)
@@ -134,16 +143,21 @@ class Masks(NamedTuple):
         return cls(annotations[0].size, *map(torch.from_numpy, (pixels, labels, counts, scalars)))
 
     def to(self, device: torch.device | str) -> Masks:
-        """On another device."""
+        """Copy to another device."""
         return Masks(self.size, *(tensor.to(device) for tensor in self[1:]))
 
 
 class _Bands(NamedTuple):
     """How one axis of a map becomes that of a mask: bands of pixels between neighbouring cells.
 
-    low, high: the two cells of each band, [h + 1]. weight: of the high one at each pixel of the band, float64
-    [h + 1, s]; NaN, which exceeds nothing, fills up bands that have fewer than s. start, pixels: first pixel of each
-    and how many they are, [h + 1]. per_cell: pixels from one cell to the next.
+    Attributes:
+        low: lower cell of each band, [h + 1].
+        high: higher cell of each band, [h + 1].
+        weight: of the high cell at each pixel of the band, float64 [h + 1, s]; NaN, which exceeds nothing, pads bands
+            of fewer than s pixels.
+        start: first pixel of each band, [h + 1].
+        pixels: number of pixels of each band, [h + 1].
+        per_cell: pixels from one cell to the next.
     """
 
     low: Tensor
@@ -154,7 +168,7 @@ class _Bands(NamedTuple):
     per_cell: float
 
     def to(self, device: torch.device) -> _Bands:
-        """On another device."""
+        """Copy to another device."""
         low, high, weight, start, pixels = (tensor.to(device) for tensor in self[:5])
         return _Bands(low, high, weight, start, pixels, self.per_cell)
 
@@ -172,7 +186,7 @@ def _bands(cells: int, pixels: int) -> _Bands:
 
 @lru_cache(maxsize=64)
 def _axes(cells: tuple[int, int], pixels: tuple[int, int], device: torch.device) -> tuple[_Bands, _Bands]:
-    """Bands of rows and of columns."""
+    """Return the bands of rows and of columns."""
     rows, columns = (_bands(*pair) for pair in zip(cells, pixels, strict=True))
     return rows.to(device), columns.to(device)
 
@@ -180,8 +194,12 @@ def _axes(cells: tuple[int, int], pixels: tuple[int, int], device: torch.device)
 class Active(NamedTuple):
     """The active pixels of b images.
 
-    image, unit: of each pair of them that has a patch to look at, [pairs]. area: active pixels of each pair, [pairs].
-    pair: index of each pixel into these, ascending; pixel: image * sh * sw + its place in the mask; both [m].
+    Attributes:
+        image: image of each pair of image and unit that has a patch to examine, [pairs].
+        unit: unit of each pair, [pairs].
+        area: active pixels of each pair, [pairs].
+        pair: index of each pixel into these, ascending, [m].
+        pixel: image * sh * sw + place in the mask, [m].
     """
 
     image: Tensor
@@ -192,7 +210,7 @@ class Active(NamedTuple):
 
 
 def active_pixels(activations: Tensor, thresholds: Tensor, size: tuple[int, int]) -> Active:
-    """Where the upsampled maps exceed the thresholds.
+    """Find where the upsampled maps exceed the thresholds.
 
     Between two cells the value is `low + weight * (high - low)`, which between equal cells is exactly theirs.
 
@@ -215,7 +233,7 @@ def active_pixels(activations: Tensor, thresholds: Tensor, size: tuple[int, int]
         _between(cells, origin + x.index_select(0, column), width, rows, row) for x in (columns.low, columns.high)
     )
     deep, kind = left.shape[1], _numbers(activations.shape, size)
-    strip = _where(torch.maximum(left, right) > limit[:, None]).to(kind)
+    strip = flat_nonzero(torch.maximum(left, right) > limit[:, None]).to(kind)
     patch = _over(strip, deep)
     left, right = left.view(-1).index_select(0, strip), right.view(-1).index_select(0, strip)
     # The number of each patch's first pixel.
@@ -233,7 +251,7 @@ def active_pixels(activations: Tensor, thresholds: Tensor, size: tuple[int, int]
 
 
 def _above(left: Tensor, right: Tensor, limit: Tensor, columns: _Bands, column: Tensor) -> tuple[Tensor, Tensor]:
-    """The pixels of strips that exceed the limit: the first one in its strip, and how many they are; [n] each.
+    """Find the pixels of strips that exceed the limit: the first one in its strip, and their number; [n] each.
 
     From one end of a strip to the other the values rise or fall, after rounding too (both the product and the sum are
     monotonic), so the active pixels are all those on one side of an `edge`. Where the edge is follows from a division,
@@ -255,7 +273,7 @@ def _above(left: Tensor, right: Tensor, limit: Tensor, columns: _Bands, column: 
     before, behind = (
         torch.addcmul(left, fence.view(-1).index_select(0, at), rise) > limit for at in (place, place + 1)
     )
-    odd = _where((before != falls) | (behind == falls))
+    odd = flat_nonzero((before != falls) | (behind == falls))
     rest = columns.weight.index_select(0, column.index_select(0, odd))
     values = torch.addcmul(left.index_select(0, odd)[:, None], rest, rise.index_select(0, odd)[:, None])
     above = (values > limit.index_select(0, odd)[:, None]).sum(1, dtype=edge.dtype)
@@ -264,21 +282,21 @@ def _above(left: Tensor, right: Tensor, limit: Tensor, columns: _Bands, column: 
 
 
 def _active_patches(activations: Tensor, thresholds: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The patches of which one cell exceeds the threshold: image * u + unit, band of rows and of columns; [n] each.
+    """Find the patches of which a cell exceeds the threshold: image * u + unit, band of rows and of columns; [n] each.
 
     The cell (y, x) belongs to the patches (y, x), (y, x + 1), (y + 1, x) and (y + 1, x + 1).
     """
     height, width = activations.shape[2:]
     across, patches = width + 1, (height + 1) * (width + 1)
     above = activations.flatten(2) > _below(thresholds, activations.dtype)[:, None]
-    cell = _where(above)
+    cell = flat_nonzero(above)
     line = _over(cell, width)
     source = _over(line, height)
     patch = cell + line + source * across  # a map has one patch more than cells per row, and one row more
     active = torch.zeros(activations[..., 0, 0].numel() * patches, dtype=torch.bool, device=cell.device)
     for offset in (0, 1, across, across + 1):
         active[patch + offset] = True
-    patch = _where(active)
+    patch = flat_nonzero(active)
     source = _over(patch, patches)
     place = patch - source * patches
     row = _over(place, across)
@@ -286,7 +304,7 @@ def _active_patches(activations: Tensor, thresholds: Tensor) -> tuple[Tensor, Te
 
 
 def _between(cells: Tensor, origin: Tensor, width: int, rows: _Bands, row: Tensor) -> Tensor:
-    """The values at the pixels of a band of rows, in the columns of the cells that begin at `origin`, [n, s]."""
+    """Interpolate the pixels of a band of rows, in the columns of the cells that begin at `origin`, [n, s]."""
     weight = rows.weight.index_select(0, row)
     low, high = (
         cells.index_select(0, origin + y.index_select(0, row) * width).to(weight.dtype)[:, None]
@@ -295,29 +313,29 @@ def _between(cells: Tensor, origin: Tensor, width: int, rows: _Bands, row: Tenso
     return torch.addcmul(low, weight, high - low)
 
 
-def _where(mask: Tensor) -> Tensor:
-    """Indices of what is not 0, of the flattened tensor; on the CPU through NumPy, which is several times faster."""
+def flat_nonzero(mask: Tensor) -> Tensor:
+    """Return the indices of what is not 0 in the flattened tensor; on the CPU by NumPy, which is several times faster."""
     if mask.device.type == "cpu":
         return torch.from_numpy(np.flatnonzero(mask.numpy()))
     return mask.flatten().nonzero().squeeze(1)
 
 
 def _over(numbers: Tensor, divisor: int) -> Tensor:
-    """Whole numbers from 0, divided and rounded down; by a power of two as a shift, which is much faster."""
+    """Divide whole numbers from 0 and round down; by a power of two as a shift, which is much faster."""
     if divisor & (divisor - 1) == 0:
         return numbers >> (divisor.bit_length() - 1)
     return numbers.div(divisor, rounding_mode="floor")
 
 
 def _numbers(maps: Sequence[int], size: tuple[int, int]) -> torch.dtype:
-    """Of the smaller of two types that suffices for the numbers of all patches, strips and pixels."""
+    """Return the smaller of two types that holds the numbers of all patches, strips and pixels."""
     images, units, height, width = maps
     most = images * units * (size[0] + height + 1) * (size[1] + width + 1)
     return torch.int32 if most < 2**31 else torch.int64
 
 
 def _below(thresholds: Tensor, dtype: torch.dtype) -> Tensor:
-    """The thresholds in the activations' precision, rounded down: `x > t` is the same for every such x."""
+    """Return the thresholds in the activations' precision, rounded down: `x > t` is the same for every such x."""
     rounded = thresholds.to(dtype)
     lower = torch.nextafter(rounded, torch.full_like(rounded, -torch.inf))
     return torch.where(rounded.double() > thresholds, lower, rounded)
@@ -326,7 +344,7 @@ def _below(thresholds: Tensor, dtype: torch.dtype) -> Tensor:
 def add(
     counts: Counts, activations: Tensor, thresholds: Tensor, masks: Masks, primary: Tensor, presence: Presence
 ) -> None:
-    """Count a batch into `counts`.
+    """Add the counts of a batch to `counts`.
 
     Args:
         counts: what came before; changed in place.
@@ -372,14 +390,14 @@ def _count(table: Tensor, places: Tensor, amounts: Tensor) -> None:
 
 
 def _overlaps(active: Active, masks: Masks) -> tuple[Tensor, Tensor, Tensor]:
-    """What lies under the active pixels: pair of image and unit [n], labels [n, c], how many pixels have them [n]."""
+    """Find the labels under active pixels: pair of image and unit [n], labels [n, c], number of pixels [n]."""
     most = masks.labels.shape[1]
     places = len(active.image) * most
     pair = active.pair if places < 2**31 else active.pair.long()
     keys = torch.add(masks.pixels.index_select(0, active.pixel), pair, alpha=most)
     if places <= max(_TABLE, 4 * len(keys)):
         table = torch.bincount(keys, minlength=places)
-        keys = _where(table.bool())
+        keys = flat_nonzero(table.bool())
         amount = table.index_select(0, keys)
     else:  # so many combinations that sorting takes less than a table of all of them
         keys, amount = keys.long().unique(return_counts=True)
@@ -389,7 +407,7 @@ def _overlaps(active: Active, masks: Masks) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def iou(counts: Counts, primary: Tensor) -> Tensor:
-    """Intersection over union of each unit and label over all images, float64 [u, l].
+    """Return the intersection over union of each unit and label over all images, float64 [u, l].
 
     The unit's area is that in images where the label's category counts.
     """

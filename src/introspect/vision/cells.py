@@ -36,7 +36,7 @@ _SIDE = 512.0  # pixels, in which all lengths are given
 _BARRED, _POLED, _RED, _BLUE, _TAILED, _NOTHING = 1, 2, 3, 5, 6, 9
 _TAILS = {6: 1, 7: 3, 8: 8}
 _INNER, _BORDER, _MARK = 1, 2, 3
-_LEAST_TAIL = 0.003  # share of the pixels of class 6 that its tail must cover
+_LEAST_TAIL = 0.003  # fraction of the pixels of class 6 that its tail must cover
 _ATTEMPTS = 100
 _REACH, _GRID = 350.0, 24  # of the edges' noise around the centre, and how finely it is drawn at most
 _PIXELS = 2**22  # painted at a time
@@ -60,9 +60,11 @@ _UNIFORM: dict[str, tuple[float, float, int]] = {
 class DrawnCells(NamedTuple):
     """Images and what matters in them.
 
-    images: uint8 [n, 3, s, s], RGB. classes: places in `CELL_NAMES`, int64 [n]. truth: float32 [n, s, s]: 0.9 where
-    something tells the class (the border of a round cell or a rectangle, else bars, pole or tails), 0.4 on the rest of
-    the object, 0 elsewhere. The last class has 0 everywhere.
+    Attributes:
+        images: RGB, uint8 [n, 3, s, s].
+        classes: places in `CELL_NAMES`, int64 [n].
+        truth: float32 [n, s, s]: 0.9 where something tells the class (the border of a round cell or a rectangle, else
+            bars, pole or tails), 0.4 on the rest of the object, 0 elsewhere. The last class has 0 everywhere.
     """
 
     images: Tensor
@@ -71,7 +73,7 @@ class DrawnCells(NamedTuple):
 
 
 def draw_cells(split: str, seed: int, indices: Sequence[int] | Tensor, side: int = 64) -> DrawnCells:
-    """The images of these indices; the same for an index, whatever else is drawn with it."""
+    """Draw the images of these indices; the same for an index, whatever else is drawn with it."""
     wanted = np.asarray(indices, dtype=np.int64).reshape(-1)
     step = max(1, _PIXELS // side**2)
     parts = [_paint(split, seed, wanted[first : first + step], side) for first in range(0, max(1, len(wanted)), step)]

@@ -153,7 +153,7 @@ def test_bad_images_are_named(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=rf"row 2: a/m2.png has the label {label}, which is not in label.csv"):
             broden[0]
     (root / "images/a/m2.png").write_bytes(b"not a picture")
-    with pytest.raises(InputError, match=r"index.csv, row 2: .*m2.png can not be read"):
+    with pytest.raises(InputError, match=r"index.csv, row 2: .*m2.png cannot be read"):
         broden[0]
     (root / "images/a/gray.png").unlink()
     with pytest.raises(InputError, match=r"index.csv, row 5: there is no file .*gray.png"):

@@ -144,7 +144,7 @@ def test_a_device_that_is_not_there(option: dict) -> None:
     ("layer", "options", "message"),
     [
         ("unit", {}, "layer=unit: the network has no such layer; did you mean units"),
-        ("units", {"quantile": 5}, "quantile=5: expected a share"),
+        ("units", {"quantile": 5}, "quantile=5: expected a fraction"),
         ("units", {"controls": "rotated"}, "controls=rotated: expected rotation or labels"),
         ("units", {"examples": -1}, "examples=-1: expected a whole number from 0"),
         ("units", {"device": "gpu"}, "device=gpu: expected auto"),

@@ -85,7 +85,7 @@ def test_an_index_is_symmetric_bounded_and_one_of_equals(a: frozenset, b: frozen
 
 
 def test_dissections_of_different_kinds_are_refused() -> None:
-    with pytest.raises(InputError, match="dissections of different images can not be compared"):
+    with pytest.raises(InputError, match="dissections of different images cannot be compared"):
         StabilityResult(
             {"seeds": (detecting(1), dissect_activations(torch.rand(3, 1, 8, 8), Made([torch.ones(1, 8, 8)] * 3)))}
         )

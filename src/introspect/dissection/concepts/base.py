@@ -1,4 +1,4 @@
-"""What a network is dissected with: images, each annotated with concepts of several categories.
+"""Concept data sets: images, each annotated with concepts of several categories.
 
 Shapes: c pixel layers, sh x sw pixels of a mask, l labels (one more than the highest number; 0 is "no label").
 """
@@ -13,7 +13,13 @@ from torch import Tensor
 
 
 class Label(NamedTuple):
-    """A concept. `number` stands for it in the masks; `category` is its primary one, in which it is counted."""
+    """A concept.
+
+    Attributes:
+        number: its number in the masks.
+        name: of the concept.
+        category: the primary one, in which it is counted.
+    """
 
     number: int
     name: str
@@ -23,11 +29,12 @@ class Label(NamedTuple):
 class Annotated(NamedTuple):
     """An image and the concepts in it.
 
-    image: uint8 RGB, [3, height, width].
-    pixels: label of each pixel, int32 [c, sh, sw]; 0 is none. A category may take several layers, where its concepts
-        overlap, or none. With c = 0, sh and sw still say how finely the image is dissected.
-    scalars: labels of the image as a whole, such as its scene.
-    name: of the image, for reports and errors.
+    Attributes:
+        image: uint8 RGB, [3, height, width].
+        pixels: label of each pixel, int32 [c, sh, sw]; 0 is none. A category may take several layers, where its
+            concepts overlap, or none. With c = 0, sh and sw still say how finely the image is dissected.
+        scalars: labels of the image as a whole, such as its scene.
+        name: of the image, for reports and errors.
     """
 
     image: Tensor
@@ -38,11 +45,13 @@ class Annotated(NamedTuple):
 
 @runtime_checkable
 class ConceptDataset(Protocol):
-    """Annotated images. Must be picklable, because worker processes may read it.
+    """Annotated images, which may differ in size. Must be picklable, because worker processes may read it.
 
-    name: for reports. categories: in the order in which ties between them are broken, the last one wins. labels: one
-    per number, from 0 ("no label") without gaps; a number that is not used has an empty name. primary: index into
-    `categories` of each label, int64 [l]. Images, and masks, may differ in size.
+    Attributes:
+        name: for reports.
+        categories: in the order in which ties between them are broken, the last one wins.
+        labels: one per number, from 0 ("no label") without gaps; an unused number has an empty name.
+        primary: index into `categories` of each label, int64 [l].
     """
 
     name: str
@@ -51,19 +60,19 @@ class ConceptDataset(Protocol):
     primary: Tensor
 
     def __len__(self) -> int:
-        """How many images."""
+        """Return the number of images."""
         ...
 
     def __getitem__(self, index: int) -> Annotated:
-        """One image; the same for the same index."""
+        """Read one image; the same for the same index."""
         ...
 
 
 def primary_categories(labels: int, categories: Sequence[str], coverage: Mapping[str, Mapping[int, float]]) -> Tensor:
-    """The category in which each label is counted: the one that it covers most of.
+    """Return the category in which each label is counted: the one that it covers most of.
 
     Args:
-        labels: how many there are, unused numbers included.
+        labels: number of labels, unused numbers included.
         categories: in order; of equal coverages the last one wins, so a label without any falls to the last category.
         coverage: of each category, how much each label number covers in it (in whole images).
 

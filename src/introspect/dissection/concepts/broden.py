@@ -86,11 +86,11 @@ class Broden:
         self._entries = self._index(split, None if limit is None else whole_number("concepts.limit", limit, 1))
 
     def __len__(self) -> int:
-        """How many images."""
+        """Return the number of images."""
         return len(self._entries)
 
     def __getitem__(self, index: int) -> Annotated:
-        """One image, its pixel layers in the order of the categories, and its whole-image labels.
+        """Read one image, its pixel layers in the order of the categories, and its whole-image labels.
 
         Raises:
             InputError: a file is missing or not an image, a mask has another size or a label that label.csv lacks.
@@ -190,7 +190,7 @@ class Broden:
         return labels
 
     def _read(self, entry: _Entry, name: str) -> np.ndarray:
-        """A file under images/ as RGB, uint8 [height, width, 3]."""
+        """Read a file under images/ as RGB, uint8 [height, width, 3]."""
         from PIL import Image
 
         path = self.root / "images" / name
@@ -200,7 +200,7 @@ class Broden:
         except FileNotFoundError:
             raise InputError(f"{self._where(entry)}: there is no file {path}") from None
         except OSError as error:
-            raise InputError(f"{self._where(entry)}: {path} can not be read: {error}") from error
+            raise InputError(f"{self._where(entry)}: {path} cannot be read: {error}") from error
 
     def _where(self, entry: _Entry) -> str:
         return f"{self.root / 'index.csv'}, row {entry.row}"
@@ -233,7 +233,7 @@ class _Row:
 
 
 def _rows(path: Path, *columns: str) -> Iterator[_Row]:
-    """The rows of a CSV file, which must have the columns, each with as many cells as the header."""
+    """Yield the rows of a CSV file, which must have the columns, each with as many cells as the header."""
     try:
         file = path.open(newline="", encoding="utf-8")
     except OSError:

@@ -20,8 +20,8 @@ class ShapeworldConcepts:
     """Generated images with the masks of all that is in them.
 
     Args:
-        size: how many images.
-        seed: which ones.
+        size: number of images.
+        seed: which images.
         split: of shapeworld: train, validation or test.
         side: height and width of images and masks, pixels.
         categories: the one or those to dissect with; None takes all: color, object, part, material, texture, scene.
@@ -63,11 +63,11 @@ class ShapeworldConcepts:
         self.primary = torch.tensor([self.categories.index(label.category) for label in self.labels])
 
     def __len__(self) -> int:
-        """How many images."""
+        """Return the number of images."""
         return len(self.world)
 
     def __getitem__(self, index: int) -> Annotated:
-        """One image, its pixel layers in the order of the categories, and its scene."""
+        """Draw one image, its pixel layers in the order of the categories, and its scene."""
         if not 0 <= index < len(self):
             raise IndexError(index)
         drawn = self.world.drawn
@@ -87,7 +87,7 @@ def export(concepts: ShapeworldConcepts, root: str | Path) -> None:
         raise InputError(f"{root}: is not empty; an export wants a folder of its own")
     layers = [category for category in LAYERS if category in concepts.categories]
     images = np.zeros(len(concepts.labels), np.int64)  # in how many images each label is
-    shares = np.zeros(len(concepts.labels))  # which share of them it covers, summed
+    shares = np.zeros(len(concepts.labels))  # fraction of each image that it covers, summed
     rows = []
     for item in (concepts[index] for index in range(len(concepts))):
         height, width = item.image.shape[1:]

@@ -1,1 +1,1 @@
-"""Other measures of how interpretable a classifier is: what they say is in docs/measures.md."""
+"""Measures of how interpretable a classifier is; docs/measures.md defines their numbers."""

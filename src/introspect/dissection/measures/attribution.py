@@ -1,9 +1,9 @@
-"""Attributions: how much each pixel says for a class, by the methods of Captum; and plain gradients.
+"""Attributions: how much each pixel contributes to a class, by the methods of Captum; and plain gradients.
 
-Every method looks at pixels from 0 to 1, so that the baseline of those that have one is a black image, as in the
-reference of the five-band score. Guided backpropagation, deconvolution and DeepLift take the network's ReLUs as modules
-of their own, and would silently give plain gradients where it calls a function, or one module twice: so they are given
-a traced copy of the network in which each call of a ReLU is a module.
+Every method gets pixels from 0 to 1, so that the baseline of those that have one is a black image, as in the reference
+of the five-band score. Guided backpropagation, deconvolution and DeepLift hook the modules of ReLUs, and would silently
+give plain gradients where a network calls a function, or one module twice: so they get a traced copy of the network in
+which each call of a ReLU is a module.
 
 Shapes: n images, h x w pixels.
 """
@@ -35,7 +35,7 @@ _RELUS = (torch.relu, torch.relu_, functional.relu, functional.relu_)
 
 @dataclass(frozen=True, slots=True)
 class _Call:
-    """One call of a method: what it looks at, and its settings."""
+    """One call of a method of Captum, with its settings."""
 
     captum: Any
     model: nn.Module
@@ -101,7 +101,7 @@ class Attribution:
 
     Raises:
         InputError: Captum is not installed, there is no such method or layer, or a method needs a network that torch.fx
-            can trace, and it can not.
+            can trace, and it cannot.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class Attribution:
         self._layer = _convolution(self._traced.network, layer) if "guided_grad_cam" in self.methods else None
 
     def __call__(self, method: str, pixels: Tensor, targets: Tensor) -> Tensor:
-        """How much each value says for its image's target.
+        """Return how much each value contributes to its image's target.
 
         Args:
             method: one of those that were named.
@@ -140,26 +140,26 @@ class Attribution:
         inputs = pixels.clone().requires_grad_()
         call = _Call(self._captum, model, self._layer, inputs, targets, self._steps, baselines)
         with warnings.catch_warnings(), isolate_rng(), torch.enable_grad():
-            warnings.simplefilter("ignore")  # Captum says that it sets hooks, at each call
+            warnings.simplefilter("ignore")  # Captum warns of its hooks at each call
             torch.manual_seed(self._seed)
             np.random.seed(self._seed)  # noqa: NPY002 - Captum draws from both
             return METHODS[method](call).detach()
 
     @torch.no_grad()
     def _compare(self, method: str, pixels: Tensor) -> None:
-        """Once: what is explained in place of the network must be the network."""
+        """Check once that the traced network computes the same as the network."""
         if self._compared or self._traced is self._model or method not in _NEED_MODULES:
             return
         self._compared = True
         if not torch.allclose(self._traced(pixels), self._model(pixels), rtol=1e-3, atol=1e-4):
             raise InputError(
                 f"methods={method}: the network puts out something else with each ReLU as a module of its own; one "
-                "that works in place on what is read again can not be explained by this method"
+                "that works in place on what is read again cannot be explained by this method"
             )
 
 
 def check_methods(methods: str | Sequence[str]) -> tuple[str, ...]:
-    """The methods, if all of them are known.
+    """Return the methods, if all of them are known.
 
     Raises:
         InputError: one is not, or there are none.
@@ -176,10 +176,10 @@ def check_methods(methods: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def with_relu_modules(network: nn.Module, methods: Sequence[str] = ()) -> fx.GraphModule:
-    """A traced copy that shares the weights of a network, in which every call of a ReLU is a module of its own.
+    """Trace a copy that shares the weights of a network, in which every call of a ReLU is a module of its own.
 
     Raises:
-        InputError: torch.fx can not trace the network, or there is no ReLU in it.
+        InputError: torch.fx cannot trace the network, or there is no ReLU in it.
     """
     why = f"methods={','.join(methods)}" if methods else "this method"
     try:
@@ -220,10 +220,10 @@ def _convolution(network: nn.Module, layer: str | None) -> nn.Module:
 
 
 def gradients(model: nn.Module, pixels: Tensor, classes: Tensor, of: Gradient = "loss") -> tuple[Tensor, Tensor]:
-    """Derivative of each image's own loss or logit by its pixels.
+    """Return the derivative of each image's own loss or logit by its pixels.
 
     Args:
-        model: takes in pixels from 0 to 1; in evaluation mode, so that no image touches another.
+        model: takes in pixels from 0 to 1; in evaluation mode, so that images do not affect each other.
         pixels: float [n, 3, h, w].
         classes: the true ones, int64 [n].
         of: `loss` (cross-entropy) or `logit` (of the true class).
@@ -243,5 +243,5 @@ def gradients(model: nn.Module, pixels: Tensor, classes: Tensor, of: Gradient = 
             value = logits.gather(1, classes[:, None]).sum()
         (found,) = torch.autograd.grad(value, inputs)
     if not found.isfinite().all():
-        raise InputError("the network's gradients are not finite: nothing can be said about them")
+        raise InputError("the network's gradients are not finite")
     return found, logits.detach()

@@ -1,4 +1,4 @@
-"""The five-band score: how far an attribution marks what matters, as pixels that are right or wrong.
+"""The five-band score: how well an attribution marks the pixels that matter.
 
 After Tjoa and Guan, as in their published code. The channels of an attribution are summed, the sum is divided by its
 largest magnitude, and four thresholds cut it into five bands, from -2 to 2. The truth is cut by the same rule, always
@@ -25,12 +25,17 @@ _TINY = 1e-6
 
 
 class Scores(NamedTuple):
-    """Shares of each image at each setting, float64 [n, k], from 0 to 1.
+    """Scores of each image at each setting, float64 [n, k], from 0 to 1.
 
-    accuracy: of the pixels, those in the band of the truth. Of the pixels outside band 0 in attribution or truth: a hit
-    is in the truth's band; a false alarm is not, though outside band 0; a miss is in band 0, and the truth is not.
-    precision: hits / (hits + false alarms). recall: hits / (hits + misses). false_positive_rate: false alarms / (false
-    alarms + pixels in band 0 of both). The divisors have 1e-6 added, as in the reference: what has no pixels is 0.
+    Of the pixels outside band 0 in attribution or truth: a hit is in the truth's band; a false alarm is not, though
+    outside band 0; a miss is in band 0, and the truth is not. 1e-6 is added to the divisors, as in the reference: a
+    score without pixels is 0.
+
+    Attributes:
+        accuracy: fraction of the pixels in the band of the truth.
+        precision: hits / (hits + false alarms).
+        recall: hits / (hits + misses).
+        false_positive_rate: false alarms / (false alarms + pixels in band 0 of both).
     """
 
     accuracy: Tensor
@@ -41,7 +46,7 @@ class Scores(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """Thresholds that move towards 0 by `delta` with each step, `steps` settings in all, the start among them.
+    """Thresholds that move towards 0 by `delta` with each step; `steps` settings with the start.
 
     The first published setting is (-0.5, -0.3, 0.3, 0.5), 0.005, 56; the second begins at (-0.7, -0.3, 0.3, 0.7).
 
@@ -64,19 +69,19 @@ class Sweep:
             )
 
     def settings(self) -> Tensor:
-        """The thresholds of each step, float32 [steps, 4]."""
+        """Return the thresholds of each step, float32 [steps, 4]."""
         start = torch.tensor(list(self.start), dtype=torch.float64)
         moved = start - start.sign() * self.delta * torch.arange(self.steps, dtype=torch.float64)[:, None]
         return moved.float()
 
 
 def hard() -> Tensor:
-    """The thresholds of the truth, float32 [1, 4]."""
+    """Return the thresholds of the truth, float32 [1, 4]."""
     return torch.tensor([HARD])
 
 
 def normalised(attribution: Tensor) -> Tensor:
-    """The sum over the channels, divided by its largest magnitude in each image; one that is 0 everywhere stays so.
+    """Sum over the channels and divide by the largest magnitude in each image; one that is 0 everywhere stays so.
 
     Args:
         attribution: float [n, channels, h, w].
@@ -95,14 +100,14 @@ def normalised(attribution: Tensor) -> Tensor:
 
 
 def bands(values: Tensor, thresholds: Tensor) -> Tensor:
-    """The band, from -2 to 2, of each value: -2 up to the first of four thresholds, 2 above the last."""
+    """Return the band, from -2 to 2, of each value: -2 up to the first of four thresholds, 2 above the last."""
     return torch.bucketize(values, thresholds.to(values.device)) - _NONE
 
 
 def scores(attribution: Tensor, truth: Tensor, thresholds: Tensor) -> Scores:
     """Score attributions at several settings of the thresholds at once.
 
-    Every pixel is looked at once: how many lie between any two thresholds, per band of the truth, says all.
+    One pass suffices: the numbers of pixels between neighbouring thresholds, per band of the truth, give all scores.
 
     Args:
         attribution: float [n, channels, h, w].
@@ -131,7 +136,7 @@ def scores(attribution: Tensor, truth: Tensor, thresholds: Tensor) -> Scores:
 
 
 def _counts(values: Tensor, truth: Tensor, thresholds: Tensor) -> Tensor:
-    """Pixels in each band of the values (dim 2) and of the truth (dim 3, given from 0 to 4), int64 [n, k, 5, 5]."""
+    """Count the pixels in each band of the values (dim 2) and of the truth (dim 3, from 0 to 4), int64 [n, k, 5, 5]."""
     edges = thresholds.unique()  # ascending
     n, cells = len(values), (len(edges) + 1) * 5
     place = torch.bucketize(values, edges) * 5 + truth + torch.arange(n)[:, None, None] * cells

@@ -54,7 +54,7 @@ def write_report(dissection: Dissection, concepts: ConceptDataset, path: str | P
 
 
 def _embedded(image: Image) -> str:
-    """The image as JPEG in a data URI."""
+    """Encode an image as JPEG in a data URI."""
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=_QUALITY)
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"

@@ -23,7 +23,13 @@ SIDE = 128  # of a picture, pixels
 
 
 class Picture(NamedTuple):
-    """An image as a unit sees it, its name, and the unit's highest activation in it."""
+    """An image with the region outlined in which a unit is active.
+
+    Attributes:
+        image: the picture.
+        name: of the image.
+        peak: the unit's highest activation in it.
+    """
 
     image: Image
     name: str
@@ -33,12 +39,12 @@ class Picture(NamedTuple):
 def pictures(
     dissection: Dissection, concepts: ConceptDataset, units: Iterable[int], side: int = SIDE
 ) -> dict[int, list[Picture]]:
-    """The examples of these units, highest activation first; each image is read once.
+    """Draw the examples of units, highest activation first; each image is read once.
 
     Args:
         dissection: with examples; without, there are no pictures.
         concepts: the data set that it was made with.
-        units: which.
+        units: numbers of the units.
         side: the longer one of each picture, in pixels.
     """
     wanted = list(units)
@@ -79,7 +85,7 @@ def outlined(image: Tensor, activations: Tensor, threshold: float) -> Image:
 
 
 def _fit(image: Tensor, side: int) -> Tensor:
-    """The image scaled so that its longer side has so many pixels."""
+    """Scale an image so that its longer side has so many pixels."""
     height, width = image.shape[1:]
     size = [max(1, round(part * side / max(height, width))) for part in (height, width)]
     if size == [height, width]:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def detector_table(dissection: Dissection, rows: int = 15) -> Table:
-    """The concepts that most units detect, with how many do and how well the best does."""
+    """Tabulate the concepts that most units detect, with the number of units and the best IoU."""
     from rich.box import SIMPLE_HEAD
     from rich.markup import escape
     from rich.table import Table
@@ -42,7 +42,7 @@ def detector_table(dissection: Dissection, rows: int = 15) -> Table:
 def log_units(
     loggers: Iterable[Logger], dissection: Dissection, concepts: ConceptDataset, rows: int, name: str
 ) -> None:
-    """Give W&B the detectors by category, the best IoU of every unit, and a table of the best with their images.
+    """Log to W&B the detectors by category, the best IoU of every unit, and a table of the best with their images.
 
     Args:
         loggers: of the run; only W&B's take tables.
