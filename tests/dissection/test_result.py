@@ -21,6 +21,8 @@ from introspect.dissection.result import Dissection, display
 from introspect.dissection.tally import Counts
 from tests.dissection.made import Made
 
+RULES = ("quantile", "iou_threshold", "presence")
+
 
 def made(best: list[tuple[int, float]], labels: int = 6) -> Dissection:
     """Units whose best label and IoU are given; labels 1 … 3 are objects, 4 … are parts."""
@@ -78,22 +80,8 @@ def test_files_hold_everything(tmp_path: Path) -> None:
     found = replace(made([(1, 0.5), (4, 0.3), (0, 0.0)]), **named)
     save(found, tmp_path / "sub")
     again = load(tmp_path / "sub")
-    for name in (
-        "layer",
-        "concepts",
-        "images",
-        "labels",
-        "categories",
-        "quantile",
-        "iou_threshold",
-        "presence",
-        "control",
-        "network",
-        "checkpoint",
-        "preprocessing",
-        "seed",
-    ):
-        assert getattr(again, name) == getattr(found, name)
+    for name in ("layer", "concepts", "images", "labels", "categories", "control", "seed", *RULES, *named):
+        assert getattr(again, name) == getattr(found, name), name
     assert torch.equal(again.iou, found.iou)
     assert torch.equal(again.thresholds, found.thresholds)
     assert torch.equal(again.counts.areas, found.counts.areas)

@@ -49,6 +49,11 @@ def slow(maps: Tensor, limits: Tensor, images: list[tuple[Tensor, tuple[int, ...
     return counts
 
 
+def assert_equal(found: Counts, expected: Counts) -> None:
+    for name in ("intersections", "areas", "category_areas", "label_pixels"):
+        assert torch.equal(getattr(found, name), getattr(expected, name)), name
+
+
 sizes = st.tuples(st.integers(1, 6), st.integers(1, 6))
 
 
@@ -79,9 +84,7 @@ def test_equals_the_definition(
         )
         for count in layers
     ]
-    fast, expected = counted(maps, limits, images, presence), slow(maps, limits, images, presence)
-    for name in ("intersections", "areas", "category_areas", "label_pixels"):
-        assert torch.equal(getattr(fast, name), getattr(expected, name)), name
+    assert_equal(counted(maps, limits, images, presence), slow(maps, limits, images, presence))
 
 
 @given(seed=st.integers(0, 2**16))
@@ -96,9 +99,8 @@ def test_bounds_order_and_additivity(seed: int) -> None:
     halves = Counts.zeros(3, LABELS, CATEGORIES)
     for part in (slice(0, 1), slice(1, 4)):
         add(halves, maps[part], limits, Masks.of([Annotation.of(*i) for i in images[part]]), PRIMARY, "lite")
-    for name in ("intersections", "areas", "category_areas", "label_pixels"):
-        assert torch.equal(getattr(whole, name), getattr(back, name))
-        assert torch.equal(getattr(whole, name), getattr(halves, name))
+    assert_equal(whole, back)
+    assert_equal(whole, halves)
     lite, original = iou(whole, PRIMARY), iou(counted(maps, limits, images, "original"), PRIMARY)
     assert (lite >= original).all()
     assert ((lite >= 0) & (lite <= 1)).all()
@@ -120,9 +122,7 @@ def test_thresholds_that_upsampled_values_equal(cells: int, pixels: int) -> None
     maps[0], maps[1, :, 0] = 1.0, 2.0
     images = [(torch.randint(LABELS, (2, pixels, pixels), generator=generator), ()) for _ in range(6)]
     for limits in torch.arange(-16, 17, dtype=torch.float64).div(8)[:, None].expand(-1, 5):
-        fast, expected = counted(maps, limits, images, "lite"), slow(maps, limits, images, "lite")
-        for name in ("intersections", "areas", "category_areas", "label_pixels"):
-            assert torch.equal(getattr(fast, name), getattr(expected, name)), (name, limits[0])
+        assert_equal(counted(maps, limits, images, "lite"), slow(maps, limits, images, "lite"))
 
 
 @given(
@@ -162,9 +162,7 @@ def test_the_same_in_32_and_64_bits(monkeypatch: pytest.MonkeyPatch, kind: torch
     images = [(torch.randint(LABELS, (2, 14, 14), generator=generator), ()) for _ in range(3)]
     monkeypatch.setattr("introspect.dissection.tally._numbers", lambda *_: kind)
     assert active_pixels(maps, limits, (14, 14)).pixel.dtype == kind
-    fast, expected = counted(maps, limits, images, "lite"), slow(maps, limits, images, "lite")
-    for name in ("intersections", "areas", "category_areas"):
-        assert torch.equal(getattr(fast, name), getattr(expected, name))
+    assert_equal(counted(maps, limits, images, "lite"), slow(maps, limits, images, "lite"))
 
 
 def test_a_threshold_between_two_float32_numbers() -> None:
@@ -210,9 +208,7 @@ def test_too_many_combinations_for_a_table(monkeypatch: pytest.MonkeyPatch) -> N
     expected = counted(maps, limits, images, "lite")
     monkeypatch.setattr(torch, "bincount", _limited(torch.bincount, most=300))
     monkeypatch.setattr("introspect.dissection.tally._TABLE", 0)
-    found = counted(maps, limits, images, "lite")
-    for name in ("intersections", "areas", "category_areas", "label_pixels"):
-        assert torch.equal(getattr(found, name), getattr(expected, name))
+    assert_equal(counted(maps, limits, images, "lite"), expected)
 
 
 def _limited(function: Callable[..., Tensor], most: int) -> Callable[..., Tensor]:
@@ -235,5 +231,4 @@ def test_the_same_on_a_gpu() -> None:
     counts = Counts.zeros(8, LABELS, CATEGORIES, "cuda")
     masks = Masks.of([Annotation.of(*image) for image in images]).to("cuda")
     add(counts, maps.cuda(), limits.cuda(), masks, PRIMARY.cuda(), "lite")
-    for name in ("intersections", "areas", "category_areas", "label_pixels"):
-        assert torch.equal(getattr(counts.cpu(), name), getattr(expected, name))
+    assert_equal(counts.cpu(), expected)

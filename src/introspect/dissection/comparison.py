@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from introspect.core.errors import InputError
+from introspect.dissection.report.tables import TextTable
 from introspect.dissection.result import Dissection
 
 if TYPE_CHECKING:
@@ -49,24 +50,16 @@ class Comparison:
 
     def table(self) -> Table:
         """Return a table for the terminal: a row per dissection; categories without any detector are left out."""
-        from rich.box import SIMPLE_HEAD
-        from rich.markup import escape
-        from rich.table import Table
-
-        shown = list(zip(*self.rows(), strict=True))
+        names, *columns = zip(*self.rows(), strict=True)
         found = [
             place
-            for place, name in enumerate(shown[0])
+            for place, name in enumerate(names)
             if name in ("total", "unique") or any(counts[name].value for counts in self.counts.values())
         ]
-        table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-        table.caption = "concept detectors; in brackets: 95 % bootstrap intervals over units"
-        table.add_column("detectors", overflow="fold")
-        for place in found:
-            table.add_column(escape(shown[0][place]), justify="right", no_wrap=True)
-        for name, cells in zip(self.counts, shown[1:], strict=True):
-            table.add_row(escape(name), *(escape(cells[place]) for place in found))
-        return table
+        header = ["detectors", *(names[place] for place in found)]
+        rows = [[name, *(cells[place] for place in found)] for name, cells in zip(self.counts, columns, strict=True)]
+        caption = "concept detectors; in brackets: 95 % bootstrap intervals over units"
+        return TextTable("", header, rows, caption).table(no_wrap=True)
 
     def markdown(self) -> str:
         """Return the counts, and how they differ from the first dissection, as Markdown."""

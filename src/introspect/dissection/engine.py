@@ -70,7 +70,7 @@ def dissect(
         examples: top-activating images to keep of each unit.
         batch_size: images that go through the network at once.
         num_workers: processes that read, decode and stack images while the network runs, two batches ahead each; 0
-            does so in this one. For a CUDA device batches are put into pinned memory, and copied while the network runs.
+            does so in this one. For CUDA, batches are put into pinned memory and copied while the network runs.
         device: where the network runs; None leaves it where it is. On MPS only the network does: the counting needs
             float64.
         cache_dir: folder of the temporary files; None takes the system's.

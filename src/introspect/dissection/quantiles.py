@@ -24,8 +24,8 @@ class UpperQuantile:
 
     A buffer holds the k largest values so far at its end, the smallest of them first. That one is the floor: only
     values above it are added, in the free part before the others, until this is full for some unit. Then the largest
-    are selected again. This happens about log(1 / q) / log(1.5) times however long the stream is. Memory: 1.5 k values per
-    unit.
+    are selected again. This happens about log(1 / q) / log(1.5) times however long the stream is. Memory: 1.5 k
+    values per unit.
 
     Args:
         quantile: q, the fraction of values above it, in (0, 1).

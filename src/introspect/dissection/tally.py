@@ -314,7 +314,7 @@ def _between(cells: Tensor, origin: Tensor, width: int, rows: _Bands, row: Tenso
 
 
 def flat_nonzero(mask: Tensor) -> Tensor:
-    """Return the indices of what is not 0 in the flattened tensor; on the CPU by NumPy, which is several times faster."""
+    """Return the indices of what is not 0 in the flattened tensor; on the CPU by NumPy, several times faster."""
     if mask.device.type == "cpu":
         return torch.from_numpy(np.flatnonzero(mask.numpy()))
     return mask.flatten().nonzero().squeeze(1)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import difflib
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -34,59 +34,31 @@ _RELUS = (torch.relu, torch.relu_, functional.relu, functional.relu_)
 
 
 @dataclass(frozen=True, slots=True)
-class _Call:
-    """One call of a method of Captum, with its settings."""
+class Method:
+    """A method of Captum.
 
-    captum: Any
-    model: nn.Module
-    layer: nn.Module | None
-    pixels: Tensor
-    targets: Tensor
-    steps: int
-    baselines: Tensor
+    Attributes:
+        name: its class in `captum.attr`.
+        relu_modules: whether it hooks ReLUs, so that each call of one must be a module.
+        baselines: whether it takes several random baselines.
+    """
 
-
-def _plain(name: str) -> Callable[[_Call], Tensor]:
-    def run(call: _Call) -> Tensor:
-        found: Tensor = getattr(call.captum, name)(call.model).attribute(call.pixels, target=call.targets)
-        return found
-
-    return run
+    name: str
+    relu_modules: bool = False
+    baselines: bool = False
 
 
-def _from_baselines(name: str) -> Callable[[_Call], Tensor]:
-    def run(call: _Call) -> Tensor:
-        method = getattr(call.captum, name)(call.model)
-        found: Tensor = method.attribute(call.pixels, baselines=call.baselines, target=call.targets)
-        return found
-
-    return run
-
-
-def _integrated(call: _Call) -> Tensor:
-    found: Tensor = call.captum.IntegratedGradients(call.model).attribute(
-        call.pixels, target=call.targets, n_steps=call.steps, internal_batch_size=4 * len(call.pixels)
-    )
-    return found
-
-
-def _guided_cam(call: _Call) -> Tensor:
-    found: Tensor = call.captum.GuidedGradCam(call.model, call.layer).attribute(call.pixels, target=call.targets)
-    return found
-
-
-METHODS: dict[str, Callable[[_Call], Tensor]] = {
-    "saliency": _plain("Saliency"),
-    "input_x_gradient": _plain("InputXGradient"),
-    "integrated_gradients": _integrated,
-    "deep_lift": _plain("DeepLift"),
-    "deep_lift_shap": _from_baselines("DeepLiftShap"),
-    "gradient_shap": _from_baselines("GradientShap"),
-    "guided_backprop": _plain("GuidedBackprop"),
-    "deconvolution": _plain("Deconvolution"),
-    "guided_grad_cam": _guided_cam,
+METHODS = {
+    "saliency": Method("Saliency"),
+    "input_x_gradient": Method("InputXGradient"),
+    "integrated_gradients": Method("IntegratedGradients"),
+    "deep_lift": Method("DeepLift", relu_modules=True),
+    "deep_lift_shap": Method("DeepLiftShap", relu_modules=True, baselines=True),
+    "gradient_shap": Method("GradientShap", baselines=True),
+    "guided_backprop": Method("GuidedBackprop", relu_modules=True),
+    "deconvolution": Method("Deconvolution", relu_modules=True),
+    "guided_grad_cam": Method("GuidedGradCam", relu_modules=True),
 }
-_NEED_MODULES = {"deep_lift", "deep_lift_shap", "guided_backprop", "deconvolution", "guided_grad_cam"}
 
 
 class Attribution:
@@ -118,7 +90,7 @@ class Attribution:
         self._model = self._traced = model
         self._compared = False
         self._steps, self._seed = whole_number("steps", steps, 1), seed
-        if needy := [method for method in self.methods if method in _NEED_MODULES]:
+        if needy := [method for method in self.methods if METHODS[method].relu_modules]:
             self._traced = PixelNetwork(with_relu_modules(model.network, needy), model.prepare)
         self._layer = _convolution(self._traced.network, layer) if "guided_grad_cam" in self.methods else None
 
@@ -133,22 +105,30 @@ class Attribution:
         Returns:
             Float [n, 3, h, w].
         """
-        model = self._traced if method in _NEED_MODULES else self._model
+        chosen = METHODS[method]
         self._compare(method, pixels)
-        numbers = torch.Generator().manual_seed(self._seed)
-        baselines = torch.randn(_BASELINES, *pixels.shape[1:], generator=numbers).to(pixels.device) * _SPREAD
-        inputs = pixels.clone().requires_grad_()
-        call = _Call(self._captum, model, self._layer, inputs, targets, self._steps, baselines)
+        network: list[nn.Module | None] = [self._traced if chosen.relu_modules else self._model]
+        if method == "guided_grad_cam":
+            network.append(self._layer)
+        options: dict[str, Any] = {"target": targets}
+        if chosen.baselines:
+            numbers = torch.Generator().manual_seed(self._seed)
+            baselines = torch.randn(_BASELINES, *pixels.shape[1:], generator=numbers)
+            options["baselines"] = baselines.to(pixels.device) * _SPREAD
+        if method == "integrated_gradients":
+            options |= {"n_steps": self._steps, "internal_batch_size": 4 * len(pixels)}
         with warnings.catch_warnings(), isolate_rng(), torch.enable_grad():
             warnings.simplefilter("ignore")  # Captum warns of its hooks at each call
             torch.manual_seed(self._seed)
             np.random.seed(self._seed)  # noqa: NPY002 - Captum draws from both
-            return METHODS[method](call).detach()
+            explainer = getattr(self._captum, chosen.name)(*network)
+            found: Tensor = explainer.attribute(pixels.clone().requires_grad_(), **options)
+        return found.detach()
 
     @torch.no_grad()
     def _compare(self, method: str, pixels: Tensor) -> None:
         """Check once that the traced network computes the same as the network."""
-        if self._compared or self._traced is self._model or method not in _NEED_MODULES:
+        if self._compared or self._traced is self._model or not METHODS[method].relu_modules:
             return
         self._compared = True
         if not torch.allclose(self._traced(pixels), self._model(pixels), rtol=1e-3, atol=1e-4):

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
 
@@ -20,6 +20,7 @@ from introspect.core.errors import InputError
 from introspect.core.files import replacing, write_json
 from introspect.core.inference import AUTO, chosen_device
 from introspect.core.parquet import write_columns
+from introspect.dissection.report.tables import TextTable
 from introspect.vision.networks import MODEL, Network
 from introspect.vision.preprocessing import Preprocess
 
@@ -29,22 +30,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Columns = Mapping[str, Tensor | Sequence[Any]]
-
-
-class Shown(NamedTuple):
-    """A table for people.
-
-    Attributes:
-        title: a line above the table.
-        columns: the header.
-        rows: cells as text or numbers.
-        caption: a line below the table.
-    """
-
-    title: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str | int | float]]
-    caption: str
 
 
 class Result(ABC):
@@ -76,7 +61,7 @@ class Result(ABC):
         """Return tables for programs, by name."""
 
     @abstractmethod
-    def shown(self) -> Shown:
+    def text_table(self) -> TextTable:
         """Return the table for people."""
 
     @abstractmethod
@@ -194,7 +179,7 @@ def publish(
     for name, columns in result.tables().items():
         write_columns(folder / f"{result.name}_{name}.parquet", **columns)
     pictures = _draw(result, folder) if figure else {}
-    rich.print(_table(result.shown()))
+    rich.print(result.text_table().table())
     _track(result, pictures, loggers)
     return metrics
 
@@ -232,26 +217,12 @@ def _draw(result: Result, folder: Path) -> dict[str, Path]:
     return paths
 
 
-def _table(shown: Shown) -> Any:
-    from rich.box import SIMPLE_HEAD
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True, title=escape(shown.title))
-    table.title_justify, table.caption = "left", escape(shown.caption)
-    for number, column in enumerate(shown.columns):
-        table.add_column(escape(column), justify="right" if number else "left", overflow="fold")
-    for row in shown.rows:
-        table.add_row(*(escape(cell if isinstance(cell, str) else f"{cell:.4g}") for cell in row))
-    return table
-
-
 def _track(result: Result, pictures: Mapping[str, Path], loggers: Iterable[Logger]) -> None:
     from lightning.pytorch.loggers import WandbLogger
 
-    shown = result.shown()
+    table = result.text_table()
     for tracker in (logger for logger in loggers if isinstance(logger, WandbLogger)):
-        data = [[str(cell) if isinstance(cell, str) else float(cell) for cell in row] for row in shown.rows]
-        tracker.log_table(f"{result.place}/table", columns=list(shown.columns), data=data)
+        data = [[str(cell) if isinstance(cell, str) else float(cell) for cell in row] for row in table.rows]
+        tracker.log_table(f"{result.place}/table", columns=list(table.columns), data=data)
         for name, path in pictures.items():
             tracker.log_image(f"{result.place}/{name}", [str(path)])

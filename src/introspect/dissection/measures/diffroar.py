@@ -22,11 +22,12 @@ from torch import Tensor, nn
 from introspect.core.errors import InputError
 from introspect.core.progress import track
 from introspect.dissection.measures.attribution import gradients
-from introspect.dissection.measures.base import Columns, Shown, canvas
+from introspect.dissection.measures.base import Columns, canvas
 from introspect.dissection.measures.images import Batch, ImageMeasure, ImageResult, check_logits
 from introspect.dissection.measures.masking import SIDES, RankFile
 from introspect.dissection.measures.probes import Probe, ProbeTraining, Task, predictive_power
 from introspect.dissection.options import whole_number
+from introspect.dissection.report.tables import TextTable
 from introspect.vision.datasets.base import ImageSet
 
 Ranking = Literal["loss", "logit", "loss_x_input", "logit_x_input", "random"]
@@ -98,7 +99,7 @@ class DiffRoarResult(ImageResult):
         kept, side, run = zip(*rows, strict=True)
         return {"probes": {"kept": kept, "left": side, "run": run, "accuracy": self.accuracy.flatten()}}
 
-    def shown(self) -> Shown:
+    def text_table(self) -> TextTable:
         """See `Result`."""
         rows = []
         for kept, pairs, sides in zip(self.kept, self.pairs, self.accuracy, strict=True):
@@ -110,7 +111,7 @@ class DiffRoarResult(ImageResult):
         if self.flat:
             caption += f"; {self.flat:.1%} of the images have no gradient, and random ranks"
         title = f"DiffROAR: {self.network}, ranked by {self.attribution}, on {self.data}"
-        return Shown(title, ("values left", "top, accuracy", "bottom, accuracy", "DiffROAR"), rows, caption)
+        return TextTable(title, ("values left", "top, accuracy", "bottom, accuracy", "DiffROAR"), rows, caption)
 
     def figures(self) -> dict[str, Any]:
         """`levels`: accuracy of both sides, and their difference, over the share that is left."""

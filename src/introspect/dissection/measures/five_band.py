@@ -19,9 +19,10 @@ from torch import Tensor
 from introspect.core.progress import track
 from introspect.dissection.measures.attribution import Attribution, check_methods
 from introspect.dissection.measures.bands import HARD, Scores, Sweep, normalised, scores
-from introspect.dissection.measures.base import Columns, Shown, canvas, library
+from introspect.dissection.measures.base import Columns, canvas, library
 from introspect.dissection.measures.images import FirstImages, ImageMeasure, ImageResult, check_logits
 from introspect.dissection.options import whole_number
+from introspect.dissection.report.tables import TextTable
 
 SCORES = Scores._fields
 
@@ -104,7 +105,7 @@ class FiveBandResult(ImageResult):
             },
         }
 
-    def shown(self) -> Shown:
+    def text_table(self) -> TextTable:
         """See `Result`."""
         rows = [
             [method, *(f"{float(hard[i]):.3f} / {float(soft[i]):.3f}" for i in range(len(SCORES)))]
@@ -113,7 +114,7 @@ class FiveBandResult(ImageResult):
         right = float(self.right.sum() / self.images.sum())
         caption = f"five-band / mean of the soft sweep; accuracy of the network: {right:.1%}"
         title = f"five-band score: {self.network}, {int(self.images.sum())} images of {self.data}"
-        return Shown(title, ("attribution", *SCORES), rows, caption)
+        return TextTable(title, ("attribution", *SCORES), rows, caption)
 
     def figures(self) -> dict[str, Any]:
         """`sweep`: each score over the sweep; `examples`: images, truths and maps."""

@@ -19,9 +19,10 @@ from torch.nn import functional
 
 from introspect.core.progress import track
 from introspect.dissection.measures.attribution import gradients
-from introspect.dissection.measures.base import Columns, Shown, canvas
+from introspect.dissection.measures.base import Columns, canvas
 from introspect.dissection.measures.images import FirstImages, ImageMeasure, ImageResult, check_logits
 from introspect.dissection.options import whole_number
+from introspect.dissection.report.tables import TextTable
 
 _LUMA = (0.299, 0.587, 0.114)
 _MEANING = {
@@ -153,12 +154,12 @@ class GradientResult(ImageResult):
             }
         }
 
-    def shown(self) -> Shown:
+    def text_table(self) -> TextTable:
         """See `Result`."""
         rows = [[_MEANING[n], f"{mean:.3f}", f"{self.deviations[n]:.3f}"] for n, mean in self.means.items()]
         caption = f"{self.flat} images have no gradient and are left out; these numbers are ours, not the paper's"
         title = f"gradient of the loss: {self.network}, {self.images} images of {self.data}"
-        return Shown(title, ("number", "mean", "sd over images"), rows, caption)
+        return TextTable(title, ("number", "mean", "sd over images"), rows, caption)
 
     def figures(self) -> dict[str, Any]:
         """`maps`: images, maps from white to red (each by its 99th percentile), and truths."""

@@ -23,9 +23,10 @@ from torch import Tensor
 from introspect.core.errors import InputError
 from introspect.dissection.comparison import check_comparable
 from introspect.dissection.concepts.base import Annotated, ConceptDataset
-from introspect.dissection.measures.base import Columns, PublishedMeasure, Result, Shown, canvas
+from introspect.dissection.measures.base import Columns, PublishedMeasure, Result, canvas
 from introspect.dissection.measures.detectors import LayerMeasure
 from introspect.dissection.options import as_names, whole_number
+from introspect.dissection.report.tables import TextTable
 from introspect.dissection.result import Dissection
 
 Concept = tuple[str, str]
@@ -124,7 +125,7 @@ class StabilityResult(Result):
         header = ("group", "concept", "category", "detected", "dissections")
         return {"concepts": {key: [row[i] for row in rows] for i, key in enumerate(header)}} if rows else {}
 
-    def shown(self) -> Shown:
+    def text_table(self) -> TextTable:
         """See `Result`."""
         rows = []
         for name, group in self.groups.items():
@@ -133,7 +134,7 @@ class StabilityResult(Result):
             shares = [f"{found[s]:.2f}" if s in found else "-" for s in ("jaccard", "always", "to_all")]
             rows.append([name, str(len(group)), *counts, *shares])
         columns = ("group", "dissections", "detectors", "concepts", "Jaccard", "in all", "Jaccard to all images")
-        return Shown("stability of concept detectors", columns, rows, "mean ± sd; these numbers are ours")
+        return TextTable("stability of concept detectors", columns, rows, "mean ± sd; these numbers are ours")
 
     def figures(self) -> dict[str, Any]:
         """`counts`: detectors and concepts of each group; Jaccard indices of all dissections."""

@@ -1,9 +1,9 @@
-"""Detectors as tables: for the terminal, and for Weights & Biases."""
+"""Tables for people: in the terminal, and for Weights & Biases."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from introspect.core.run_logger import log_histograms
 from introspect.dissection.concepts.base import ConceptDataset
@@ -15,28 +15,52 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
+class TextTable(NamedTuple):
+    """A table for people.
+
+    Attributes:
+        title: a line above the table.
+        columns: the header.
+        rows: cells as text or numbers.
+        caption: a line below the table.
+        left: number of columns of text, which are aligned on the left.
+    """
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str | int | float]]
+    caption: str
+    left: int = 1
+
+    def table(self, *, no_wrap: bool = False) -> Table:
+        """Return the table for the terminal; with `no_wrap` cells of numbers stay on one line."""
+        from rich.box import SIMPLE_HEAD
+        from rich.markup import escape
+        from rich.table import Table
+
+        table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True, title=escape(self.title) or None)
+        table.title_justify, table.caption = "left", escape(self.caption)
+        for number, column in enumerate(self.columns):
+            options: dict[str, Any] = {"justify": "right", "no_wrap": no_wrap} if number >= self.left else {}
+            table.add_column(escape(column), overflow="fold", **options)
+        for row in self.rows:
+            table.add_row(*(escape(cell if isinstance(cell, str) else f"{cell:.4g}") for cell in row))
+        return table
+
+
 def detector_table(dissection: Dissection, rows: int = 15) -> Table:
     """Tabulate the concepts that most units detect, with the number of units and the best IoU."""
-    from rich.box import SIMPLE_HEAD
-    from rich.markup import escape
-    from rich.table import Table
-
-    summary = dissection.summary()
+    summary, concepts = dissection.summary(), dissection.unique()
     by_category = ", ".join(f"{name} {summary[name]}" for name in dissection.categories)
     title = f"{dissection.layer}: {summary['total']} of {dissection.units} units detect {summary['unique']} concepts"
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True, title=escape(title), title_justify="left")
-    for column in ("concept", "category"):
-        table.add_column(column)
-    for column in ("units", "best IoU"):
-        table.add_column(column, justify="right")
     best = {detector.label: detector for detector in reversed(dissection.detectors())}
-    concepts = dissection.unique()
-    for label, units in list(concepts.items())[:rows]:
-        detector = best[label]
-        table.add_row(escape(display(label)), escape(detector.category), str(units), f"{detector.iou:.3f}")
+    cells = [
+        (display(label), best[label].category, str(units), f"{best[label].iou:.3f}")
+        for label, units in list(concepts.items())[:rows]
+    ]
     more = f"; {len(concepts) - rows} more concepts" if len(concepts) > rows else ""
-    table.caption = f"IoU from {dissection.iou_threshold:g}; {escape(by_category)}{more}"
-    return table
+    caption = f"IoU from {dissection.iou_threshold:g}; {by_category}{more}"
+    return TextTable(title, ("concept", "category", "units", "best IoU"), cells, caption, left=2).table()
 
 
 def log_units(
