@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from introspect.dissection.concepts.base import Annotated, Label, primary_categories
+from introspect.dissection.result import Dissection
+from introspect.dissection.tally import Counts
 
 
 class Made:
@@ -42,3 +45,26 @@ class Made:
         if not 0 <= index < len(self):
             raise IndexError(index)
         return Annotated(self._images[index], self._pixels[index].int(), tuple(self._scalars[index]), f"image {index}")
+
+
+def dissection(
+    concepts: Made, intersections: Tensor, areas: Tensor, label_pixels: Tensor | None = None, **others: Any
+) -> Dissection:
+    """A dissection with these counts of `Counts`; areas are those by category."""
+    pixels = torch.zeros(len(concepts.labels), dtype=torch.int64) if label_pixels is None else label_pixels
+    given: dict[str, Any] = {
+        "layer": "layer3",
+        "images": len(concepts),
+        "thresholds": torch.ones(len(areas), dtype=torch.float64),
+        "quantile": 0.005,
+        "iou_threshold": 0.05,
+        "presence": "lite",
+    }
+    return Dissection(
+        counts=Counts(intersections, areas.sum(1), areas, pixels),
+        concepts=concepts.name,
+        labels=tuple(concepts.labels),
+        categories=concepts.categories,
+        primary=concepts.primary,
+        **{**given, **others},
+    )

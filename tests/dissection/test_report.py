@@ -13,10 +13,9 @@ from introspect.dissection.report import write_report
 from introspect.dissection.report.pictures import outlined, pictures
 from introspect.dissection.report.tables import log_units
 from introspect.dissection.result import Dissection, Examples
-from introspect.dissection.tally import Counts
 from introspect.tracking.loggers import finish_wandb, wandb_logger
 from tests.browsing import HOSTILE, opened
-from tests.dissection.made import Made
+from tests.dissection.made import Made, dissection
 
 
 def dissected() -> tuple[Dissection, Made]:
@@ -31,30 +30,17 @@ def dissected() -> tuple[Dissection, Made]:
     )
     intersections = torch.tensor([[0, 8, 0, 0], [0, 0, 8, 0], [0, 0, 0, 8], [0, 0, 0, 0]])
     areas = torch.tensor([[8, 0], [12, 0], [0, 20], [5, 5]])
-    counts = Counts(intersections, areas.sum(1), areas, torch.tensor([0, 8, 12, 20]))
     maps = torch.zeros(4, 2, 2, 2)
     maps[..., 0, 0] = 4.0
     examples = Examples(torch.tensor([[0, 1], [1, 2], [2, 0], [0, 1]]), torch.full((4, 2), 4.0), maps)
-    found = Dissection(
-        layer="layer<4>",
-        concepts="made",
-        images=3,
-        counts=counts,
-        thresholds=torch.ones(4, dtype=torch.float64),
-        labels=tuple(concepts.labels),
-        categories=concepts.categories,
-        primary=concepts.primary,
-        quantile=0.005,
-        iou_threshold=0.05,
-        presence="lite",
-        examples=examples,
-    )
+    pixels = torch.tensor([0, 8, 12, 20])
+    found = dissection(concepts, intersections, areas, pixels, layer="layer<4>", examples=examples)
     return found, concepts
 
 
 def test_labels_are_escaped(tmp_path: Path) -> None:
-    dissection, concepts = dissected()
-    write_report(dissection, concepts, tmp_path / "sub/report.html")
+    found, concepts = dissected()
+    write_report(found, concepts, tmp_path / "sub/report.html")
     text = (tmp_path / "sub/report.html").read_text()
     assert "<script>document.title" not in text
     assert "<img src=x" not in text
@@ -78,7 +64,7 @@ def test_the_region_is_outlined() -> None:
 
 
 def test_pictures_read_each_image_once() -> None:
-    dissection, concepts = dissected()
+    found, concepts = dissected()
     read: list[int] = []
 
     class Counting(Made):
@@ -87,7 +73,7 @@ def test_pictures_read_each_image_once() -> None:
             return super().__getitem__(index)
 
     concepts.__class__ = Counting
-    shown = pictures(dissection, concepts, [0, 1])
+    shown = pictures(found, concepts, [0, 1])
     assert sorted(read) == [0, 1, 2]
     assert [[picture.name for picture in shown[unit]] for unit in (0, 1)] == [
         ["image 0", "image 1"],
@@ -96,16 +82,16 @@ def test_pictures_read_each_image_once() -> None:
 
 
 def test_without_examples_there_are_no_pictures(tmp_path: Path) -> None:
-    dissection, concepts = dissected()
-    bare = Dissection(**{**dissection.__dict__, "examples": None})
+    found, concepts = dissected()
+    bare = Dissection(**{**found.__dict__, "examples": None})
     write_report(bare, concepts, tmp_path / "report.html")
     assert "data:image" not in (tmp_path / "report.html").read_text()
 
 
 @pytest.mark.browser
 def test_in_a_browser(tmp_path: Path) -> None:
-    dissection, concepts = dissected()
-    write_report(dissection, concepts, tmp_path / "report.html")
+    found, concepts = dissected()
+    write_report(found, concepts, tmp_path / "report.html")
     with opened(tmp_path / "report.html") as found:
         page = found.page
 
@@ -141,8 +127,8 @@ def test_in_a_browser(tmp_path: Path) -> None:
 
 def test_wandb_gets_a_chart_and_the_units_with_their_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
-    dissection, concepts = dissected()
-    log_units([wandb_logger(project="p", save_dir=tmp_path)], dissection, concepts, 2, "dissect")
+    found, concepts = dissected()
+    log_units([wandb_logger(project="p", save_dir=tmp_path)], found, concepts, 2, "dissect")
     finish_wandb()
     [media] = tmp_path.glob("wandb/offline-run-*/files/media")
     [chart] = media.glob("table/dissect/by_category_table*.json")

@@ -18,8 +18,7 @@ from introspect.dissection.concepts.broden import Broden
 from introspect.dissection.engine import dissect_activations
 from introspect.dissection.files import load, save
 from introspect.dissection.result import Dissection, display
-from introspect.dissection.tally import Counts
-from tests.dissection.made import Made
+from tests.dissection.made import Made, dissection
 
 RULES = ("quantile", "iou_threshold", "presence")
 
@@ -33,19 +32,8 @@ def made(best: list[tuple[int, float]], labels: int = 6) -> Dissection:
         intersections[unit, label] = round(iou * 1000)
         areas[unit, concepts.primary[label]] = 1000
     intersections[:, 0] = 0
-    return Dissection(
-        layer="features.3",
-        concepts="made",
-        images=1,
-        counts=Counts(intersections, areas.sum(1), areas, torch.zeros(labels, dtype=torch.int64)),
-        thresholds=torch.linspace(0, 1, len(best), dtype=torch.float64),
-        labels=tuple(concepts.labels),
-        categories=concepts.categories,
-        primary=concepts.primary,
-        quantile=0.005,
-        iou_threshold=0.05,
-        presence="lite",
-    )
+    thresholds = torch.linspace(0, 1, len(best), dtype=torch.float64)
+    return dissection(concepts, intersections, areas, layer="features.3", thresholds=thresholds)
 
 
 def with_iou(value: float) -> tuple[int, float]:

@@ -6,18 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from introspect.core.errors import InputError
-from introspect.vision.shapeworld import (
-    CLASS_NAMES,
-    COLORS,
-    FAMILIES,
-    FAMILY_NAMES,
-    LAYERS,
-    VOCABULARY,
-    Drawn,
-    Shapeworld,
-    draw,
-    number,
-)
+from introspect.vision.shapeworld.drawing import Drawn, Shapeworld, draw
+from introspect.vision.shapeworld.things import CLASS_NAMES, COLORS, FAMILIES, FAMILY_NAMES, LAYERS, VOCABULARY, number
 
 SIDE = 24
 

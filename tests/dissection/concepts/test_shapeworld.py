@@ -12,7 +12,7 @@ from introspect.dissection.concepts.broden import Broden
 from introspect.dissection.concepts.shapeworld import ShapeworldConcepts, export
 from introspect.dissection.engine import dissect
 from introspect.vision.backbones import CifarResNet
-from introspect.vision.shapeworld import VOCABULARY
+from introspect.vision.shapeworld.things import VOCABULARY
 
 
 class Knowing(nn.Module):

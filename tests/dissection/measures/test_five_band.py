@@ -16,7 +16,7 @@ from introspect.dissection.measures.bands import Sweep, hard, scores
 from introspect.dissection.measures.five_band import FiveBand
 from introspect.dissection.measures.images import Reader
 from introspect.vision.datasets.shapeworld import ShapeworldImages
-from introspect.vision.shapeworld import Shapeworld
+from introspect.vision.shapeworld.drawing import Shapeworld
 from tests.composing import compose_config
 from tests.dissection.measures.made import SETTINGS, Sides, Squares, checkpoint, plain, sides, without
 from tests.distillation.made import Colours

@@ -12,11 +12,11 @@ import torch
 
 from introspect.dissection.files import save
 from introspect.dissection.result import Dissection
-from introspect.dissection.tally import Counts
 from introspect.evaluation.judging.judgments import Judged, Profile, Quality
 from introspect.evaluation.judging.running import save_judgments
 from introspect.evaluation.rollouts import Rollout, save_rollouts
 from tests.dissection.made import Made
+from tests.dissection.made import dissection as made_dissection
 
 PLANNED = (
     "We are asked: Who is the king of Rome? The document on Rome matters; the others can wait.\n\n"
@@ -111,25 +111,8 @@ def dissection(name: str = "zebra", control: str = "") -> Dissection:
     """Unit 0 detects the label of this name (IoU 1), 1 `oak` (0.5), 2 and 3 nothing."""
     concepts = Made([torch.ones(1, 10, 10)] * 3, categories={"object": [1, 2], "color": [3]}, names={1: name, 2: "oak"})
     areas = torch.tensor([[8, 0], [12, 0], [0, 20], [5, 5]])
-    return Dissection(
-        layer="layer3",
-        concepts="made",
-        images=3,
-        counts=Counts(
-            torch.tensor([[0, 8, 0, 0], [0, 0, 8, 0], [0] * 4, [0] * 4]),
-            areas.sum(1),
-            areas,
-            torch.tensor([0, 8, 12, 20]),
-        ),
-        thresholds=torch.ones(4, dtype=torch.float64),
-        labels=tuple(concepts.labels),
-        categories=concepts.categories,
-        primary=concepts.primary,
-        quantile=0.005,
-        iou_threshold=0.05,
-        presence="lite",
-        control=control,
-    )
+    intersections = torch.tensor([[0, 8, 0, 0], [0, 0, 8, 0], [0] * 4, [0] * 4])
+    return made_dissection(concepts, intersections, areas, torch.tensor([0, 8, 12, 20]), control=control)
 
 
 def image_run(

@@ -13,7 +13,8 @@ from introspect.core.files import write_csv
 from introspect.dissection.concepts.base import Annotated, Label
 from introspect.dissection.options import as_names, whole_number
 from introspect.vision.datasets.base import SPLITS, Split
-from introspect.vision.shapeworld import LAYERS, VOCABULARY, Shapeworld
+from introspect.vision.shapeworld.drawing import Shapeworld
+from introspect.vision.shapeworld.things import LAYERS, VOCABULARY
 
 
 class ShapeworldConcepts:

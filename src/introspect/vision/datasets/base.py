@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from introspect.core.errors import InputError
-from introspect.vision.shapeworld import SPLITS as SPLITS
-from introspect.vision.shapeworld import Split as Split
+from introspect.vision.shapeworld.drawing import SPLITS as SPLITS
+from introspect.vision.shapeworld.drawing import Split as Split
 
 Sample = tuple[Tensor, int]
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 from introspect.core.errors import InputError
 from introspect.vision.datasets.base import ImageSet, Split, TensorImages, checked_sizes, generated_identity
-from introspect.vision.shapeworld import CLASS_NAMES, FAMILY_OF, LAYERS, Shapeworld, draw
+from introspect.vision.shapeworld.drawing import Shapeworld, draw
+from introspect.vision.shapeworld.things import CLASS_NAMES, FAMILY_OF, LAYERS
 
 _CLASS_LAYER = len(LAYERS) - 1 - LAYERS[::-1].index("object")  # the first layer of objects holds the families
 _TELLING = 0.9
