@@ -88,6 +88,13 @@ def pairs_to_columns(pairs: list[list[Any]], *names: str) -> dict[str, list[Any]
     return {name: [pair[i] for pair in pairs] for i, name in enumerate(names)}
 
 
+def hub_row(item: dict[str, Any]) -> dict[str, Any]:
+    """An item of HotpotQA or 2WikiMultiHopQA in the columns of the hub."""
+    columns = {"supporting_facts": ("title", "sent_id"), "context": ("title", "sentences")}
+    kept = {key: value for key, value in item.items() if key != "_id"}
+    return {"id": item["_id"], **kept, **{key: pairs_to_columns(item[key], *names) for key, names in columns.items()}}
+
+
 def check_example(example: MultiHopExample) -> None:
     """What must hold for every example of every benchmark."""
     assert example.id

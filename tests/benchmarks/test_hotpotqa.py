@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -10,12 +9,9 @@ from introspect.benchmarks.hotpotqa import HotpotQA, tier
 from introspect.core.errors import InputError
 from tests.benchmarks.samples import (
     check_example,
-    golden_prompt,
-    golden_rows,
     golden_tiers,
     hotpot_item,
-    hub_folder,
-    pairs_to_columns,
+    hub_row,
     real_files,
     real_rows,
     write_items,
@@ -24,16 +20,6 @@ from tests.benchmarks.samples import (
 
 def load(path: Path) -> list[MultiHopExample]:
     return HotpotQA(files={"test": path}).load("test")
-
-
-def hub_row(item: dict[str, Any]) -> dict[str, Any]:
-    """The columns of hotpotqa/hotpot_qa."""
-    return {
-        "id": item["_id"],
-        **{key: item[key] for key in ("question", "answer", "type", "level")},
-        "supporting_facts": pairs_to_columns(item["supporting_facts"], "title", "sent_id"),
-        "context": pairs_to_columns(item["context"], "title", "sentences"),
-    }
 
 
 def test_an_item_becomes_an_example(tmp_path):
@@ -76,13 +62,6 @@ def test_reads_all_real_items(shared):
     assert [example.tier for example in train] == golden_tiers(shared, "hotpotqa")
 
 
-def test_held_out_real_items_are_the_last_tenth(shared):
-    benchmark = HotpotQA(files=real_files(shared, "hotpotqa"))
-    whole = HotpotQA(files=real_files(shared, "hotpotqa"), held_out=0).load("train")
-    assert benchmark.load("train") == whole[:90]
-    assert benchmark.load("validation") == whole[90:]
-
-
 def test_real_chains_read_as_a_solution_would(shared):
     examples = {example.question: example for example in load(real_files(shared, "hotpotqa")["test"])}
     example = examples[
@@ -108,23 +87,6 @@ def test_real_chains_read_as_a_solution_would(shared):
     assert [step.finding for step in compared.evidence] == [None, None]
 
 
-def test_context_is_rendered_as_the_reference_renders_it(shared, tmp_path):
-    cases = golden_prompt(shared, "hotpotqa_sft")
-    assert cases
-    for case in cases:
-        (example,) = load(write_items(tmp_path / "test.json", [case["inputs"]["row"]]))
-        assert example.context == case["output"]["context"]
-
-
-def test_tiers_equal_the_reference_on_every_row(shared):
-    cases = golden_rows(shared, "hotpotqa")
-    assert sum(case["synthetic"] for case in cases) == 4
-    for case in cases:
-        assert tier(case["row"]) == case["tier"], case
-        if "row_raw_format" in case:
-            assert tier(case["row_raw_format"]) == case["tier"], case
-
-
 @pytest.mark.parametrize(
     ("row", "expected"),
     [
@@ -143,18 +105,6 @@ def test_tier(row, expected):
     assert tier(row) == expected
 
 
-def test_files_and_hub_give_the_same_examples(shared, tmp_path, monkeypatch):
-    rows = {"train": real_rows(shared, "hotpotqa", "train"), "validation": real_rows(shared, "hotpotqa", "test")}
-    parts = {split: [hub_row(row) for row in items] for split, items in rows.items()}
-    hub = HotpotQA(hub_id=hub_folder(tmp_path, parts, monkeypatch, config="distractor"))
-    local = HotpotQA(files=real_files(shared, "hotpotqa"))
-    for split in ("train", "validation", "test"):
-        assert hub.load(split) == local.load(split)
-    assert hub.load("test", limit=3) == local.load("test", limit=3)
-    with pytest.raises(InputError, match=r"cannot load 'validation' of .*fullwiki"):
-        HotpotQA(hub_id=str(tmp_path / "repository"), hub_config="fullwiki").load("test")
-
-
 @pytest.mark.parametrize("layout", ["columns", "records", "lines"])
 def test_accepts_the_layouts_of_mirrors(tmp_path, layout):
     item = hotpot_item()
@@ -167,7 +117,7 @@ def test_accepts_the_layouts_of_mirrors(tmp_path, layout):
     assert load(write_items(tmp_path / "test", [item], lines=layout == "lines")) == expected
 
 
-def test_facts_that_point_nowhere_and_equal_titles_are_put_up_with(tmp_path, caplog):
+def test_facts_that_point_nowhere_and_equal_titles_are_tolerated(tmp_path, caplog):
     item = hotpot_item(supporting_facts=[["Gizmo", 2], ["Gizmo", -1], ["Nobody", 0], ["Gizmo", 1], ["Gizmo", 1]])
     item["context"] += [["Gizmo", ["One.", "Two.", "Three."]]]
     (example,) = load(write_items(tmp_path / "test.json", [item]))

@@ -11,13 +11,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from introspect.benchmarks import hotpotqa, musique, twowiki
 from introspect.benchmarks.base import Benchmark
 from introspect.benchmarks.hotpotqa import HotpotQA
 from introspect.benchmarks.musique import MuSiQue
 from introspect.benchmarks.published import held_out_part, training_part
 from introspect.benchmarks.twowiki import TwoWiki
 from introspect.core.errors import InputError
-from tests.benchmarks.samples import hotpot_item, musique_item, twowiki_item, write_items
+from tests.benchmarks.samples import (
+    golden_prompt,
+    golden_rows,
+    hotpot_item,
+    hub_folder,
+    hub_row,
+    musique_item,
+    real_files,
+    real_rows,
+    twowiki_item,
+    write_items,
+)
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "data"
 KINDS = [(HotpotQA, hotpot_item, "_id"), (MuSiQue, musique_item, "id"), (TwoWiki, twowiki_item, "_id")]
@@ -166,3 +178,48 @@ def test_notes_start_afresh_with_every_load(tmp_path):
     path = write_items(tmp_path / "test", [musique_item(answerable=False), musique_item()])
     benchmark = MuSiQue(files={"test": path})
     assert Counter(len(benchmark.load("test")) for _ in range(3)) == {1: 3}
+
+
+@pytest.mark.parametrize(
+    ("kind", "item", "prompt"),
+    [
+        (HotpotQA, hotpot_item, "hotpotqa_sft"),
+        (MuSiQue, musique_item, "musique_prompt"),
+        (TwoWiki, twowiki_item, "2wikimultihopqa_prompt"),
+    ],
+)
+def test_context_is_rendered_as_the_reference_renders_it(shared, tmp_path, kind, item, prompt):
+    cases = golden_prompt(shared, prompt)
+    assert cases
+    for case in cases:
+        path = write_items(tmp_path / "test", [{**item(), **case["inputs"]["row"]}])
+        (example,) = kind(files={"test": path}).load("test")
+        if "context" in case["output"]:
+            assert example.context == case["output"]["context"]
+        else:
+            assert f"Documents:\n{example.context}\n" in case["output"]["messages"][0]["content"]
+
+
+@pytest.mark.parametrize(
+    ("name", "tier", "synthetic"),
+    [("hotpotqa", hotpotqa.tier, 4), ("musique", musique.tier, 3), ("2wikimultihopqa", twowiki.tier, 2)],
+)
+def test_tiers_equal_the_reference_on_every_row(shared, name, tier, synthetic):
+    cases = golden_rows(shared, name)
+    assert sum(case["synthetic"] for case in cases) == synthetic
+    for case in cases:
+        for layout in {"row", "row_raw_format"} & case.keys():
+            assert tier(case[layout]) == case["tier"], case
+
+
+@pytest.mark.parametrize("kind", [HotpotQA, TwoWiki])
+def test_files_and_hub_give_the_same_examples(shared, tmp_path, monkeypatch, kind):
+    parts = {"train": "train", "validation": "test"}
+    rows = {split: [hub_row(row) for row in real_rows(shared, kind.name, part)] for split, part in parts.items()}
+    hub = kind(hub_id=hub_folder(tmp_path, rows, monkeypatch, config=kind.published_at[1]))
+    local = kind(files=real_files(shared, kind.name))
+    for split in ("train", "validation", "test"):
+        assert hub.load(split) == local.load(split)
+    assert hub.load("test", limit=3) == local.load("test", limit=3)
+    with pytest.raises(InputError, match=r"cannot load 'validation' of .*fullwiki"):
+        kind(hub_id=str(tmp_path / "repository"), hub_config="fullwiki").load("test")

@@ -10,11 +10,7 @@ from introspect.benchmarks.twowiki import TwoWiki, tier
 from introspect.core.errors import InputError
 from tests.benchmarks.samples import (
     check_example,
-    golden_prompt,
-    golden_rows,
     golden_tiers,
-    hub_folder,
-    pairs_to_columns,
     real_files,
     real_rows,
     twowiki_item,
@@ -34,16 +30,6 @@ def one(tmp_path: Path, **changes: Any) -> MultiHopExample:
 def steps(example: MultiHopExample) -> list[tuple[str, str | None, str | None, str]]:
     """(title of the document, goal, finding, statement) per step."""
     return [(example.documents[s.document].title, s.goal, s.finding, s.statement) for s in example.evidence]
-
-
-def hub_row(item: dict[str, Any]) -> dict[str, Any]:
-    """The columns of framolfese/2WikiMultihopQA."""
-    return {
-        "id": item["_id"],
-        **{key: item[key] for key in ("question", "answer", "type", "evidences")},
-        "supporting_facts": pairs_to_columns(item["supporting_facts"], "title", "sent_id"),
-        "context": pairs_to_columns(item["context"], "title", "sentences"),
-    }
 
 
 def test_an_item_becomes_an_example(tmp_path):
@@ -120,21 +106,6 @@ def test_real_chains_read_as_a_solution_would(shared):
     )
 
 
-def test_context_is_rendered_as_the_reference_renders_it(shared, tmp_path):
-    cases = golden_prompt(shared, "2wikimultihopqa_prompt")
-    assert cases
-    for case in cases:
-        (example,) = load(write_items(tmp_path / "test", [{**twowiki_item(), **case["inputs"]["row"]}]))
-        assert f"Documents:\n{example.context}\n" in case["output"]["messages"][0]["content"]
-
-
-def test_tiers_equal_the_reference_on_every_row(shared):
-    cases = golden_rows(shared, "2wikimultihopqa")
-    assert sum(case["synthetic"] for case in cases) == 2
-    for case in cases:
-        assert tier(case["row"]) == case["tier"], case
-
-
 @pytest.mark.parametrize(
     ("kind", "expected"),
     [
@@ -148,15 +119,6 @@ def test_tiers_equal_the_reference_on_every_row(shared):
 )
 def test_tier(kind, expected):
     assert tier({"type": kind}) == expected
-
-
-def test_files_and_hub_give_the_same_examples(shared, tmp_path, monkeypatch):
-    rows = {part: real_rows(shared, "2wikimultihopqa", part) for part in ("train", "test")}
-    parts = {"train": list(map(hub_row, rows["train"])), "validation": list(map(hub_row, rows["test"]))}
-    hub = TwoWiki(hub_id=hub_folder(tmp_path, parts, monkeypatch))
-    local = TwoWiki(files=real_files(shared, "2wikimultihopqa"))
-    for split in ("train", "validation", "test"):
-        assert hub.load(split) == local.load(split)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from introspect.core.errors import InputError
 from introspect.evaluation.comparison import accuracy_efficiency_score, compare_runs, summarize
 from introspect.evaluation.metrics.rollout_metrics import TokenUsage
-from introspect.evaluation.rollouts import load_rollouts, save_rollouts
 from introspect.evaluation.runs import Runs
 from tests.evaluation.metrics.factory import quick, rollout, runs
 
@@ -179,11 +178,6 @@ def test_a_baseline_that_is_never_right_leaves_aes_undefined():
     result = compare_runs(Runs(RUN, wrong))
     assert math.isnan(result.model["aes"])
     assert result.to_json()["model"]["aes"] is None
-
-
-def test_saved_rollouts_score_the_same(tmp_path):
-    save_rollouts(RUN, tmp_path / "rollouts.parquet")
-    assert summarize(load_rollouts(tmp_path / "rollouts.parquet")) == summarize(RUN)
 
 
 def test_ranks_sort_the_same_questions_alike():

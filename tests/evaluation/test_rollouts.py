@@ -164,11 +164,6 @@ def test_a_malformed_file_is_named_with_its_fault(tmp_path, column, values, mess
 
 def test_a_file_that_holds_no_rollouts_is_an_error(tmp_path):
     path = tmp_path / "rollouts.parquet"
-    with pytest.raises(InputError, match="no such file"):
-        load_rollouts(path)
-    path.write_text("not parquet")
-    with pytest.raises(InputError, match="not a readable Parquet file"):
-        load_rollouts(path)
     save_rollouts([rollout()], path)
     pq.write_table(pq.read_table(path).slice(0, 0), path)
     with pytest.raises(InputError, match="holds no rollouts"):

@@ -56,7 +56,7 @@ def test_the_table_says_what_is_undefined_and_never_minus_zero():
     result = compare_runs(Runs(perfect, BASELINE))
     assert _row(result, "of", "failures", "%") == "100.0 [100.0, 100.0] undefined undefined".split()
     slightly = dataclasses.replace(result, difference={**result.difference, "degeneration_rate": -0.0001})
-    assert _row(slightly, "degenerations", "%") == "0.0 [0.0, 0.0] 0.0 [0.0, 0.0] +0.0 [0.0, 0.0]".split()
+    assert _row(slightly, "degenerate", "%") == "0.0 [0.0, 0.0] 0.0 [0.0, 0.0] +0.0 [0.0, 0.0]".split()
 
 
 def test_sampling_scores_have_rows_and_one_question_no_interval():

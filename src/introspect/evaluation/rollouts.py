@@ -74,7 +74,7 @@ class Rollout:
 
     @property
     def finished(self) -> bool:
-        """Whether the turn ended by itself; a rollout that did not is a degeneration."""
+        """Whether the turn ended by itself; a rollout that did not is degenerate."""
         return self.finish_reason in FINISHED
 
     @property

@@ -22,7 +22,7 @@ _RATES = (
     ("completion_tokens_median", "tokens, median", 1, 1),
     ("completion_tokens_p95", "tokens, 95th pct", 1, 1),
     ("reasoning_share", "reasoning share %", 100, 1),
-    ("degeneration_rate", "degenerations %", 100, 1),
+    ("degeneration_rate", "degenerate %", 100, 1),
     ("unparsed_rate", "unparsed %", 100, 1),
     ("answer_hit_rate", "answer hits %", 100, 1),
     ("answer_inclusive_error_rate", "answer-inclusive %", 100, 1),

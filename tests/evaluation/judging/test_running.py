@@ -19,7 +19,7 @@ from introspect.chat.usage import Usage
 from introspect.core.errors import InputError
 from introspect.evaluation.evaluate import evaluate
 from introspect.evaluation.generation import generate_rollouts
-from introspect.evaluation.judging.judges import JUDGES, chosen_judges
+from introspect.evaluation.judging.judges import JUDGES
 from introspect.evaluation.judging.judgments import (
     AnswerHit,
     Correctness,
@@ -37,7 +37,6 @@ from introspect.evaluation.report import write_report
 from introspect.evaluation.rollouts import Rollout
 from introspect.evaluation.runs import Runs
 from introspect.oracle.judge import OracleJudge
-from tests.chat import asking
 from tests.evaluation.metrics import factory
 
 REPLIES = {
@@ -377,17 +376,3 @@ def test_judgments_of_nobody_are_an_empty_file(tmp_path: Path) -> None:
     }
     assert {field.name: str(field.type) for field in table.schema} == names
     assert [path.name for path in (tmp_path / "x").iterdir()] == ["judgments.parquet"]
-
-
-def test_scripted_questions_reach_the_callback(tmp_path: Path) -> None:
-    """The answers of `tests.chat.asking` are judged as the oracle knows them: facts that only quote."""
-    items = [asking.question(number) for number in range(3)]
-    rollouts = generate_rollouts(asking.Scripted([0], lost=[1]), items)
-    judged_runs = Judging(judge=OracleJudge(), scores=["correctness"]).judge_runs(None, rollouts, lambda: items)
-    assert judged_runs is not None
-    grades = [item.judgments["correctness"] for item in judged_runs.model.rollouts]
-    assert grades == [Correctness("correct"), Correctness("incorrect"), Correctness("incorrect")]
-
-
-def test_judges_are_chosen_in_their_own_order() -> None:
-    assert [judge.name for judge in chosen_judges(["mqi", "rrp"])] == ["rrp", "mqi"]
