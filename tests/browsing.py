@@ -32,12 +32,6 @@ class Opened:
             assert time.monotonic() < end, f"never true: {condition}"
             self.page.wait_for_timeout(50)
 
-    def processor_seconds(self) -> float:
-        """What the process of the page has computed so far, in all its threads."""
-        session = self.page.context.browser.new_browser_cdp_session()
-        processes = session.send("SystemInfo.getProcessInfo")["processInfo"]
-        return max(process["cpuTime"] for process in processes if process["type"] == "renderer")
-
 
 @contextmanager
 def opened(file: Path, **options: Any) -> Iterator[Opened]:

@@ -33,7 +33,7 @@ class Task:
         return 0.5
 
 
-def test_one_fails_and_the_others_are_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_job_fails_and_the_others_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     task = Task(2)
     with pytest.raises(
         InputError, match=r"1 of 3 jobs did not finish: 1 \(ValueError: 2 is broken\); the same command"
@@ -47,7 +47,7 @@ def test_one_fails_and_the_others_are_made(tmp_path: Path, capsys: pytest.Captur
     assert (record.status, record.error, record.value) == ("failed", "ValueError: 2 is broken", None)
 
 
-def test_started_again_only_what_is_missing_is_made(tmp_path: Path) -> None:
+def test_a_sweep_that_is_started_again_runs_only_the_missing_jobs(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="did not finish"):
         sweep(tmp_path, ["a=1,2,3", "seed=1"], Task(2))
     task = Task()
@@ -68,7 +68,7 @@ def test_a_setting_that_changed_is_another_job(tmp_path: Path) -> None:
     assert (changed.made, same.made) == ([(1, 1)], [])
 
 
-def test_a_job_that_was_killed_is_made_again(tmp_path: Path) -> None:
+def test_a_job_that_was_killed_is_run_again(tmp_path: Path) -> None:
     folder = sweep(tmp_path, ["a=1,2"], Task())
     (folder / "1/job.json").unlink()
     sweep(tmp_path, ["a=1,2"], task := Task())
@@ -105,7 +105,7 @@ def test_a_range_is_for_searches(tmp_path: Path) -> None:
         sweep(tmp_path, ["a=interval(1,2)"], Task())
 
 
-def test_a_launcher_that_gives_up_takes_no_table_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_table_is_written_although_the_launcher_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     [launcher] = [found for found in Plugins.instance().discover(Launcher) if found.__name__ == "BasicLauncher"]
     launch = launcher.launch
 

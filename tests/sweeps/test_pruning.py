@@ -46,7 +46,7 @@ def reported(file: Path) -> dict[int, float]:
     return optuna.load_study(study_name=NAME, storage=journal(file)).trials[2].intermediate_values
 
 
-def test_what_is_worse_than_the_median_at_its_age_ends(file: Path) -> None:
+def test_a_trial_below_the_median_ends(file: Path) -> None:
     callback: Any = pruning(file)
     callback.on_train_epoch_end(trainer(0.1, 0), None)  # too young
     with pytest.raises(Pruned, match=r"pruned after epoch 1: val/accuracy is 0\.2"):
@@ -54,13 +54,13 @@ def test_what_is_worse_than_the_median_at_its_age_ends(file: Path) -> None:
     assert reported(file) == {0: pytest.approx(0.1), 1: pytest.approx(0.2)}
 
 
-def test_what_is_better_goes_on(file: Path) -> None:
+def test_a_better_trial_continues(file: Path) -> None:
     callback: Any = pruning(file)
     for epoch in range(3):
         callback.on_train_epoch_end(trainer(0.95, epoch), None)
 
 
-def test_not_a_number_ends(file: Path) -> None:
+def test_nan_ends_a_trial(file: Path) -> None:
     callback: Any = pruning(file)
     with pytest.raises(Pruned, match="is nan"):
         callback.on_train_epoch_end(trainer(float("nan"), 0), None)
@@ -81,6 +81,6 @@ def test_outside_of_a_search_nothing_happens(file: Path, tmp_path: Path) -> None
     assert reported(file) == {}
 
 
-def test_what_is_optimised_has_to_be_named(file: Path) -> None:
+def test_the_metric_is_required(file: Path) -> None:
     with pytest.raises(InputError, match="give optimized_metric"):
         Pruning(monitor=None, journal=file, trial=0, pruner=None)  # type: ignore[arg-type]

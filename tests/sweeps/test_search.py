@@ -48,7 +48,7 @@ def test_the_best_is_found_and_kept(tmp_path: Path) -> None:
         sweep(tmp_path, [*SEARCH, LR, "a=6"], task, MORE)
 
 
-def test_nan_and_infinity_are_bad_trials_and_not_the_end(tmp_path: Path) -> None:
+def test_trials_with_nan_and_infinity_are_pruned_and_the_search_continues(tmp_path: Path) -> None:
     values = iter([0.5, float("nan"), float("inf"), 0.7, 0.6, 0.1])
     folder = sweep(tmp_path, [*SEARCH, LR], lambda cfg: next(values), MORE)
     states = [trial.state.name for trial in trials(folder)]
@@ -56,7 +56,7 @@ def test_nan_and_infinity_are_bad_trials_and_not_the_end(tmp_path: Path) -> None
     assert json.loads((folder / "best.json").read_text())["job"] == 3
 
 
-def test_a_pruned_trial_is_no_failure_and_a_failed_one_is_not_the_end(tmp_path: Path) -> None:
+def test_a_pruned_trial_is_no_failure_and_the_search_continues_after_a_failed_one(tmp_path: Path) -> None:
     results = iter([0.5, Pruned("slow"), ValueError("no memory"), 0.7, 0.6, 0.1])
 
     def task(cfg: DictConfig) -> float:
@@ -72,7 +72,7 @@ def test_a_pruned_trial_is_no_failure_and_a_failed_one_is_not_the_end(tmp_path: 
     assert "| one | pruned | failed | one | one | one |" in (folder / "study.md").read_text()
 
 
-def test_a_search_that_only_fails_ends(tmp_path: Path) -> None:
+def test_a_search_whose_trials_all_fail_ends(tmp_path: Path) -> None:
     def task(cfg: DictConfig) -> float:
         raise ValueError("always")
 
@@ -80,7 +80,7 @@ def test_a_search_that_only_fails_ends(tmp_path: Path) -> None:
         sweep(tmp_path, [*SEARCH, LR], task, MORE)
 
 
-def test_a_trial_that_was_interrupted_is_made_again(tmp_path: Path) -> None:
+def test_an_interrupted_trial_is_run_again(tmp_path: Path) -> None:
     seen: list[float] = []
 
     def task(cfg: DictConfig) -> float:
@@ -117,7 +117,7 @@ def test_ranges(text: str, expected: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["a=range(4,4)", "a=tag(log,interval(0,1))", "a=interval(2,1)"])
-def test_a_range_that_is_none(text: str) -> None:
+def test_an_empty_range_is_refused(text: str) -> None:
     from introspect.sweeps.search import distribution
 
     [override] = OverridesParser.create().parse_overrides([text])
@@ -135,6 +135,6 @@ def test_a_range_that_is_none(text: str) -> None:
         ([*SEARCH, LR, "seed=x"], r"job 0 \(.* seed=x lr=.*\): seed=x is not a whole number"),
     ],
 )
-def test_what_can_not_be_searched(tmp_path: Path, overrides: list[str], message: str) -> None:
+def test_a_search_that_cannot_work_is_refused(tmp_path: Path, overrides: list[str], message: str) -> None:
     with pytest.raises(Exception, match=message):
         sweep(tmp_path, overrides, lambda cfg: 1.0, MORE)

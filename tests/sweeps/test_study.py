@@ -28,7 +28,7 @@ def job(folder, number, overrides, metrics, config=None):
         (place / "job.json").write_text(json.dumps({"status": "finished", "identity": str(number)}))
 
 
-def test_a_sweeps_folder_is_read_and_what_failed_is_named(tmp_path, caplog):
+def test_the_runs_of_a_sweep_are_read_and_a_failed_one_is_named(tmp_path, caplog):
     job(tmp_path, 0, ["experiment=kd", "seed=1"], {"test/accuracy": 0.5})
     job(tmp_path, 1, ["experiment=mbt_r", "seed=2"], {"model": {"aes": 3.0, "n": 5}, "baseline": {"aes": None}})
     job(tmp_path, 2, ["model.lr=0.1", "trainer=cpu", "seed=3"], None)
@@ -44,7 +44,7 @@ def test_a_sweeps_folder_is_read_and_what_failed_is_named(tmp_path, caplog):
     assert f"{tmp_path / '2'}: no metrics.json" in caplog.text
 
 
-def test_what_all_runs_have_in_common_is_no_name(tmp_path):
+def test_settings_that_all_runs_share_are_not_in_their_names(tmp_path):
     for number, (lr, seed) in enumerate([(0.1, 1), (0.1, 2), (0.2, 1), (0.2, 2)]):
         overrides = ["experiment=kd", f"++model.lr={lr}", "trainer=cpu", f"seed={seed}", "~debug"]
         job(tmp_path, number, overrides, {"test/accuracy": 0.5})
@@ -55,14 +55,6 @@ def test_what_all_runs_have_in_common_is_no_name(tmp_path):
         ("kd, model.lr=0.2", "1"),
         ("kd, model.lr=0.2", "2"),
     ]
-
-
-def test_the_table_is_left_in_the_sweeps_folder(tmp_path, capsys):
-    job(tmp_path, 0, ["experiment=kd", "seed=1"], {"test/accuracy": 0.5})
-    config = OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}})
-    StudyTable(NAMES).on_multirun_end(config)
-    assert "| accuracy ↑ | 0.500 |" in (tmp_path / "study.md").read_text()
-    assert "0.500" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("config", "group"), [({}, "kd"), ({"study": "concept_detectors"}, "concept_detectors")])
@@ -93,7 +85,7 @@ def test_without_wandb_nothing_is_logged(tmp_path):
     assert not (tmp_path / "wandb").exists()
 
 
-def test_the_table_is_there_as_soon_as_there_is_a_run(tmp_path):
+def test_the_table_is_written_after_each_job(tmp_path):
     """Hydra does not come to the end of a sweep in which a run fails."""
     job(tmp_path, 0, ["experiment=kd", "seed=1"], {"test/accuracy": 0.5})
     (tmp_path / "0/.hydra/config.yaml").write_text("a: 1\n")
@@ -109,14 +101,14 @@ def test_the_table_is_there_as_soon_as_there_is_a_run(tmp_path):
     assert not list(tmp_path.glob("*.partial"))
 
 
-def test_a_seed_that_comes_again_is_a_run_of_its_own(tmp_path):
+def test_a_repeated_seed_is_another_run(tmp_path):
     for number in range(2):
         job(tmp_path, number, ["experiment=kd", "++seed=1"], {"test/accuracy": 0.5 + number / 10})
     assert [(run.arm, run.seed) for run in read_runs(tmp_path)] == [("kd", "1"), ("kd", "1 (2)")]
     assert "| accuracy ↑ | 0.550 ± 0.071 |" in markdown(compare_arms(read_runs(tmp_path), NAMES))
 
 
-def test_what_became_of_a_run_is_in_the_table(tmp_path):
+def test_the_status_of_a_run_is_in_the_table(tmp_path):
     job(tmp_path, 0, ["experiment=kd", "seed=1"], {"test/accuracy": 0.5})
     job(tmp_path, 1, ["experiment=kd", "seed=2"], {"test/accuracy": 0.7})
     (tmp_path / "1/job.json").write_text(json.dumps({"status": "failed", "identity": "x", "error": "no memory"}))
@@ -141,7 +133,7 @@ def test_a_run_with_unreadable_metrics_is_broken_in_the_table(tmp_path, caplog, 
     assert f"{tmp_path / '1/metrics.json'} is not readable as JSON" in caplog.text
 
 
-def test_what_was_lost_and_made_again_stands_once(tmp_path):
+def test_a_job_that_was_run_again_is_in_the_table_once(tmp_path):
     job(tmp_path, 0, ["experiment=kd", "seed=1"], None)
     (tmp_path / "0/job.json").write_text(json.dumps({"status": "failed", "identity": "x", "error": "?"}))
     job(tmp_path, 1, ["experiment=kd", "seed=1"], {"test/accuracy": 0.5})
@@ -149,12 +141,13 @@ def test_what_was_lost_and_made_again_stands_once(tmp_path):
     assert read_runs(tmp_path) == [Run("kd", "1", {"test/accuracy": 0.5, "objective": 0.5})]
 
 
-def test_of_a_search_the_objective_is_a_row(tmp_path, capsys):
+def test_the_objective_of_a_search_is_a_row(tmp_path, capsys):
     job(tmp_path, 0, ["lr=0.1"], None)
     (tmp_path / "0/job.json").write_text(json.dumps({"status": "finished", "identity": "x", "value": 0.25}))
     job(tmp_path, 1, ["lr=0.2"], None)
     (tmp_path / "1/job.json").write_text(json.dumps({"status": "finished", "identity": "y", "value": 0.5}))
     hydra = {"sweep": {"dir": str(tmp_path)}, "sweeper": {"direction": "minimize"}}
     StudyTable(NAMES).on_multirun_end(OmegaConf.create({"hydra": hydra, "optimized_metric": "val/loss"}))
+    assert "0.250" in capsys.readouterr().out
     assert "| val/loss ↓ | **0.250** | 0.500 |" in (tmp_path / "study.md").read_text()
     assert r"val/loss $\downarrow$ & \textbf{0.250} & 0.500 \\" in (tmp_path / "study.tex").read_text()

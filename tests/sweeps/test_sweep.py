@@ -28,7 +28,7 @@ SETTINGS = [
 
 
 def test_the_other_runs_are_made_and_in_the_table(tmp_path: Path) -> None:
-    swept = ["seed=1,2", "callbacks.concept_detectors.layer=layer9,layer3", f"hydra.sweep.dir={tmp_path}/sweep"]
+    swept = ["seed=1", "callbacks.concept_detectors.layer=layer9,layer3", f"hydra.sweep.dir={tmp_path}/sweep"]
     done = subprocess.run(
         [sys.executable, str(ROOT / "train.py"), "-m", *SETTINGS, *swept],
         cwd=ROOT,
@@ -42,16 +42,13 @@ def test_the_other_runs_are_made_and_in_the_table(tmp_path: Path) -> None:
     assert "error: layer=layer9: the network has no such layer; did you mean layer3" in done.stderr
     assert "Traceback" not in done.stderr
     finished = {path.parent.name for path in (tmp_path / "sweep").glob("*/metrics.json")}
-    assert finished == {"1", "3"}
-    assert "2 of 4 jobs did not finish: 0 (layer=layer9" in done.stderr
-    assert "| seeds | failed: 1, 2 | 1, 2 |" in (tmp_path / "sweep/study.md").read_text()
+    assert finished == {"1"}
+    assert "1 of 2 jobs did not finish: 0 (layer=layer9" in done.stderr
+    assert "| seeds | failed: 1 | 1 |" in (tmp_path / "sweep/study.md").read_text()
     [run] = (tmp_path / "sweep/1/wandb").glob("offline-run-*")
     kept = Offline(run)
-    assert (kept.run.run_group, kept.run.job_type, list(kept.run.tags)) == (
-        "concept_detectors sweep",
-        "train",
-        ["scratch"],
-    )
+    assert (kept.run.run_group, kept.run.job_type) == ("concept_detectors sweep", "train")
+    assert list(kept.run.tags) == ["scratch"]
     assert kept.config["callbacks/concept_detectors/layer"] == "layer3"
     assert kept.config["code/introspect"] == __version__
     measured = json.loads((tmp_path / "sweep/1/metrics.json").read_text())

@@ -55,17 +55,12 @@ def test_large_files_are_references_and_not_uploaded(tmp_path: Path) -> None:
     assert entry.digest
 
 
-def test_limit_0_logs_no_artifacts(tmp_path: Path) -> None:
-    write(tmp_path / "student/config.json", "{}")
-    log_artifacts([logger_in(tmp_path)], tmp_path, limit=0)
-    log_artifacts([], tmp_path)
-    assert not (tmp_path / "wandb").exists()
-
-
-def test_a_disabled_run_has_no_artifacts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WANDB_MODE", "disabled")
+def test_limit_0_and_a_disabled_run_log_no_artifacts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "student/config.json", "{}")
     write(tmp_path / "traces/traces.parquet", "traces")
+    log_artifacts([logger_in(tmp_path)], tmp_path, limit=0)
+    log_artifacts([], tmp_path)
+    monkeypatch.setenv("WANDB_MODE", "disabled")
     logger = wandb_logger(project="p", save_dir=tmp_path, axes={"val/*": "epoch"}, summaries={"a": "max"})
     logger.log_hyperparams({"a": {"b": 1}})
     log_histograms([logger], {"h": [1.0]})

@@ -1,4 +1,4 @@
-"""Ends a trial of a search that is worse than the others were at its age."""
+"""End a trial of a search that is worse than the others were after as many epochs."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ log = logging.getLogger(__name__)
 
 
 class Pruning(Callback):
-    """Tells the search of each epoch's value, and raises `Pruned` where its pruner says so or the value is NaN.
+    """Reports the value of each epoch to the search, and raises `Pruned` if its pruner decides so or the value is NaN.
 
     Outside of a search, where there is no journal, it does nothing.
 
     Args:
         monitor: the metric that the search optimises.
-        journal: file of the search.
-        trial: number of the trial that this run is.
+        journal: the file of the search.
+        trial: number of the trial.
         pruner: compares trials.
     """
 
     def __init__(self, *, monitor: str, journal: str | Path, trial: int | str, pruner: BasePruner) -> None:
         if not isinstance(monitor, str):
-            raise InputError("callbacks.pruning.monitor: give optimized_metric=…, the metric that is searched by")
+            raise InputError("callbacks.pruning.monitor: give optimized_metric=…, the metric that the search optimizes")
         self.monitor, self.journal, self.trial, self.pruner = monitor, Path(journal), trial, pruner
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Report, and end the trial if it is not worth going on.
+        """Report the value, and end the trial if it is not worth continuing.
 
         Raises:
-            Pruned: it is not.
+            Pruned: the trial ends.
         """
         value = trainer.callback_metrics.get(self.monitor)
         if value is None or not self.journal.is_file():

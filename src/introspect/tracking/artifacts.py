@@ -1,7 +1,7 @@
-"""What a run leaves behind and what it was made from, as W&B artifacts: traces -> student -> evaluation.
+"""The files of a run and its inputs as W&B artifacts: traces -> student -> evaluation.
 
-An artifact is named by its content. So a run knows the name of what it uses without asking a server, offline too: the
-student that an evaluation measures is the one that some training has logged, wherever that was.
+An artifact is named by its content. So a run knows the name of its inputs without a server, also offline: the student
+of an evaluation is the one that a training has logged, on whatever machine.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Places in a run's folder, by what stands there.
-OUTPUTS = {"student": "student", "rollouts": "rollouts", "judgments": "judgments", "dissection": "dissection"}
-# The traces alone: the manifest beside them also counts what each training has made of them.
+# Folders of a run, by the kind of artifact in them.
+OUTPUTS = ("student", "rollouts", "judgments", "dissection")
+# Only the traces: the manifest next to them also has counts of each training.
 TRACES = Path("traces", "traces.parquet")
 MEGABYTE = 1 << 20
 
@@ -30,16 +30,16 @@ MEGABYTE = 1 << 20
 def log_artifacts(
     loggers: Iterable[Logger], folder: str | Path, *, inputs: Iterable[str | Path | None] = (), limit: int = 100
 ) -> None:
-    """Tell W&B of a run's traces, students, rollouts, judgments and dissections, and of what it was made from.
+    """Log a run's students, rollouts, judgments, dissections and checkpoints to W&B, and the inputs that it has used.
 
-    Traces that the run has made are among what its student was made from. Only the first process may call it.
+    Traces that the run has made are among its inputs. Only the first process may call it.
 
     Args:
-        loggers: of the run; those that are not W&B's are passed over.
-        folder: of the run.
-        inputs: traces, students and checkpoints that the run has used; what is not on this disk is passed over.
-        limit: megabytes of an artifact up to which its files are uploaded; of a larger one, W&B gets the places, sizes
-            and checksums. 0 logs no artifacts.
+        loggers: the loggers of the run; others than W&B's are skipped.
+        folder: the folder of the run.
+        inputs: traces, students and checkpoints that the run has used; those that are not on this disk are skipped.
+        limit: size of an artifact, in megabytes, up to which its files are uploaded; of a larger one, W&B gets paths,
+            sizes and checksums. 0 logs no artifacts.
     """
     from introspect.core.run_logger import RunLogger
 
@@ -48,26 +48,20 @@ def log_artifacts(
         return
     folder = Path(folder)
     used = [place.resolve() for place in map(_place, (folder / TRACES, *inputs)) if place is not None]
-    made = {folder / name: kind for name, kind in OUTPUTS.items() if _files(folder / name)}
+    made = {folder / kind: kind for kind in OUTPUTS if _files(folder / kind)}
     made |= {layer.parent: "dissection" for layer in folder.glob("*/dissection.json")}
     made |= {path: "checkpoint" for path in (folder / "checkpoints").glob("*.ckpt") if path.stem != "resume"}
     for tracker in trackers:
         run: Any = tracker.experiment
         for place in dict.fromkeys(used):
-            # What `use_artifact` does with a new artifact, but without waiting for a server, and offline too.
-            run._log_artifact(_used(place, limit), is_user_created=True, use_after_commit=True)
+            # What `use_artifact` does with a new artifact, but without waiting for a server, and also offline.
+            run._log_artifact(artifact(place, kind_of(place), limit), is_user_created=True, use_after_commit=True)
         for place, kind in made.items():
-            # Checkpoints are uploaded by `log_model`.
-            run.log_artifact(artifact(place, kind, -1 if kind == "checkpoint" else limit))
-
-
-def _used(place: Path, limit: int) -> Artifact:
-    kind = kind_of(place)
-    return artifact(place, kind, -1 if kind == "checkpoint" else limit)
+            run.log_artifact(artifact(place, kind, limit))
 
 
 def _place(path: str | Path | None) -> Path | None:
-    """Where something that was used lies: a folder or a file that has content."""
+    """Return the path of an input: a folder or a file with content; None if it is not on this disk."""
     if path is None:
         return None
     place = Path(path)
@@ -77,7 +71,7 @@ def _place(path: str | Path | None) -> Path | None:
 
 
 def kind_of(place: Path) -> str:
-    """What something that was used is, by its name and content."""
+    """Return the kind of an input, by its name and content."""
     if place.suffix == ".ckpt":
         return "checkpoint"
     if place.name.startswith("traces"):
@@ -92,11 +86,11 @@ def _files(place: Path) -> list[Path]:
 
 
 def artifact(place: Path, kind: str, limit: int) -> Artifact:
-    """A file or folder as an artifact, named by its kind and content.
+    """Build the artifact of a file or folder, named by its kind and content.
 
     Args:
-        place: of it.
-        kind: type of the artifact.
+        place: the file or folder.
+        kind: type of the artifact; checkpoints are never uploaded here, but by `log_model`.
         limit: see `log_artifacts`.
     """
     import wandb
@@ -109,8 +103,8 @@ def artifact(place: Path, kind: str, limit: int) -> Artifact:
     )
     for path in files:
         name = path.relative_to(root).as_posix()
-        if size <= limit * MEGABYTE:
-            # The files of a run stay as they are: no copy is needed.
+        if kind != "checkpoint" and size <= limit * MEGABYTE:
+            # The files of a run do not change: no copy is needed.
             made.add_file(str(path), name=name, policy="immutable", skip_cache=True)
         else:
             made.add_reference(path.resolve().as_uri(), name=name)
@@ -118,7 +112,7 @@ def artifact(place: Path, kind: str, limit: int) -> Artifact:
 
 
 def digest(root: Path, files: Iterable[Path]) -> str:
-    """SHA-256 of files and of their names under `root`, in hexadecimal digits."""
+    """Return the SHA-256 of files and of their names under `root`, in hexadecimal digits."""
     total = hashlib.sha256()
     for path in files:
         with path.open("rb") as file:

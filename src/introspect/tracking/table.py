@@ -26,8 +26,8 @@ class Run:
 
     Attributes:
         arm: what was varied, except for the seed.
-        seed: of the run.
-        metrics: what was measured.
+        seed: seed of the run.
+        metrics: numbers by metric.
         status: as of `sweeps.jobs.Record`, or `broken` where its numbers cannot be read. Only finished runs
             have numbers that count.
     """
@@ -43,7 +43,7 @@ class Block:
     """A part of a study.
 
     Attributes:
-        heading: of the part.
+        heading: heading of the part.
         cells: a text per row and arm (column).
         best: positions of the best arms in each row; empty where the part marks none.
     """
@@ -57,7 +57,7 @@ def compare_arms(runs: Sequence[Run], names: Mapping[str, str]) -> list[Block]:
     """Compare the arms: mean ± standard deviation over seeds, and differences to the first arm, paired by seed.
 
     Args:
-        runs: of one sweep.
+        runs: the runs of one sweep.
         names: metric to heading. A heading that ends with ↑ or ↓ says what is better: there the best mean of several
             arms is marked.
 
@@ -98,17 +98,17 @@ def _pivot(
     arms: Sequence[str],
     missing: object = "–",
 ) -> DataFrame:
-    """A summary of the values of each metric (index) and arm (column)."""
+    """Summarize the values of each metric (index) and arm (column)."""
     found = numbers.groupby(["metric", "arm"])["value"].agg(lambda values: summary(list(values))).unstack()
     return found.reindex(index=metrics, columns=arms).astype(object).fillna(missing)
 
 
 def published(arms: Sequence[str], others: Mapping[str, Mapping[str, Mapping[str, float]]]) -> list[Block]:
-    """Numbers of others next to those of a study, as they were printed; nothing is computed from them.
+    """Arrange published numbers for a study's arms, as they were printed; nothing is computed from them.
 
     Args:
-        arms: of the study.
-        others: by heading, row and arm.
+        arms: the arms of the study.
+        others: numbers by heading, row and arm.
 
     Returns:
         A block per heading with the arms that it has numbers of; none where it has no number of any arm.
@@ -125,7 +125,7 @@ def published(arms: Sequence[str], others: Mapping[str, Mapping[str, Mapping[str
 
 
 def best(means: Sequence[float], heading: str) -> frozenset[int]:
-    """Which means are best by the heading's arrow; none without an arrow, or if all are alike."""
+    """Return which means are best by the heading's arrow; none without an arrow, or if all are equal."""
     choose = ARROWS.get(heading[-1:])
     finite = [value for value in means if math.isfinite(value)]
     if choose is None or len(set(finite)) < 2:
@@ -134,7 +134,7 @@ def best(means: Sequence[float], heading: str) -> frozenset[int]:
 
 
 def spread(values: Sequence[float], *, signed: bool = False) -> str:
-    """`0.732 ± 0.074`; a single value stands alone, no value or NaN is a dash."""
+    """Format mean ± standard deviation, `0.732 ± 0.074`; one value has no deviation, none or NaN is a dash."""
     if not values or any(math.isnan(value) for value in values):
         return "–"
     sign = "+" if signed else ""
@@ -144,7 +144,7 @@ def spread(values: Sequence[float], *, signed: bool = False) -> str:
 
 
 def labels_of(arms: Sequence[str]) -> tuple[str, ...]:
-    """Arms as they are shown: settings by the last part of their names where that is clear, numbers of four digits."""
+    """Return the shown names of arms: the last part of a setting's name where it is unique, numbers of four digits."""
     settings = {part.partition("=")[0] for arm in arms for part in arm.split(", ") if "=" in part}
     ends = [name.rpartition(".")[2] for name in settings]
     return tuple(
@@ -169,7 +169,7 @@ def _short(value: str) -> str:
 
 
 def _seeds(runs: Sequence[Run]) -> str:
-    """Which seeds an arm has, and which it lost and how: `1, 2; failed: 3`."""
+    """Return the seeds of an arm by status: `1, 2; failed: 3`."""
     by_status: dict[str, list[str]] = {}
     for run in runs:
         by_status.setdefault(run.status, []).append(run.seed)
@@ -181,7 +181,7 @@ def _seeds(runs: Sequence[Run]) -> str:
 
 
 def _lines(block: Block, bold: str) -> list[list[str]]:
-    """The block's cells with its headings, an arm per column if they are few and short; the best are set in `bold`."""
+    """Return the cells with their headings, an arm per column if arms are few and short; the best are set in `bold`."""
     best = block.best or [frozenset[int]()] * len(block.cells)
     body = [
         [str(heading), *(bold.format(cell) if at in marked else cell for at, cell in enumerate(cells))]
@@ -194,7 +194,7 @@ def _lines(block: Block, bold: str) -> list[list[str]]:
 
 
 def markdown(blocks: Sequence[Block]) -> str:
-    """The study as Markdown; the best are bold."""
+    """Format the study as Markdown; the best are bold."""
     tables = []
     for block in blocks:
         lines = [[cell.replace("|", r"\|") for cell in line] for line in _lines(block, "**{}**")]
@@ -204,7 +204,7 @@ def markdown(blocks: Sequence[Block]) -> str:
 
 
 def latex(blocks: Sequence[Block]) -> str:
-    """The study as LaTeX tables for the package booktabs; the best are bold."""
+    """Format the study as LaTeX tables for the package booktabs; the best are bold."""
     import pandas as pd
 
     tables = []

