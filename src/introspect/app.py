@@ -21,7 +21,7 @@ from introspect.callbacks.resume_point import left_by_requeued
 from introspect.core.errors import InputError, Pruned
 from introspect.core.files import write_text
 from introspect.core.parts import Evaluation, HasInputs, MayTrain, Prepares
-from introspect.core.resuming import check_checkpoint
+from introspect.core.resuming import read_checkpoint
 from introspect.tracking.artifacts import log_artifacts
 from introspect.tracking.config import code_version, config_tree, resolved_config
 from introspect.tracking.loggers import finish_wandb
@@ -47,7 +47,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
     seed_everything(cfg.seed, workers=True, verbose=False)
     ckpt_path = left_by_requeued(cfg.paths.output_dir) or cfg.ckpt_path
     if ckpt_path is not None:
-        check_checkpoint(ckpt_path)
+        read_checkpoint(ckpt_path)
     metrics: dict[str, float] = {}
     with closing_trackers():
         datamodule: LightningDataModule = instantiate(cfg.datamodule)

@@ -212,6 +212,11 @@ def with_template(tokenizer: Any, choice: TemplateChoice) -> Any:
     return tokenizer
 
 
+def pad_id(tokenizer: Any) -> int:
+    """Return the token that fills short sequences up: the padding token, else the end-of-sequence token."""
+    return int(tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id)
+
+
 def end_of_turn_id(tokenizer: Any) -> int:
     """Return the token with which the chat template ends an assistant's turn: where a tuned student stops.
 

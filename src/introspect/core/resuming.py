@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pickle
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from introspect.core.errors import InputError, first_line
 from introspect.core.parts import Seeded
@@ -16,8 +17,8 @@ if TYPE_CHECKING:
     from lightning.pytorch import Trainer
 
 
-def check_checkpoint(path: str | Path) -> None:
-    """Refuse what is no checkpoint of a training, without executing anything in the file.
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read the checkpoint of a training, on the CPU and without executing anything in the file.
 
     Raises:
         InputError: there is no such file, it is no checkpoint, or it holds more than plain data and tensors.
@@ -40,6 +41,23 @@ def check_checkpoint(path: str | Path) -> None:
         raise InputError(f"ckpt_path={path} is not a checkpoint that can be loaded safely: {reason}") from error
     if not isinstance(content, dict) or not {"state_dict", "pytorch-lightning_version"} <= content.keys():
         raise InputError(f"ckpt_path={path} is not a Lightning checkpoint: it lacks state_dict or its version")
+    return content
+
+
+def check_same(before: Mapping[str, Any], now: Mapping[str, Any], complaints: Mapping[str, str]) -> None:
+    """Refuse to resume a training with another value of what decides its batches.
+
+    Args:
+        before: the values of the checkpoint; values that it lacks are not compared.
+        now: the values of this run.
+        complaints: by name, what follows "the checkpoint was trained".
+
+    Raises:
+        InputError: a value differs, the first in the order of `complaints`.
+    """
+    for name, complaint in complaints.items():
+        if name in before and before[name] != now[name]:
+            raise InputError(f"ckpt_path: the checkpoint was trained {complaint}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from introspect.core.distributed import SharedLoader, batches, processes
 from introspect.core.errors import InputError
-from introspect.core.resuming import Place, place
+from introspect.core.resuming import Place, check_same, place
 from introspect.core.seeds import derived_seed
 from introspect.vision.datasets.base import BatchedImages, ImageSet, Sample, Split, collate, read_batch
 
@@ -88,16 +88,14 @@ class ImageDataModule(LightningDataModule):
         """
         if self.trainer is None or self.trainer.state.fn != "fit":
             return
-        if state["step"] != (step := self.batch_size * processes(self.trainer)[0]):
-            raise InputError(
-                f"ckpt_path: the checkpoint was trained on {state['step']} images a step, not {step}; resume with"
-                " the same product of datamodule.batch_size and devices"
-            )
-        if state["seed"] != self.seed:
-            raise InputError(
-                f"ckpt_path: the checkpoint was trained with datamodule.seed={state['seed']}, not {self.seed}, which"
-                " decides the order of the images; resume with the same seed"
-            )
+        now = self.state_dict()
+        complaints = {
+            "step": f"on {state['step']} images a step, not {now['step']}; resume with the same product of"
+            " datamodule.batch_size and devices",
+            "seed": f"with datamodule.seed={state['seed']}, not {now['seed']}, which decides the order of the images;"
+            " resume with the same seed",
+        }
+        check_same(state, now, complaints)
 
     def train_images(self) -> DataLoader[Any]:
         """The training images as they are read, once and in their order, with their numbers."""

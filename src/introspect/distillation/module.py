@@ -23,7 +23,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from introspect.core.distributed import Mean, check_whole
 from introspect.core.errors import InputError, one_line
 from introspect.core.nested import to_plain
-from introspect.core.resuming import check_checkpoint, reseed
+from introspect.core.resuming import read_checkpoint, reseed
 from introspect.distillation.objectives import CrossEntropy, LabelSmoothing, Objective
 from introspect.distillation.optimization import sgd
 from introspect.distillation.stages import is_trial, load_stage, make_stage, stage_file, train_apart
@@ -398,8 +398,7 @@ def load_student(ckpt_path: str | Path) -> Network:
     Raises:
         InputError: there is no such file, or it is no checkpoint of a `Distillation`.
     """
-    check_checkpoint(ckpt_path)
-    checkpoint = torch.load(ckpt_path, map_location="cpu", weights_only=True)
+    checkpoint = read_checkpoint(ckpt_path)
     try:
         settings = checkpoint["hyper_parameters"]
         network = Backbone(**{**settings["student"], "weights": None}).build()

@@ -16,7 +16,7 @@ from torch import nn
 from introspect.core.errors import InputError, one_line
 from introspect.core.files import replacing
 from introspect.core.nested import to_plain
-from introspect.core.resuming import check_checkpoint
+from introspect.core.resuming import read_checkpoint
 from introspect.vision.backbones import Backbone
 
 log = logging.getLogger(__name__)
@@ -145,12 +145,9 @@ def check_settings(path: str | Path, backbone: Backbone, normalization: Any) -> 
     Raises:
         InputError: naming what differs.
     """
-    import torch
-
     if Path(path).suffix != ".ckpt" or not Path(path).is_file():
         return
-    check_checkpoint(path)
-    found = torch.load(path, map_location="cpu", weights_only=True).get("hyper_parameters", {})
+    found = read_checkpoint(path).get("hyper_parameters", {})
     own, given = found.get("student", {}), asdict(backbone)
     compared = sorted(given.keys() & own.keys() - {"weights"})
     wrong = [f"{name}={given[name]} where it has {own[name]}" for name in compared if given[name] != own[name]]

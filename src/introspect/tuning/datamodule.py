@@ -17,11 +17,11 @@ from introspect.benchmarks.base import Benchmark
 from introspect.benchmarks.examples import MultiHopExample
 from introspect.chat.lazy import LazyChatModel, spent_by
 from introspect.chat.protocol import ChatModel
-from introspect.chat.templates import Conversation, TemplateChoice, load_tokenizer
+from introspect.chat.templates import Conversation, TemplateChoice, load_tokenizer, pad_id
 from introspect.core.distributed import SharedLoader, batches, processes
 from introspect.core.errors import InputError
 from introspect.core.files import write_json
-from introspect.core.resuming import place
+from introspect.core.resuming import check_same, place
 from introspect.synthesis.recipes.base import Models, Recipe
 from introspect.synthesis.traces import Trace, TraceSet, load_traces, save_traces
 from introspect.tuning.loading import GroupedDataset, LengthBucketSampler, ResumableLoader, SupervisedDataset, hold_out
@@ -95,7 +95,12 @@ class TraceDataModule(QuestionsDataModule):
         num_workers: int = 0,
         seed: int = 0,
     ) -> None:
-        super().__init__(benchmark, test_examples)
+        super().__init__(
+            benchmark,
+            train_examples=train_examples,
+            validation_examples=validation_examples,
+            test_examples=test_examples,
+        )
         self.prepare_data_per_node = False  # traces lie where all machines see them
         _check_settings(batch_size, packing, row_tokens, max_length, overlong, validation_share)
         self.recipe = recipe
@@ -109,7 +114,6 @@ class TraceDataModule(QuestionsDataModule):
         self.row_tokens = row_tokens
         self.max_length = max_length
         self.overlong = overlong
-        self.limits = {"train": train_examples, "validation": validation_examples, "test": test_examples}
         self.validation_share = validation_share
         self.num_workers = num_workers
         self.seed = seed
@@ -118,7 +122,6 @@ class TraceDataModule(QuestionsDataModule):
         self._load_tokenizer = partial(
             load_tokenizer, revision=revision, trust_remote_code=trust_remote_code, chat_template=chat_template
         )
-        self._examples: dict[str, list[MultiHopExample]] = {}
         self._prepared = False
         self._train: SupervisedDataset | None = None
         self._validation: SupervisedDataset | None = None
@@ -144,16 +147,6 @@ class TraceDataModule(QuestionsDataModule):
     def manifest(self) -> Path:
         """The JSON file that says how many traces there are, and why there are no more."""
         return self.traces.with_name("manifest.json")
-
-    def examples(self, split: str) -> list[MultiHopExample]:
-        """The questions of a split, limited as set.
-
-        Raises:
-            InputError: the benchmark can not be read.
-        """
-        if split not in self._examples:
-            self._examples[split] = list(self.benchmark.load(split, self.limits.get(split)))
-        return self._examples[split]
 
     def prepare_data(self) -> None:
         """Make the traces. Lightning calls this in one process of each machine; a second call does nothing.
@@ -277,9 +270,8 @@ class TraceDataModule(QuestionsDataModule):
 
     @property
     def pad_id(self) -> int:
-        """The token that fills up short sequences; no attention and no loss sees it."""
-        pad = self.tokenizer.pad_token_id
-        return int(self.tokenizer.eos_token_id if pad is None else pad)
+        """The token that fills short sequences up; no attention and no loss sees it."""
+        return pad_id(self.tokenizer)
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run must have in common with this one."""
@@ -294,24 +286,20 @@ class TraceDataModule(QuestionsDataModule):
             InputError: the traces, their tokens, what is held out, the number of sequences in a step, how they are
                 packed, or the seed of their order differ.
         """
-        if self._train is None or "fingerprint" not in state:
+        if self._train is None or not state:
             return
-        if state["fingerprint"] != self._train.fingerprint:
-            raise InputError(
-                f"ckpt_path: the checkpoint was trained on other traces than {self.traces} now gives; resume with the"
-                " same data, recipe, tokenizer, max_length and seed, or start from the exported student"
-            )
-        if state["step"] != self._step:
-            raise InputError(
-                f"ckpt_path: the checkpoint was trained on {state['step']} sequences a step, not {self._step}; resume"
-                " with the same datamodule.batch_size and number of devices"
-            )
-        for name in ("packing", "seed"):
-            if state.get(name, now := getattr(self, name)) != now:
-                raise InputError(
-                    f"ckpt_path: the checkpoint was trained with datamodule.{name}={state[name]}, not {now}, and its"
-                    " batches were others; resume with the same, or start from the exported student"
-                )
+        now = self.state_dict()
+        complaints = {
+            "fingerprint": f"on other traces than {self.traces} now gives; resume with the same data, recipe,"
+            " tokenizer, max_length and seed, or start from the exported student",
+            "step": f"on {state['step']} sequences a step, not {now['step']}; resume with the same"
+            " datamodule.batch_size and number of devices",
+        } | {
+            name: f"with datamodule.{name}={state[name]}, not {now[name]}, and its batches were others; resume with the"
+            " same, or start from the exported student"
+            for name in ("packing", "seed")
+        }
+        check_same(state, now, complaints)
 
     @property
     def _step(self) -> int:

@@ -6,8 +6,6 @@ Legend: b sequences, s tokens, n supervised tokens of a batch, v tokens of the v
 from __future__ import annotations
 
 import math
-import pickle
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
@@ -26,7 +24,7 @@ from introspect.chat.templates import TemplateChoice, load_tokenizer
 from introspect.core.distributed import Mean, check_whole
 from introspect.core.errors import InputError, first_line
 from introspect.core.nested import to_plain
-from introspect.core.resuming import reseed
+from introspect.core.resuming import read_checkpoint, reseed
 from introspect.evaluation.generation import EvaluationSettings
 from introspect.evaluation.runs import Runs
 from introspect.tuning.export import ModelCard, save_folder
@@ -350,25 +348,20 @@ def load_student(ckpt_path: str | Path, *, trust_remote_code: bool = False) -> R
 
     Raises:
         InputError: there is no such file, it is no checkpoint of a `ReasoningStudent`, or the base model that it names
-            can not be loaded.
+            cannot be loaded.
     """
-    path = Path(ckpt_path)
-    if not path.is_file():
-        raise InputError(f"{path}: no such checkpoint")
-    if not zipfile.is_zipfile(path):
-        raise InputError(f"{path}: not a checkpoint of a reasoning student (nothing that torch has saved)")
+    checkpoint = read_checkpoint(ckpt_path)
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        settings = {**checkpoint["hyper_parameters"], "trust_remote_code": trust_remote_code}
-        student = ReasoningStudent(**settings)
-        state = dict(checkpoint["state_dict"])
-    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path}: not a checkpoint of a reasoning student ({first_line(error)})") from error
+        student = ReasoningStudent(**{**checkpoint["hyper_parameters"], "trust_remote_code": trust_remote_code})
+    except (InputError, KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"ckpt_path={ckpt_path}: not a checkpoint of a reasoning student ({first_line(error)})"
+        ) from error
     try:
         student.configure_model()
-        student.load_state_dict(state)
+        student.load_state_dict(checkpoint["state_dict"])
     except (InputError, RuntimeError) as error:
-        raise InputError(f"{path}: the student can not be rebuilt ({first_line(error)})") from error
+        raise InputError(f"ckpt_path={ckpt_path}: the student cannot be rebuilt ({first_line(error)})") from error
     return student.eval()
 
 

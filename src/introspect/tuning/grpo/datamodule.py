@@ -22,9 +22,9 @@ from introspect.benchmarks.base import Benchmark
 from introspect.benchmarks.examples import MultiHopExample
 from introspect.chat.prompts import question_messages
 from introspect.chat.protocol import ChatRequest
-from introspect.chat.templates import ChatTemplate
+from introspect.chat.templates import ChatTemplate, pad_id
 from introspect.core.errors import InputError
-from introspect.core.resuming import Place, place
+from introspect.core.resuming import Place, check_same, place
 from introspect.tuning.grpo.advantages import GRPO, token_weights
 from introspect.tuning.grpo.rollout_collection import Experience, Plan, explore
 from introspect.tuning.grpo.student import GRPOStudent
@@ -181,7 +181,12 @@ class RolloutDataModule(QuestionsDataModule):
         test_examples: int | None = None,
         seed: int = 0,
     ) -> None:
-        super().__init__(benchmark, test_examples)
+        super().__init__(
+            benchmark,
+            train_examples=train_examples,
+            validation_examples=validation_examples,
+            test_examples=test_examples,
+        )
         numbers = {"questions": questions, "passes": passes, "batch_size": batch_size}
         if faults := [f"{name} is {value}, expected 1 or more" for name, value in numbers.items() if value < 1]:
             raise InputError("datamodule: " + "; ".join(faults))
@@ -190,20 +195,8 @@ class RolloutDataModule(QuestionsDataModule):
         self.batch_size = batch_size
         self.max_length = max_length
         self.options = {"max_length": max_length, **(options or {})}
-        self.limits = {"train": train_examples, "validation": validation_examples, "test": test_examples}
         self.seed = seed
-        self._examples: dict[str, list[MultiHopExample]] = {}
         self._fitting: list[MultiHopExample] | None = None
-
-    def examples(self, split: str) -> list[MultiHopExample]:
-        """The questions of a split, limited as set.
-
-        Raises:
-            InputError: the benchmark can not be read.
-        """
-        if split not in self._examples:
-            self._examples[split] = list(self.benchmark.load(split, self.limits.get(split)))
-        return self._examples[split]
 
     def train_dataloader(self) -> RoundLoader:
         """Rounds of rollouts; resumes between any two of them as if nothing had happened.
@@ -215,12 +208,11 @@ class RolloutDataModule(QuestionsDataModule):
         trainer, student = self._trainer, self._trainer.lightning_module
         if not isinstance(student, GRPOStudent):
             raise InputError("datamodule: rollouts are what GRPO learns from; this student is tuned on traces")
-        pad = student.tokenizer.pad_token_id
         return RoundLoader(
             self._questions(),
             self._plan(student.grpo),
             student,
-            pad_id=int(student.tokenizer.eos_token_id if pad is None else pad),
+            pad_id=pad_id(student.tokenizer),
             options=self.options,
             reduce=lambda values: _sum(trainer, values),
             place=lambda: place(trainer),
@@ -245,16 +237,13 @@ class RolloutDataModule(QuestionsDataModule):
         """
         if not state or not (now := self.state_dict()):
             return
-        if state["questions"] != now["questions"]:
-            raise InputError(
-                "ckpt_path: the checkpoint was trained on other questions; resume with the same data and"
-                " train_examples, or start from the exported student"
-            )
-        if state["round"] != now["round"]:
-            raise InputError(
-                f"ckpt_path: the checkpoint was trained in rounds of [questions, rollouts of each, sequences of a step]"
-                f" {state['round']}, not {now['round']}; resume with the same settings and number of devices"
-            )
+        complaints = {
+            "questions": "on other questions; resume with the same data and train_examples, or start from the exported"
+            " student",
+            "round": "in rounds of [questions, rollouts of each, sequences of a step]"
+            f" {state['round']}, not {now['round']}; resume with the same settings and number of devices",
+        }
+        check_same(state, now, complaints)
 
     @property
     def _trainer(self) -> Trainer:
