@@ -30,7 +30,7 @@ from introspect.distillation.objectives import (
     SelfSupervisedDistillation,
 )
 from introspect.distillation.objectives.self_supervised import rotations
-from introspect.distillation.teacher import Training
+from introspect.distillation.training import Training
 from introspect.vision.backbones import Backbone
 from introspect.vision.features import Features, features, outline
 
@@ -155,7 +155,7 @@ def measure(method: str, arguments: argparse.Namespace) -> dict[str, list[tuple[
     ours.build(outline(backbones[0], ours.student_layers), outline(backbones[1], ours.teacher_layers))
     if ours.stage is not None:
         ours.stage.eval().requires_grad_(False).to(device)
-    if ours.needs_numbers:
+    if ours.needs_indices:
         ours.begin(torch.arange(IMAGES) % CLASSES)
     ours.to(device)
     theirs = Theirs(method, copy.deepcopy(student), copy.deepcopy(teacher), ours)
@@ -168,7 +168,7 @@ def measure(method: str, arguments: argparse.Namespace) -> dict[str, list[tuple[
     chosen = torch.cat([numbers[:, None], torch.randint(IMAGES, (count, NEGATIVES), device=device)], 1)
 
     def forward() -> tuple[Features, Features]:
-        shown = ours.views(images)
+        shown = ours.inputs(images)
         with torch.no_grad():
             taught = features(teacher, shown, ours.teacher_layers)
         return features(student, shown, ours.student_layers), taught

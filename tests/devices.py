@@ -76,7 +76,8 @@ def classify(folder: Path, devices: int) -> Any:
     from introspect.distillation.datamodule import ImageDataModule
     from introspect.distillation.module import Distillation, make_teacher
     from introspect.distillation.objectives.contrastive import ContrastiveDistillation
-    from introspect.distillation.teacher import Teacher, Training
+    from introspect.distillation.teacher import Teacher
+    from introspect.distillation.training import Training
     from introspect.vision.backbones import Backbone
     from tests.distillation.made import Colours
 

@@ -14,7 +14,8 @@ from introspect.dissection.concepts.shapeworld import ShapeworldConcepts
 from introspect.distillation.datamodule import ImageDataModule
 from introspect.distillation.module import Distillation
 from introspect.distillation.objectives import CrossEntropy, LogitDistillation
-from introspect.distillation.teacher import Teacher, Training
+from introspect.distillation.teacher import Teacher
+from introspect.distillation.training import Training
 from introspect.vision.backbones import Backbone
 from tests.distillation.made import Colours
 

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from introspect import app
 from introspect.callbacks.resume_point import BestCheckpoint, ResumePoint, left_by_requeued
 from introspect.core.resuming import place
-from introspect.distillation.datamodule import EpochLoader
+from introspect.distillation.datamodule import ImageLoader
 
 BATCHES = 8
 
@@ -46,9 +46,9 @@ class Graded(BoringModel):
         self.log("val/accuracy", [0.9, 0.5, 0.6, 0.7][self.current_epoch])
 
 
-def batches(trainer: Trainer) -> EpochLoader:
+def batches(trainer: Trainer) -> ImageLoader:
     rows = torch.randn(BATCHES, 32, generator=torch.Generator().manual_seed(0))
-    return EpochLoader(partial(DataLoader, rows), BATCHES, 1, place=lambda: place(trainer))
+    return ImageLoader(partial(DataLoader, rows), BATCHES, 1, place=lambda: place(trainer))
 
 
 def point(folder: Path, **options: Any) -> ResumePoint:

@@ -12,9 +12,9 @@ def random(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def total(objective, student, teacher, targets, numbers=None):
+def total(objective, student, teacher, targets, indices=None):
     """The loss of features that are given as (logits, {layer: maps})."""
-    return sum(objective(Features(*student), Features(*teacher), targets, numbers).values())
+    return sum(objective(Features(*student), Features(*teacher), targets, indices).values())
 
 
 def same(ours, theirs, tolerance=1e-6):

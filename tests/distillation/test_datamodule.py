@@ -10,7 +10,7 @@ from PIL import Image
 from introspect.core.errors import InputError
 from introspect.core.resuming import Place
 from introspect.dissection.measures.images import Reader
-from introspect.distillation.datamodule import EpochLoader, ImageDataModule, augment
+from introspect.distillation.datamodule import ImageDataModule, ImageLoader, augment
 from introspect.distillation.module import Distillation
 from introspect.distillation.objectives import CrossEntropy
 from introspect.vision.backbones import Backbone
@@ -102,7 +102,7 @@ def test_a_resumed_training_sees_what_an_uninterrupted_one_does(tmp_path, stop):
 def test_processes_share_the_images_of_an_epoch(images, batch, replicas, trained, epoch):
     def batches(rank, start):
         return list(
-            EpochLoader(
+            ImageLoader(
                 lambda batch_sampler, generator: batch_sampler,
                 images,
                 batch,

@@ -7,7 +7,7 @@ from torch import nn
 from introspect.core.errors import InputError
 from introspect.distillation.objectives import FactorTransfer
 from introspect.distillation.objectives.factor import Paraphraser, distance, translator
-from introspect.distillation.teacher import Training
+from introspect.distillation.training import Training
 from introspect.vision.features import Features
 from tests.distillation.comparing import agrees_with_differences, random, same, slopes
 

@@ -10,10 +10,12 @@ from lightning.pytorch import Callback, Trainer
 from torch import nn
 
 from introspect.core.errors import InputError
+from introspect.distillation.checkpoints import load_student
 from introspect.distillation.datamodule import ImageDataModule
-from introspect.distillation.module import Distillation, load_student
+from introspect.distillation.module import Distillation
 from introspect.distillation.objectives import AttentionTransfer, CrossEntropy, LogitDistillation
-from introspect.distillation.teacher import Teacher, Training
+from introspect.distillation.teacher import Teacher
+from introspect.distillation.training import Training
 from introspect.vision.backbones import Backbone
 from introspect.vision.features import features
 from tests.distillation.made import Colours
@@ -47,7 +49,7 @@ def test_a_classifier_learns(tmp_path):
 def test_the_teacher_is_trained_once_said_and_kept(tmp_path, caplog):
     with caplog.at_level(logging.INFO):
         trainer(tmp_path).fit(distillation(tmp_path), data())
-    assert "there is no teacher yet: cifar_resnet14 is trained for 1 epochs, and kept" in caplog.text
+    assert "there is no teacher yet: training cifar_resnet14 for 1 epochs, once" in caplog.text
     (file,) = (tmp_path / "teachers").glob("*.safetensors")
     before = file.stat().st_mtime_ns
     caplog.clear()
@@ -130,8 +132,8 @@ def test_a_teacher_that_is_not_there(tmp_path):
     with pytest.raises(InputError, match="no such file"):
         Teacher(TEACHER, tmp_path, ckpt_path=tmp_path / "none.ckpt").load("data")
     other = Teacher(TEACHER, tmp_path)
-    path = other.keep(STUDENT.build(), "data")
-    with pytest.raises(InputError, match=rf"{path}: not the weights of the network"):
+    path = other.save(STUDENT.build(), "data")
+    with pytest.raises(InputError, match=rf"{path}: the weights are not those of the network"):
         other.load("data")
 
 
@@ -156,7 +158,7 @@ def test_a_trial_run_makes_no_teacher(tmp_path, caplog):
 def test_what_the_teacher_knows_is_said(tmp_path, caplog):
     with caplog.at_level(logging.INFO):
         trainer(tmp_path).fit(distillation(tmp_path), data())
-    assert re.search(r"the teacher, \S+/cifar_resnet14-\w+\.safetensors, is right on \d+\.\d % of", caplog.text)
+    assert re.search(r"teacher \S+/cifar_resnet14-\w+\.safetensors: validation accuracy \d+\.\d %", caplog.text)
 
 
 def test_the_students_luck_does_not_depend_on_the_teacher(tmp_path):

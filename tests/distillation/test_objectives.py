@@ -91,8 +91,8 @@ def test_high_temperatures_match_logits():
     ("make", "complaint"),
     [
         (lambda: LogitDistillation(0.0), r"objective.temperature=0.0: expected more than 0"),
-        (lambda: LogitDistillation(alpha=1.5), r"objective.alpha=1.5: expected a share from 0 to 1"),
-        (lambda: LabelSmoothing(-0.1), r"objective.smoothing=-0.1: expected a share from 0 to 1"),
+        (lambda: LogitDistillation(alpha=1.5), r"objective.alpha=1.5: expected a fraction from 0 to 1"),
+        (lambda: LabelSmoothing(-0.1), r"objective.smoothing=-0.1: expected a fraction from 0 to 1"),
     ],
 )
 def test_settings_out_of_range(make, complaint):
@@ -104,5 +104,5 @@ def test_a_missing_or_foreign_teacher():
     student, _, targets = batch(0)
     with pytest.raises(InputError, match="needs a teacher"):
         LogitDistillation()(Features(student), None, targets)
-    with pytest.raises(InputError, match="tells 7 classes apart, the student 5"):
+    with pytest.raises(InputError, match="has 7 classes, the student 5"):
         LogitDistillation()(Features(student), Features(torch.zeros(6, 7)), targets)

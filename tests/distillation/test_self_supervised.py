@@ -8,15 +8,15 @@ from torch import nn
 
 from introspect.core.errors import InputError
 from introspect.distillation.objectives import LogitDistillation, SelfSupervisedDistillation
+from introspect.distillation.objectives.logit import soft_divergence
 from introspect.distillation.objectives.self_supervised import (
     SelfSupervision,
-    divergence_of,
+    rotated_rows,
     rotations,
     similarities,
     trusted,
-    turned,
 )
-from introspect.distillation.teacher import Training
+from introspect.distillation.training import Training
 from introspect.vision.features import Features
 from tests.distillation.comparing import agrees_with_differences, random, same, slopes, total
 
@@ -118,7 +118,7 @@ def test_four_views_of_an_image():
     assert views[0, 1, 0].tolist() == [[2, 5, 8], [1, 4, 7], [0, 3, 6]]  # counterclockwise
     assert torch.equal(views[:, 2], images.flip((2, 3)))
     assert torch.equal(torch.rot90(views[:, 3], 1, (2, 3)), images)
-    assert torch.equal(turned(rotations(images)), views[:, 1:].flatten(0, 1))
+    assert torch.equal(rotated_rows(rotations(images)), views[:, 1:].flatten(0, 1))
     with pytest.raises(InputError, match=r"square images, these have \[2, 3\]"):
         rotations(torch.zeros(1, 3, 2, 3))
 
@@ -143,7 +143,7 @@ def test_which_rows_count():
 def test_where_no_row_counts_there_is_no_loss():
     scores = torch.tensor([[1.0, 2.0]])
     rows = trusted(scores, torch.tensor([0]), 0.5)
-    assert divergence_of(rows, scores, scores.flip(1), 1.0).item() == 0
+    assert soft_divergence(scores, scores.flip(1), 1.0, rows).item() == 0
 
 
 @given(st.integers(0, 999), st.floats(0, 1))

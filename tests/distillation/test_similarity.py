@@ -16,7 +16,8 @@ from introspect.distillation.module import Distillation
 from introspect.distillation.objectives import LogitDistillation, ShuffledLogitDistillation
 from introspect.distillation.objectives.logit import shuffle_others
 from introspect.distillation.similarity import ClassSimilarity, rank_correlation
-from introspect.distillation.teacher import Teacher, Training
+from introspect.distillation.teacher import Teacher
+from introspect.distillation.training import Training
 from introspect.vision.datasets.files import COARSE, KINDS, groups_of
 from introspect.vision.datasets.shapeworld import ShapeworldImages
 from introspect.vision.features import Features

@@ -9,8 +9,9 @@ import torch
 from lightning.pytorch import Callback, Trainer
 
 from introspect.core.errors import InputError
+from introspect.distillation.checkpoints import load_student
 from introspect.distillation.datamodule import ImageDataModule
-from introspect.distillation.module import Distillation, load_student, make_teacher
+from introspect.distillation.module import Distillation, make_teacher
 from introspect.distillation.objectives import (
     AttentionTransfer,
     ContrastiveDistillation,
@@ -19,7 +20,8 @@ from introspect.distillation.objectives import (
     SelfSupervisedDistillation,
 )
 from introspect.distillation.stages import StageTraining, load_stage, make_stage, stage_file
-from introspect.distillation.teacher import Teacher, Training
+from introspect.distillation.teacher import Teacher
+from introspect.distillation.training import Training
 from introspect.vision.backbones import Backbone
 from introspect.vision.features import features, outline
 from tests.distillation.made import Colours
@@ -88,14 +90,14 @@ def test_a_stage_is_trained_once_and_stays_as_it_is(kept, method, caplog):
     module = distillation(kept, method, seed=4)
     with caplog.at_level(logging.INFO):
         trainer(kept).fit(module, data(seed=4))
-    assert "a first stage" not in caplog.text
+    assert "the first stage" not in caplog.text
     assert {path: path.stat().st_mtime_ns for path in (kept / "teachers").glob("*.safetensors")} == files
     stage = module.objective.stage
     assert not stage.training
     assert not any(p.requires_grad for p in stage.parameters())
     fresh = distillation(kept, method).objective.stage
     begun = {name: value.clone() for name, value in fresh.state_dict().items()}
-    load_stage(fresh, kept / "teachers", module._made_of(data()))
+    load_stage(fresh, kept / "teachers", module._stage_identity(data()))
     assert all(torch.equal(value, stage.state_dict()[name]) for name, value in fresh.state_dict().items())
     assert not any(torch.equal(value, begun[name]) for name, value in fresh.state_dict().items())
     assert not [name for name in module.state_dict() if "stage" in name]
@@ -133,7 +135,7 @@ def test_an_interrupted_stage_goes_on(tmp_path, caplog):
             made(tmp_path / "halves")
     with caplog.at_level(logging.INFO):
         resumed = made(tmp_path / "halves")
-    assert "it goes on from" in caplog.text
+    assert "the training resumes from" in caplog.text
     assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
     (file,) = (tmp_path / "halves").glob("*.safetensors")
     assert not file.with_suffix(".partial").exists()

@@ -10,7 +10,8 @@ from introspect.core.errors import InputError
 from introspect.core.nested import to_plain
 from introspect.distillation.module import Distillation
 from introspect.distillation.objectives import CrossEntropy
-from introspect.distillation.teacher import Teacher, Training
+from introspect.distillation.teacher import Teacher
+from introspect.distillation.training import Training
 from introspect.vision.backbones import Backbone
 from introspect.vision.datasets.shapeworld import ShapeworldImages
 from tests.composing import compose_config
@@ -42,7 +43,7 @@ def test_a_file_of_its_own_for_every_setting(tmp_path):
 def test_a_kept_teacher_comes_back_frozen(tmp_path):
     teacher = Teacher(NETWORK, tmp_path / "teachers")
     network = NETWORK.build()
-    teacher.keep(network, "data")
+    teacher.save(network, "data")
     found = teacher.load("data")
     assert not found.training
     assert not any(parameter.requires_grad for parameter in found.parameters())
@@ -61,7 +62,7 @@ def test_weights_that_are_not_finite_are_no_teacher(tmp_path):
     network = NETWORK.build()
     network.conv1.weight.data[0] = torch.nan
     with pytest.raises(InputError, match=r"diverged \(conv1.weight is not finite\)"):
-        Teacher(NETWORK, tmp_path).keep(network, "data")
+        Teacher(NETWORK, tmp_path).save(network, "data")
     assert not list(tmp_path.iterdir())
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from introspect.core.files import write_json
 from introspect.core.inference import float64_device
+from introspect.distillation.module import Distillation
 from introspect.distillation.similarity import ClassSimilarity as Similarity
 from introspect.vision.datasets.base import ImageSet
 
@@ -41,7 +42,7 @@ class ClassSimilarity(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *others: Any
     ) -> None:
         """Take in what student and teacher say of a batch."""
-        place, taught = self.found.device, cast(Any, pl_module).taught(batch[0])
+        place, taught = self.found.device, cast(Distillation, pl_module).teacher_logits(batch[0])
         logits, targets = cast(Tensor, outputs).to(place), batch[1].to(place)
         self.found.update(logits, None if taught is None else taught.to(place), targets)
         if taught is not None:

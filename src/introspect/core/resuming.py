@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read the checkpoint of a training, on the CPU and without executing anything in the file.
 
     Raises:
-        InputError: there is no such file, it is no checkpoint, or it holds more than plain data and tensors.
+        InputError: there is no such file, it is not a checkpoint, or it holds more than plain data and tensors.
     """
     path = Path(path)
     if path.is_dir():
@@ -86,6 +86,44 @@ def place(trainer: Trainer) -> Place:
     trained = int(trainer.fit_loop.epoch_loop.batch_progress.total.completed)
     batches = int(trainer.num_training_batches)
     return Place(*divmod(trained, batches), batches, int(trainer.accumulate_grad_batches))
+
+
+class EpochLoader:
+    """Batches of an epoch, from the place that training has reached.
+
+    It is deliberately not a `DataLoader`: Lightning would put a sampler of its own into one.
+
+    Args:
+        place: returns where the training stands; called when the first batch of an iteration is needed.
+    """
+
+    def __init__(self, place: Callable[[], Place]) -> None:
+        self._place = place
+
+    def __len__(self) -> int:
+        """Batches of a whole epoch, also while one is being resumed."""
+        raise NotImplementedError
+
+    def batches(self, place: Place) -> Iterable[Any]:
+        """Return the batches of the epoch of a place that have not been trained on."""
+        raise NotImplementedError
+
+    def __iter__(self) -> Iterator[Any]:
+        # A generator, so that the place is looked up with the first batch: Lightning makes the iterator of a resumed
+        # epoch before it knows where that epoch goes on.
+        yield from self.batches(self._place())
+
+    def state_dict(self) -> dict[str, int]:
+        """Return the place, for a checkpoint. This method tells Lightning that the loader resumes within an epoch."""
+        place = self._place()
+        return {"epoch": place.epoch, "trained": place.trained}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Do nothing: the place is looked up where it is known.
+
+        Lightning restores no loader that was made before the checkpoint was read, and a learning rate schedule that
+        needs the number of steps makes it before.
+        """
 
 
 def reseed(trainer: Trainer) -> None:

@@ -5,7 +5,8 @@ Shapes: b images of h x w pixels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import copy
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -18,29 +19,29 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from introspect.core.distributed import SharedLoader, batches, processes
 from introspect.core.errors import InputError
-from introspect.core.resuming import Place, check_same, place
+from introspect.core.resuming import EpochLoader, Place, check_same, place
 from introspect.core.seeds import derived_seed
 from introspect.vision.datasets.base import BatchedImages, ImageSet, Sample, Split, collate, read_batch
 
 
 class ImageDataModule(LightningDataModule):
-    """Serves uint8 images [b, 3, h, w] and classes [b]; training images are shifted and mirrored on the way.
+    """Serves uint8 images [b, 3, h, w] and classes [b]; training images are shifted and mirrored.
 
-    A training batch also has the numbers of its images in the training set, int64 [b], and what `beside` makes of
-    images and numbers, where a module has set it; it is called on the CPU, before they are shifted and mirrored.
+    A training batch also has the indices of its images in the training set, int64 [b], and what `add_to_batch` returns
+    for images and indices, if a module has set it; it is called on the CPU, before images are shifted and mirrored.
 
-    Several processes train on what one would with their batches in one, also as far as shifting and mirroring goes, and
-    measure each held-out image once.
+    Several processes train on the same images, shifted and mirrored in the same way, as one process whose batch is
+    theirs together, and evaluate each held-out image once.
 
     Args:
         images: where they come from.
         batch_size: images per step and device.
-        shift: pixels by which a training image is moved at most, in each direction, zeros coming in (the usual
-            padded crop of CIFAR); 0 moves none; None is 4, or 0 for images that are cropped at random as they are read.
-        mirror: whether half of the training images are mirrored left to right.
+        shift: pixels by which a training image is moved at most, in each direction, with zeros at the border (the
+            padded crop of CIFAR); 0 moves none; None is 4, or 0 for images that are cropped at random when read.
+        mirror: whether a training image is mirrored left to right with probability 1/2.
         num_workers: processes that read images; 0 reads them in the training process.
-        seed: of the order of training, together with the epoch, and of how batches are shifted and mirrored, together
-            with the step: a resumed training sees what an uninterrupted one does.
+        seed: of the order of training, together with the epoch, and of shifting and mirroring, together with the step:
+            a resumed training sees what an uninterrupted one does.
 
     Raises:
         InputError: a setting is impossible.
@@ -63,21 +64,27 @@ class ImageDataModule(LightningDataModule):
             raise InputError(f"datamodule: batch_size={batch_size}, shift={shift}: expected at least 1 and 0")
         self.images, self.batch_size, self.shift, self.mirror = images, batch_size, shift, mirror
         self.num_workers, self.seed = num_workers, seed
-        self.beside: Callable[[Tensor, Tensor], Tensor] | None = None
+        self.add_to_batch: Callable[[Tensor, Tensor], Tensor] | None = None
         self._loaded: dict[str, Dataset[Sample]] = {}
 
     @property
     def identity(self) -> str:
-        """Everything that decides what a network is trained on."""
+        """A text of everything that decides what a network is trained on."""
         return f"{self.images.identity}; shift {self.shift}, mirror {self.mirror}, batches of {self.batch_size}"
 
     @property
     def varies(self) -> bool:
-        """Whether a training image comes with other pixels each time."""
+        """Whether a training image has other pixels in every epoch."""
         return bool(self.shift or self.mirror or self.images.crops)
 
+    def for_another_run(self, seed: int) -> ImageDataModule:
+        """Return a data module of the same images for a run of its own, with another seed of the order."""
+        other = copy.copy(self)
+        other.trainer, other.seed, other.add_to_batch = None, seed, None
+        return other
+
     def state_dict(self) -> dict[str, int]:
-        """What a resumed training must have in common with this one."""
+        """Return what a resumed training must have in common with this one."""
         return {"step": self.batch_size * processes(self.trainer)[0], "seed": self.seed}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
@@ -98,15 +105,15 @@ class ImageDataModule(LightningDataModule):
         check_same(state, now, complaints)
 
     def train_images(self) -> DataLoader[Any]:
-        """The training images as they are read, once and in their order, with their numbers."""
+        """Return the training images as they are read, once and in their order, with their indices."""
         return self._loader("train", batch_size=self.batch_size)
 
-    def train_dataloader(self) -> EpochLoader:
-        """Training batches in an order that the seed and the epoch decide; resumes within an epoch."""
+    def train_dataloader(self) -> ImageLoader:
+        """Return training batches in an order of the seed and the epoch; resumes within an epoch."""
         trainer = self.trainer
         replicas, rank = processes(trainer)
         same = bool(trainer and trainer.overfit_batches)  # type: ignore[attr-defined]
-        return EpochLoader(
+        return ImageLoader(
             partial(self._loader, "train"),
             len(self._images("train")),  # type: ignore[arg-type]
             self.batch_size,
@@ -117,15 +124,15 @@ class ImageDataModule(LightningDataModule):
         )
 
     def val_dataloader(self) -> SharedLoader:
-        """Held-out batches; on several devices, this one's share."""
+        """Return validation batches; on several devices, those of this one."""
         return self._shared("validation")
 
     def test_dataloader(self) -> SharedLoader:
-        """Test batches; on several devices, this one's share."""
+        """Return test batches; on several devices, those of this one."""
         return self._shared("test")
 
     def held_out(self) -> DataLoader[Any]:
-        """Held-out batches, all of them in every process."""
+        """Return all validation batches, in every process."""
         return self._loader("validation", batch_size=self.batch_size)
 
     def _shared(self, split: Split) -> SharedLoader:
@@ -135,25 +142,24 @@ class ImageDataModule(LightningDataModule):
         return SharedLoader(partial(self._loader, split), batches(count, self.batch_size, replicas, rank))
 
     def train_classes(self) -> Tensor:
-        """The class numbers of all training images, int64 [n], by their numbers."""
+        """Return the classes of all training images, int64 [n], by index."""
         return torch.as_tensor(_classes(self._images("train")), dtype=torch.int64)
 
     def on_before_batch_transfer(self, batch: tuple[Tensor, ...], dataloader_idx: int) -> tuple[Tensor, ...]:
-        """Add what stands beside the images of a training batch."""
-        if self.beside is None or self.trainer is None or not self.trainer.training:
+        """Add the result of `add_to_batch` to a training batch."""
+        if self.add_to_batch is None or self.trainer is None or not self.trainer.training:
             return batch
-        images, _, numbers = batch
-        return *batch, self.beside(images, numbers)
+        images, _, indices = batch
+        return *batch, self.add_to_batch(images, indices)
 
     def on_after_batch_transfer(self, batch: tuple[Tensor, ...], dataloader_idx: int) -> tuple[Tensor, ...]:
-        """Augment what is trained on, where the batch then lies."""
+        """Shift and mirror training images, on the device of the batch."""
         if self.trainer is None or not self.trainer.training:
             return batch
         images, *others = batch
-        numbers = torch.Generator(images.device)
         now = place(self.trainer)
-        numbers.manual_seed(derived_seed((self.seed, 0, now.epoch, now.trained)))
-        return augment(images, self.shift, self.mirror, numbers, *processes(self.trainer)), *others
+        generator = torch.Generator(images.device).manual_seed(derived_seed((self.seed, 0, now.epoch, now.trained)))
+        return augment(images, self.shift, self.mirror, generator, *processes(self.trainer)), *others
 
     def _images(self, split: Split) -> Dataset[Sample]:
         if split not in self._loaded:
@@ -166,7 +172,7 @@ class ImageDataModule(LightningDataModule):
     def _loader(self, split: Split, **options: Any) -> DataLoader[Any]:
         images = self._images(split)
         return DataLoader(
-            Numbered(images) if split == "train" else images,
+            Indexed(images) if split == "train" else images,
             **options,
             num_workers=self.num_workers,
             collate_fn=collate,
@@ -174,8 +180,8 @@ class ImageDataModule(LightningDataModule):
         )
 
 
-class Numbered(BatchedImages):
-    """Images of a data set, each with its class and its number."""
+class Indexed(BatchedImages):
+    """Images of a data set, each with its class and its index."""
 
     def __init__(self, images: Dataset[Sample]) -> None:
         self.images = images
@@ -189,7 +195,7 @@ class Numbered(BatchedImages):
 
 
 def _classes(images: Any) -> Any:
-    """The class numbers of a data set in its order, without reading its images."""
+    """Return the classes of a data set in its order, without reading its images if the data set allows that."""
     if isinstance(images, Subset):
         return torch.as_tensor(_classes(images.dataset))[images.indices]
     if hasattr(images, "targets"):
@@ -197,19 +203,17 @@ def _classes(images: Any) -> Any:
     return [int(target) for _, target in images]
 
 
-class EpochLoader:
-    """Full batches of an epoch in random order, from the place that training has reached.
-
-    It is deliberately no `DataLoader`: Lightning would put a sampler of its own into one.
+class ImageLoader(EpochLoader):
+    """Full batches of an epoch in random order.
 
     Args:
         load: makes a loader of the images, given `batch_sampler` and `generator`.
         images: how many there are.
         batch_size: of them per step and process.
         seed: of the order, together with the epoch.
-        replicas, rank: how many processes share the images, and which one this is.
-        place: where the training stands; asked when the first batch is wanted. By default at the beginning of the first
-            epoch.
+        replicas: how many processes share the images.
+        rank: which of them this is, from 0.
+        place: see `EpochLoader`; by default, the beginning of the first epoch.
     """
 
     def __init__(
@@ -223,30 +227,20 @@ class EpochLoader:
         rank: int = 0,
         place: Callable[[], Place] | None = None,
     ) -> None:
+        super().__init__(place or (lambda: Place(0, 0)))
         self.load, self.images, self.batch_size, self.seed = load, images, batch_size, seed
         self.replicas, self.rank = replicas, rank
-        self._place = place or (lambda: Place(0, 0))
 
     def __len__(self) -> int:
         """Steps per epoch, the same on every process; images that do not fill a step wait for another epoch."""
         return self.images // (self.batch_size * self.replicas)
 
-    def __iter__(self) -> Iterator[Any]:
-        # A generator, so that the place is asked for with the first batch: Lightning makes the iterator of a resumed
-        # epoch before it knows where that epoch goes on.
-        place = self._place()
-        numbers = torch.Generator().manual_seed(derived_seed((self.seed, place.epoch)))
-        order = torch.randperm(self.images, generator=numbers)[: len(self) * self.batch_size * self.replicas]
+    def batches(self, place: Place) -> Iterable[Any]:
+        """See `EpochLoader.batches`."""
+        generator = torch.Generator().manual_seed(derived_seed((self.seed, place.epoch)))
+        order = torch.randperm(self.images, generator=generator)[: len(self) * self.batch_size * self.replicas]
         batches = order.view(len(self), self.replicas, self.batch_size)[place.trained :, self.rank]
-        yield from self.load(batch_sampler=batches.tolist(), generator=numbers)
-
-    def state_dict(self) -> dict[str, int]:
-        """The place, for a checkpoint. By having this method the loader says that it can resume within an epoch."""
-        place = self._place()
-        return {"epoch": place.epoch, "trained": place.trained}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Do nothing: the place is asked for where it is known."""
+        return self.load(batch_sampler=batches.tolist(), generator=generator)
 
 
 def augment(
@@ -257,9 +251,9 @@ def augment(
     replicas: int = 1,
     rank: int = 0,
 ) -> Tensor:
-    """Move each image [b, c, h, w] by up to `shift` pixels, zeros coming in, and mirror half of them.
+    """Move each image [b, c, h, w] by up to `shift` pixels, with zeros at the border, and mirror half of them.
 
-    With generators of one seed, each of several processes treats its images as one process does that has them all.
+    With generators of the same seed, several processes treat their images as one process does that has them all.
     """
     count, _, height, width = images.shape
     device = images.device

@@ -21,17 +21,18 @@ from torch.nn.parallel import DistributedDataParallel
 from torchmetrics.classification import MulticlassAccuracy
 
 from introspect.core.distributed import Mean, check_whole
-from introspect.core.errors import InputError, one_line
+from introspect.core.errors import InputError
 from introspect.core.nested import to_plain
-from introspect.core.resuming import read_checkpoint, reseed
+from introspect.core.resuming import reseed
+from introspect.distillation.cache import make_once
+from introspect.distillation.datamodule import ImageDataModule
 from introspect.distillation.objectives import CrossEntropy, LabelSmoothing, Objective
-from introspect.distillation.optimization import sgd
-from introspect.distillation.stages import is_trial, load_stage, make_stage, stage_file, train_apart
-from introspect.distillation.teacher import Teacher, locked
+from introspect.distillation.stages import load_stage, make_stage, stage_file
+from introspect.distillation.teacher import Teacher
 from introspect.distillation.teacher_logits import TeacherLogits, check_fixed, logits_file, make_logits
+from introspect.distillation.training import is_trial, sgd, train_separately
 from introspect.vision.backbones import Backbone
 from introspect.vision.features import CompiledFeatures, Features, features, outline
-from introspect.vision.networks import Network
 from introspect.vision.preprocessing import preprocessing
 
 log = logging.getLogger(__name__)
@@ -41,31 +42,32 @@ Normalization = Literal["imagenet", "reference"]
 
 
 class Distillation(LightningModule):
-    """Trains `student` with an objective; the teacher stands by, frozen, in evaluation mode, and in no checkpoint.
+    """Trains `student` with an objective; the teacher is frozen, in evaluation mode, and in no checkpoint.
 
-    SGD with momentum; the learning rate falls to `gamma` of itself at each milestone (He et al. 2016). A checkpoint
-    holds the student's weights and what it takes to build it again, as plain text and numbers; and what the objective
-    has learnt, for a training that goes on.
+    SGD with momentum; the learning rate is multiplied by `gamma` at each milestone (He et al. 2016). A checkpoint holds
+    the student's weights, the settings to build it again, as plain text and numbers, and the weights of the objective,
+    to resume the training.
 
     Args:
         student: which network is trained.
-        objective: what it is trained to do.
-        teacher: whom it learns from, where the objective needs one. If its weights are nowhere, it is trained first,
-            and kept for later runs.
-        normalization: of the pixels: `imagenet` or `reference`, or mean and deviation, for student and teacher alike.
+        objective: its losses.
+        teacher: what it learns from, if the objective needs a teacher. Without weights it is trained first, and kept
+            for later runs.
+        normalization: of the pixels of student and teacher: `imagenet` or `reference`, or mean and deviation.
         lr: learning rate of the first epochs.
-        momentum, weight_decay: of SGD.
-        milestones: shares of the training after which the learning rate falls.
-        gamma: the factor by which it does.
+        momentum: of SGD.
+        weight_decay: of SGD.
+        milestones: fractions of the training after which the learning rate falls.
+        gamma: the factor by which it falls.
         warmup_steps: optimizer steps in which it rises to `lr`.
-        channels_last: whether the pixels of a channel lie apart in memory; what is computed is the same but for
-            rounding, and convolutions are faster with it on CPUs, and on GPUs with 16 bits.
-        compile: whether torch compiles the forward passes of training, of student and teacher; the weights keep their
-            names, and validation and test run as they are.
+        channels_last: the memory format of images and networks; results are equal up to rounding, and convolutions are
+            faster with it on CPUs, and on GPUs with 16 bits.
+        compile: whether torch compiles the forward passes of student and teacher in training; the weights keep their
+            names, and validation and test are not compiled.
 
     Raises:
-        InputError: a number is out of range, or the objective needs a teacher and there is none, or one whose logits
-            can not be kept.
+        InputError: a number is out of range, the objective needs a teacher and there is none, or the teacher's logits
+            cannot be kept because the objective needs more of it.
     """
 
     def __init__(
@@ -87,13 +89,15 @@ class Distillation(LightningModule):
         super().__init__()
         if objective.needs_teacher and teacher is None:
             raise InputError("model.teacher is required: the objective learns from a teacher")
-        if teacher is not None and teacher.cache and (objective.teacher_layers or objective.views_per_image > 1):
+        if teacher is not None and teacher.cache and (objective.teacher_layers or objective.inputs_per_image > 1):
             raise InputError(
                 f"model.teacher.cache: {type(objective).__name__} learns from more than the teacher's logits of each "
                 "image; set model.teacher.cache=false"
             )
-        if not lr > 0 or not all(0 < share < 1 for share in milestones):
-            raise InputError(f"model: lr={lr}, milestones={list(milestones)}: expected more than 0, and shares below 1")
+        if not lr > 0 or not all(0 < fraction < 1 for fraction in milestones):
+            raise InputError(
+                f"model: lr={lr}, milestones={list(milestones)}: expected more than 0, and fractions between 0 and 1"
+            )
         self.save_hyperparameters(
             {
                 "student": asdict(student),
@@ -108,7 +112,7 @@ class Distillation(LightningModule):
                 "warmup_steps": warmup_steps,
             }
         )
-        # How fast it is trained is no property of a student: it is in no checkpoint.
+        # How fast it is trained is not a property of the student: it is in no checkpoint.
         self._layout = torch.channels_last if channels_last else torch.contiguous_format
         self._compiles = compile
         self._readers: list[Callable[[Tensor], Features]] = []
@@ -124,21 +128,21 @@ class Distillation(LightningModule):
         )
         self.val_loss, self.test_loss = Mean(), Mean()
         self._source = teacher if objective.needs_teacher else None
-        # In a list, so that it is no part of the module: it is not trained, not saved, not counted.
+        # In a list, so that it is not a submodule: it is not trained, not saved, not counted.
         self._teacher: list[nn.Module] = []
 
     @property
     def identity(self) -> str:
-        """Everything but network and recipe that decides what becomes of a teacher that is trained here."""
-        return _identity(self._datamodule(), self.hparams["normalization"])
+        """A text of the data and pixels that a teacher of this run is trained on."""
+        return _identity(self.datamodule, self.hparams["normalization"])
 
-    def prepare(self, data: Any, trainer: Trainer) -> None:
-        """Train the teacher, where it is trained here and has not been yet; then the stage that an objective has on it.
+    def prepare(self, data: ImageDataModule, trainer: Trainer) -> None:
+        """Train the teacher, if it is trained here and has not been yet, and then the first stage of the objective.
 
-        To be called in one process, before Lightning starts others: they would wait for this one, and it for them.
+        To be called in one process, before Lightning starts others, which would wait for this one, and it for them.
 
         Args:
-            data: an `ImageDataModule`.
+            data: the images.
             trainer: of the student; the teacher is trained on its kind of device.
         """
         source, normalization = self._source, self.hparams["normalization"]
@@ -147,64 +151,62 @@ class Distillation(LightningModule):
         if source.cache:
             check_fixed(data)
         device = trainer.strategy.root_device.type
-        identity = _identity(data, normalization) if source.is_trained_here else ""
         if source.is_trained_here:
             make_teacher(source, data, normalization, device)
+        load = partial(source.load, _identity(data, normalization) if source.is_trained_here else "", normalization)
         if (stage := self.objective.stage) is not None:
-            made_of = self._made_of(data)
-            teacher = partial(source.load, identity, normalization)
-            make_stage(stage, source.cache_dir, made_of, teacher, self.preprocess, data, device)
+            make_stage(stage, source.cache_dir, self._stage_identity(data), load, self.preprocess, data, device)
         if source.cache:
             with torch.random.fork_rng():  # as in setup
-                network = source.load(identity, normalization).to(memory_format=self._layout)
+                network = load().to(memory_format=self._layout)
                 make_logits(source, network, data, trainer, self._prepared, normalization)
 
-    def _made_of(self, data: Any) -> str:
-        """Everything but its own settings that decides what becomes of a stage."""
+    def _stage_identity(self, data: ImageDataModule) -> str:
+        """Return a text of everything but its own settings that decides what a stage learns."""
         source, whole = cast(Teacher, self._source), _identity(data, self.hparams["normalization"])
         return f"{source.backbone}, {source.origin(whole)}; {whole}"
 
     def prepare_data(self) -> None:
-        """The same for a training that was started without `prepare`, where there is one process only."""
+        """Do the same in a training that was started without `prepare`, if there is only one process."""
         if self.trainer.training and self.trainer.world_size == 1:
             self.prepare(self.trainer.datamodule, self.trainer)  # type: ignore[attr-defined]
 
     def setup(self, stage: str) -> None:
-        """Load the teacher, and the stage on it.
+        """Load the teacher and the first stage.
 
         Raises:
-            InputError: their weights can not be read; or the student's are spread over devices; or its batch norm is
-                to be synchronized on CPUs.
+            InputError: their weights cannot be read, the student's are sharded over devices, or its batch norm is to be
+                synchronized on CPUs.
         """
         if stage != "fit":
             return
         check_whole(self.trainer)
         self._check_batch_norm()
         data: Any = getattr(self.trainer, "datamodule", None)
-        if hasattr(data, "beside"):
-            data.beside = None  # what an earlier student has set
+        if isinstance(data, ImageDataModule):
+            data.add_to_batch = None  # an earlier student may have set it
         if self._source is not None:
-            with torch.random.fork_rng():  # weights are drawn before they are read: the student's luck stays as it is
+            with torch.random.fork_rng():  # the teacher's initial weights must not change the student's random state
                 self._teacher = [self._loaded()]
             self._load_stage()
             if self._source.cache:
                 self._open_logits()
-        if self.objective.needs_numbers:
-            self.objective.begin(self._datamodule().train_classes())
-        # What an objective keeps beside its weights is the same in every process, and may be large.
-        kept = [f"objective.{name}" for name, _ in self.objective.named_buffers()]
-        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self, kept)
+        if self.objective.needs_indices:
+            self.objective.begin(self.datamodule.train_classes())
+        # The buffers of an objective are the same in every process, and may be large.
+        buffers = [f"objective.{name}" for name, _ in self.objective.named_buffers()]
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self, buffers)
 
     def _load_stage(self) -> None:
         stage = self.objective.stage
         if stage is None:
             return
         stage.eval().requires_grad_(False)
-        folder, made_of = cast(Teacher, self._source).cache_dir, self._made_of(self._datamodule())
-        if is_trial(self.trainer) and not stage_file(stage, folder, made_of).is_file():
+        folder, identity = cast(Teacher, self._source).cache_dir, self._stage_identity(self.datamodule)
+        if is_trial(self.trainer) and not stage_file(stage, folder, identity).is_file():
             log.warning("a trial run, and there is no first stage yet: the student learns from an untrained one")
             return
-        load_stage(stage, folder, made_of)
+        load_stage(stage, folder, identity)
 
     def _loaded(self) -> nn.Module:
         source = cast(Teacher, self._source)
@@ -215,27 +217,27 @@ class Distillation(LightningModule):
         return source.load(identity, self.hparams["normalization"])
 
     def _open_logits(self) -> None:
-        """Have what the teacher has said added to each training batch."""
-        data, source = self._datamodule(), cast(Teacher, self._source)
+        """Add the teacher's logits to each training batch."""
+        data, source = self.datamodule, cast(Teacher, self._source)
         check_fixed(data)
         path = logits_file(source, self._teacher[0], data, self.trainer, self.hparams["normalization"])
         if is_trial(self.trainer) and not path.is_file():
-            log.warning("a trial run, and the teacher's logits are not kept yet: it is asked about each batch")
+            log.warning("a trial run, and the teacher's logits are not kept yet: they are computed for each batch")
         else:
-            data.beside = TeacherLogits(path, len(data.train_classes()), source.backbone.classes).of
+            data.add_to_batch = TeacherLogits(path, len(data.train_classes()), source.backbone.classes).of
 
     def on_fit_start(self) -> None:
-        """The teacher, with the stage on it, goes to where the student is, and shows what it knows."""
+        """Move the teacher and the first stage to the device of the student, and evaluate the teacher."""
         if self.objective.stage is not None:
             self.objective.stage.to(self.device)
         for teacher in self._teacher:
             self.trainer.precision_plugin.convert_module(teacher.to(self.device).to(memory_format=self._layout))
             if self.trainer.is_global_zero:
-                with torch.random.fork_rng():  # a loader draws a number, which the student shall not miss
-                    self._examine(teacher)
+                with torch.random.fork_rng():  # a loader draws a number: the student's random state must not change
+                    self._evaluate_teacher(teacher)
 
     def _check_batch_norm(self) -> None:
-        """Torch synchronizes batch norm over GPUs only: on CPUs each process has statistics of its own."""
+        """Refuse or report batch norm in several CPU processes: torch synchronizes it over GPUs only."""
         strategy = self.trainer.strategy
         has_batch_norm = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in self.modules())
         if strategy.root_device.type != "cpu" or not has_batch_norm or not isinstance(strategy, ParallelStrategy):
@@ -245,37 +247,37 @@ class Distillation(LightningModule):
         if self.trainer.world_size > 1 and self.trainer.is_global_zero:
             log.warning(
                 "batch norm takes its statistics over the images of one process, not of all %d: the training differs "
-                "from that on one device; use one CPU process (trainer=cpu) or GPUs (trainer=ddp)",
+                "from one on one device; use one CPU process (trainer=cpu) or GPUs (trainer=ddp)",
                 self.trainer.world_size,
             )
 
     @torch.no_grad()
-    def _examine(self, teacher: nn.Module, most: int = 1000) -> None:
-        """Say how good the teacher is: weights of another network, or of other pixels, run without complaint."""
-        images, targets = [], []
-        for batch in self._datamodule().held_out():
-            images.append(teacher(self._prepared(batch[0].to(self.device), teacher)).argmax(1).cpu())
-            targets.append(batch[1])
-            if sum(map(len, targets)) >= most:
+    def _evaluate_teacher(self, teacher: nn.Module, most: int = 1000) -> None:
+        """Log the teacher's accuracy: weights of another network, or of other pixels, run without an error."""
+        correct: list[Tensor] = []
+        for images, targets in self.datamodule.held_out():
+            predicted = teacher(self._prepared(images.to(self.device), teacher)).argmax(1).cpu()
+            correct.append((predicted == targets).float())
+            if sum(map(len, correct)) >= most:
                 break
-        share = float((torch.cat(images) == torch.cat(targets)).float().mean())
+        accuracy = float(torch.cat(correct).mean())
         source = cast(Teacher, self._source)
-        where = source.ckpt_path or source.backbone.weights or source.file(self.identity)
-        log.info("the teacher, %s, is right on %.1f %% of the validation images", where, 100 * share)
+        origin = source.ckpt_path or source.backbone.weights or source.file(self.identity)
+        log.info("teacher %s: validation accuracy %.1f %%", origin, 100 * accuracy)
         for logger in self.loggers:
-            logger.log_metrics({"teacher/val_accuracy": share})
+            logger.log_metrics({"teacher/val_accuracy": accuracy})
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits [b, c] of uint8 images [b, 3, h, w]."""
+        """Return the logits [b, c] of uint8 images [b, 3, h, w]."""
         return features(self.student, self._prepared(images, self.student)).logits
 
     def _prepared(self, images: Tensor, network: nn.Module) -> Tensor:
-        """What a network takes in, in its number format, which is no longer float32 with `trainer.precision=*-true`."""
+        """Return the inputs of a network, in its number format, which `trainer.precision=*-true` changes."""
         dtype = next(network.parameters()).dtype
         return self.preprocess(images).to(dtype).contiguous(memory_format=self._layout)
 
     def on_train_start(self) -> None:
-        """Compile, where that is wanted; not before, because a strategy may still replace modules."""
+        """Compile, if `compile` is set; not before, because a strategy may still replace modules."""
         pairs = zip(
             (self.student, *self._teacher), (self.objective.student_layers, self.objective.teacher_layers), strict=False
         )
@@ -283,30 +285,30 @@ class Distillation(LightningModule):
         self._readers = [read(network, layers) for network, layers in pairs]
 
     def on_train_end(self) -> None:
-        """Leave the networks as they were."""
+        """Remove the hooks from the networks."""
         for reader in self._readers:
             if isinstance(reader, CompiledFeatures):
                 reader.close()
         self._readers = []
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Reseed what is random beside the data, such as dropout: see `reseed`."""
+        """Seed what is random in the networks, such as dropout: see `reseed`."""
         reseed(self.trainer)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The loss, a scalar. Logs `train/loss`, `train/loss/<part>`, `train/accuracy` (share of the epoch)."""
+        """Return the loss, a scalar. Logs `train/loss`, `train/loss/<part>`, `train/accuracy` (of the epoch)."""
         images, targets, *others = batch
-        numbers, kept = others[:1], others[1:]
-        prepared = self.objective.views(self._prepared(images, self.student))
+        indices, kept = others[:1], others[1:]
+        inputs = self.objective.inputs(self._prepared(images, self.student))
         read_student, *read_teacher = self._readers
-        student = read_student(prepared)
-        taught = Features(kept[0]) if kept else None
+        student = read_student(inputs)
+        teacher = Features(kept[0]) if kept else None
         for read in () if kept else read_teacher:
             with torch.no_grad():
-                taught = read(prepared)
-        losses = self.objective(student, taught, targets, *numbers)
+                teacher = read(inputs)
+        losses = self.objective(student, teacher, targets, *indices)
         loss = torch.stack(list(losses.values())).sum()
-        self.train_accuracy(student.logits[:: self.objective.views_per_image], targets)
+        self.train_accuracy(student.logits[:: self.objective.inputs_per_image], targets)
         self.log("train/loss", loss, prog_bar=True, sync_dist=True)
         if len(losses) > 1:
             self.log_dict({f"train/loss/{name}": value for name, value in losses.items()}, sync_dist=True)
@@ -314,15 +316,15 @@ class Distillation(LightningModule):
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Logs `val/loss` (cross-entropy, nats) and `val/accuracy` (share)."""
+        """Log `val/loss` (cross-entropy, nats) and `val/accuracy`."""
         self._evaluate(batch, "val", self.val_accuracy, self.val_loss)
 
     def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Logs `test/loss` and `test/accuracy`; the logits [b, c] are for callbacks."""
+        """Log `test/loss` and `test/accuracy`; return the logits [b, c] for callbacks."""
         return self._evaluate(batch, "test", self.test_accuracy, self.test_loss)
 
-    def taught(self, images: Tensor) -> Tensor | None:
-        """The teacher's logits [b, c] of uint8 images; None if there is none, or it has not been wanted yet."""
+    def teacher_logits(self, images: Tensor) -> Tensor | None:
+        """Return the teacher's logits [b, c] of uint8 images; None without a teacher, or before one is loaded."""
         for teacher in self._teacher:
             with torch.no_grad():
                 return features(teacher.to(self.device), self._prepared(images, teacher)).logits
@@ -338,7 +340,7 @@ class Distillation(LightningModule):
         return logits
 
     def configure_optimizers(self) -> Any:
-        """SGD, and a learning rate that changes at shares of the training's steps."""
+        """See `sgd`."""
         names = ("lr", "momentum", "weight_decay", "milestones", "gamma", "warmup_steps")
         return sgd(
             [*self.student.parameters(), *self.objective.parameters()],
@@ -346,71 +348,54 @@ class Distillation(LightningModule):
             **{name: self.hparams[name] for name in names},
         )
 
-    def _datamodule(self) -> Any:
+    @property
+    def datamodule(self) -> ImageDataModule:
+        """The data of the running training.
+
+        Raises:
+            InputError: it has none of this package's.
+        """
         data = getattr(self.trainer, "datamodule", None)
-        if not hasattr(data, "identity"):
-            raise InputError("model: what trains before the student, or numbers images, needs an ImageDataModule")
+        if not isinstance(data, ImageDataModule):
+            raise InputError("model: a teacher, or an objective that needs indices of images, needs an ImageDataModule")
         return data
 
 
-def make_teacher(teacher: Teacher, data: Any, normalization: Any = "imagenet", device: str = "auto") -> Path:
-    """Train a teacher on labels alone and keep it, if that has not been done.
+def make_teacher(
+    teacher: Teacher, data: ImageDataModule, normalization: Any = "imagenet", device: str = "auto"
+) -> Path:
+    """Train a teacher on labels alone and keep it, if there is none yet.
 
     Args:
-        teacher: whose `training` says how.
-        data: an `ImageDataModule`.
-        normalization: of the pixels, as that of its students.
-        device: the kind on which it is trained, as Lightning's `accelerator`.
+        teacher: its network and its `training`.
+        data: the images.
+        normalization: of the pixels, the same as that of its students.
+        device: the kind of device, as Lightning's `accelerator`.
 
     Returns:
         The file of its weights.
     """
-    how, identity = teacher.training, _identity(data, normalization)
+    training, identity = teacher.training, _identity(data, normalization)
     path = teacher.file(identity)
-    if path.is_file():
-        return path
-    with locked(path):
-        if path.is_file():
-            return path
-        log.info("there is no teacher yet: %s is trained for %d epochs, and kept", teacher.backbone.name, how.epochs)
+
+    def train() -> None:
+        log.info("there is no teacher yet: training %s for %d epochs, once", teacher.backbone.name, training.epochs)
         with torch.random.fork_rng():
-            torch.manual_seed(how.seed)
+            torch.manual_seed(training.seed)
             module = Distillation(
                 student=teacher.backbone,
-                objective=LabelSmoothing(how.label_smoothing) if how.label_smoothing else CrossEntropy(),
+                objective=LabelSmoothing(training.label_smoothing) if training.label_smoothing else CrossEntropy(),
                 normalization=normalization,
-                lr=how.lr,
-                momentum=how.momentum,
-                weight_decay=how.weight_decay,
-                milestones=how.milestones,
+                lr=training.lr,
+                momentum=training.momentum,
+                weight_decay=training.weight_decay,
+                milestones=training.milestones,
             )
-            train_apart(module, data, how, device, path.with_suffix(".partial"))
-        return teacher.keep(module.student, identity)
+            train_separately(module, data, training, device, path.with_suffix(".partial"))
+        teacher.save(module.student, identity)
+
+    return make_once(path, train)
 
 
-def _identity(data: Any, normalization: Any) -> str:
+def _identity(data: ImageDataModule, normalization: Any) -> str:
     return f"{data.identity}; normalization {to_plain(normalization)}"
-
-
-def load_student(ckpt_path: str | Path) -> Network:
-    """Return the student of a checkpoint.
-
-    Raises:
-        InputError: there is no such file, or it is no checkpoint of a `Distillation`.
-    """
-    checkpoint = read_checkpoint(ckpt_path)
-    try:
-        settings = checkpoint["hyper_parameters"]
-        network = Backbone(**{**settings["student"], "weights": None}).build()
-        state = {
-            name.removeprefix("student."): value
-            for name, value in checkpoint["state_dict"].items()
-            if name.startswith("student.")
-        }
-        network.load_state_dict(state)
-    except (KeyError, TypeError, RuntimeError) as error:
-        reason = one_line(error, 200)
-        raise InputError(f"ckpt_path={ckpt_path}: not a checkpoint of a classifier ({reason})") from error
-    return Network(
-        network.eval(), settings["student"]["name"], str(ckpt_path), preprocessing(settings["normalization"])
-    )

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from introspect.core.resuming import Place
+from introspect.core.resuming import EpochLoader, Place
 from introspect.core.seeds import derived_seed
 from introspect.tuning.packing import Batch, Group
 from introspect.tuning.supervision import Supervised
@@ -151,13 +151,11 @@ class LengthBucketSampler:
         return [steps[number].tolist() for number in turn.tolist()]
 
 
-class ResumableLoader:
+class ResumableLoader(EpochLoader):
     """Batches of an epoch, from the place that training has reached.
 
     Each has a `share`, by which the sum of its tokens' losses is multiplied, so that the loss of an optimizer step is
     the mean over its supervised tokens, whatever the micro-batches and processes they came in.
-
-    It is deliberately no `DataLoader`: Lightning would put a sampler of its own into one.
 
     Args:
         dataset: what the sampler's indices point into.
@@ -165,8 +163,8 @@ class ResumableLoader:
         collate: makes a batch of what they point to.
         num_workers: processes that prepare batches; 0 prepares them in this one.
         pin_memory: whether batches are put where a GPU fetches them faster.
-        place: where the training stands; asked when the first batch of an iteration is wanted. By default, at the
-            beginning of the epoch that the sampler was set to, with a step for each batch.
+        place: see `EpochLoader`; by default, the beginning of the epoch that the sampler was set to, with a step for
+            each batch.
     """
 
     def __init__(
@@ -179,19 +177,17 @@ class ResumableLoader:
         pin_memory: bool = False,
         place: Callable[[], Place] | None = None,
     ) -> None:
+        super().__init__(place or (lambda: Place(sampler.epoch, 0)))
         self._groups = dataset
         self.sampler = sampler
-        self._place = place or (lambda: Place(sampler.epoch, 0))
         self._load = partial(DataLoader, dataset, collate_fn=collate, num_workers=num_workers, pin_memory=pin_memory)
 
     def __len__(self) -> int:
         """Batches of a whole epoch, also while one is being resumed."""
         return len(self.sampler)
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        # A generator, so that the place is asked for with the first batch: Lightning makes the iterator of a resumed
-        # epoch before it knows where that epoch goes on.
-        place = self._place()
+    def batches(self, place: Place) -> Iterator[dict[str, Any]]:
+        """See `EpochLoader.batches`."""
         self.sampler.set_epoch(place.epoch)
         batches = self._load(batch_sampler=self.sampler.batches()[place.trained : place.batches])
         for batch, share in zip(batches, self._shares(place)[place.trained :], strict=True):
@@ -208,18 +204,6 @@ class ResumableLoader:
         steps = [sum(tokens[start : start + place.accumulate]) for start in starts]
         scale = place.accumulate * self.sampler.replicas
         return [scale / max(steps[number // place.accumulate], 1) for number in range(len(tokens))]
-
-    def state_dict(self) -> dict[str, int]:
-        """The place, for a checkpoint. By having this method the loader says that it can resume within an epoch."""
-        place = self._place()
-        return {"epoch": place.epoch, "trained": place.trained}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Do nothing: the place is asked for where it is known.
-
-        Lightning restores no loader that was made before the checkpoint was read, and a learning rate schedule that
-        asks for the number of steps has it made before.
-        """
 
 
 def hold_out(example_ids: Sequence[str], share: float, seed: int) -> frozenset[str]:

@@ -12,27 +12,29 @@ from torch import Tensor, linalg
 from torch.nn import functional
 
 from introspect.core.errors import InputError
-from introspect.distillation.objectives.base import Objective, Transfer, check_pair
+from introspect.distillation.objectives.base import Objective
+from introspect.distillation.objectives.features import FeatureObjective
 from introspect.vision.features import Features, exact
 
 
-class AttentionTransfer(Transfer):
-    """`attention`: the student attends to the places that the teacher attends to, in each pair of layers.
+class AttentionTransfer(FeatureObjective):
+    """`attention`: in each pair of layers, the student's attention map approaches the teacher's.
 
-    The attention map of a layer is the mean of the squares of its units, scaled to length 1 over the places. Their
-    difference d [b, h w] is measured in one of two ways:
+    The attention map of a layer is the mean of the squares of its units, scaled to length 1 over the cells. The loss of
+    the difference d [b, h w] of two maps depends on the mode:
 
-    - `code` (as the authors' program): mean of d² over images and places;
+    - `code` (as the authors' program): mean of d² over images and cells;
     - `paper` (as their equation 2): length of d, mean over the images; larger by h w divided by that length.
 
     Losses of several pairs are added.
 
     Args:
         layers: of the student, such as `[layer3, layer4]`.
-        teacher_layers: of the teacher, one for each; None names the same.
+        teacher_layers: of the teacher, one for each; None takes the same names.
         mode: `code` or `paper`.
         weight: factor of the loss; the published 1000 belongs to `code`.
-        base, base_weight: see `Transfer`. Upstream's weight of the labels is 1; the configuration published with Han
+        base: see `FeatureObjective`.
+        base_weight: see `FeatureObjective`. Upstream's weight of the labels is 1; the configuration published with Han
             et al. has 0.1.
 
     Raises:
@@ -49,41 +51,31 @@ class AttentionTransfer(Transfer):
         base: Objective | None = None,
         base_weight: float = 1.0,
     ) -> None:
-        super().__init__(base=base, base_weight=base_weight, weight=weight)
-        self.student_layers, self.teacher_layers = tuple(layers), tuple(teacher_layers or layers)
+        super().__init__(
+            layers=layers, teacher_layers=teacher_layers, base=base, base_weight=base_weight, weight=weight
+        )
         if mode not in ("code", "paper"):
             raise InputError(f"objective.mode={mode}: expected code or paper")
-        if not self.student_layers or len(self.student_layers) != len(self.teacher_layers):
-            raise InputError(
-                f"objective.layers={list(layers)}, teacher_layers={list(self.teacher_layers)}: expected pairs of layers"
-            )
         self.mode = mode
 
     def build(self, student: Features, teacher: Features) -> None:
         """See `Objective.build`."""
-        self._pairs(student, teacher)
+        self.pairs(student, teacher, aligned=True)
 
-    def inside(
-        self, student: Features, teacher: Features, targets: Tensor, numbers: Tensor | None
+    def feature_losses(
+        self, student: Features, teacher: Features, targets: Tensor, indices: Tensor | None
     ) -> dict[str, Tensor]:
-        """See `Transfer.inside`."""
-        losses = [difference(own, other, self.mode) for own, other in self._pairs(student, teacher)]
+        """See `FeatureObjective.feature_losses`."""
+        losses = [difference(own, other, self.mode) for own, other in self.pairs(student, teacher, aligned=True)]
         return {"attention": sum(losses[1:], losses[0])}
-
-    def _pairs(self, student: Features, teacher: Features) -> list[tuple[Tensor, Tensor]]:
-        pairs = []
-        for own, other in zip(self.student_layers, self.teacher_layers, strict=True):
-            check_pair(own, student.maps[own], other, teacher.maps[other])
-            pairs.append((student.maps[own], teacher.maps[other]))
-        return pairs
 
 
 def attention(maps: Tensor) -> Tensor:
-    """Where maps [b, u, h, w] are active: the mean of the units' squares, scaled to length 1 per image, [b, h w]."""
+    """Return the mean of the squares of the units of maps [b, u, h, w], scaled to length 1 per image, [b, h w]."""
     return functional.normalize(exact(maps).square().mean(1).flatten(1))
 
 
 def difference(student: Tensor, teacher: Tensor, mode: Literal["code", "paper"]) -> Tensor:
-    """The loss of one pair of maps, a scalar; see `AttentionTransfer`."""
+    """Return the loss of one pair of maps, a scalar; see `AttentionTransfer`."""
     apart = attention(student) - attention(teacher)
     return apart.square().mean() if mode == "code" else linalg.vector_norm(apart, dim=1).mean()

@@ -14,7 +14,8 @@ from torch.nn import functional
 
 from introspect.core.errors import InputError
 from introspect.core.seeds import derived_seed
-from introspect.distillation.objectives.base import Objective, Transfer, check_maps, pooled, positive
+from introspect.distillation.objectives.base import Objective, positive
+from introspect.distillation.objectives.features import FeatureObjective, check_maps, pooled
 from introspect.vision.features import Features, exact
 
 _SIDES = ("student", "teacher")
@@ -36,13 +37,13 @@ class Embedding(nn.Module):
 class Banks(nn.Module):
     """The last embeddings of every training image: float32 [n, d] for the student, and for the teacher.
 
-    They begin at random, the same in every process; they are saved with the training and come back when it is resumed.
-    Each process has all of them: after a step, all take in what all have seen, so that they stay equal, and nothing
-    has to send them around. `scales` are the constants Z that the first batch has set, 0 before.
+    They start at random, the same in every process, and are saved with the training. Each process holds all of them and
+    updates them after a step with the embeddings of all processes, so that they stay equal without a broadcast.
+    `scales` are the constants Z, which the first batch sets, 0 before.
 
     Args:
         size: d.
-        seed: of the beginning.
+        seed: of the initial values.
     """
 
     student: Tensor
@@ -59,25 +60,25 @@ class Banks(nn.Module):
 
     def begin(self, images: int) -> None:
         """Fill the banks for n training images."""
-        numbers = torch.Generator().manual_seed(self.seed)
+        generator = torch.Generator().manual_seed(self.seed)
         bound = math.sqrt(3 / self.size)
         for side in _SIDES:
             bank = torch.empty(images, self.size)
-            setattr(self, side, bank.uniform_(-bound, bound, generator=numbers).to(self.scales.device))
+            setattr(self, side, bank.uniform_(-bound, bound, generator=generator).to(self.scales.device))
         self.scales.zero_()
         self.steps = 0
 
     @torch.no_grad()
-    def update(self, numbers: Tensor, student: Tensor, teacher: Tensor, momentum: float) -> None:
+    def update(self, indices: Tensor, student: Tensor, teacher: Tensor, momentum: float) -> None:
         """Move the rows of these images [b] of every process towards their new embeddings [b, d]."""
-        everywhere = _gathered(numbers)
+        everywhere = _gathered(indices)
         for bank, embedded in ((self.student, student), (self.teacher, teacher)):
             rows = torch.lerp(_gathered(embedded.detach()), bank[everywhere], momentum)
             bank[everywhere] = functional.normalize(rows)
         self.steps += 1
 
     def get_extra_state(self) -> dict[str, int]:
-        """How many steps there were: the draws of the next one depend on it."""
+        """Return the number of steps, which decides the draws of the next one."""
         return {"steps": self.steps}
 
     def set_extra_state(self, state: dict[str, int]) -> None:
@@ -85,7 +86,7 @@ class Banks(nn.Module):
         self.steps = state["steps"]
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
-        """As usual; but banks that nobody has filled yet, as where a student is only tested, take the saved size."""
+        """Load; banks that have not been filled, because the student is only tested, take the saved size."""
         for side in _SIDES:
             saved, own = state_dict.get(prefix + side), getattr(self, side)
             if saved is None:
@@ -99,38 +100,39 @@ class Banks(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *others)
 
 
-class ContrastiveDistillation(Transfer):
-    """`contrastive`: an image's embedding by the student is near to that by the teacher, and far from other images'.
+class ContrastiveDistillation(FeatureObjective):
+    """`contrastive`: the student's embedding of an image is close to the teacher's, and far from those of other images.
 
     Noise-contrastive estimation on the embeddings of the pooled maps. With the bank of the other network W, the
     temperature t, and k negatives from n images, each network has h(j) = exp(W_j · e / t) / Z and the loss
 
         -log h(i) / (h(i) + k/n)  -  sum over the negatives j of log (k/n) / (h(j) + k/n),
 
-    mean over the images i; that of the two is added. Z is set so that the first batch has the mean h of 1/n. Banks move
-    to normalise(momentum * old + (1 - momentum) * new). Negatives are drawn with replacement from the images of other
-    classes, from one sorted list of all images, and anew for each step from its number: a resumed training draws what
-    an uninterrupted one does.
+    mean over the images i; the losses of the two are added. Z makes the mean h of the first batch 1/n. Banks become
+    normalise(momentum * old + (1 - momentum) * new). Negatives are drawn with replacement from the images of other
+    classes, from one sorted list of all images; the number of the step seeds the draws, so that a resumed training
+    draws what an uninterrupted one does.
 
     The published configuration weighs the labels with 0, which leaves the classifier untrained; here `base_weight` is
     more than 0 (1, with 0.8 for the contrast upstream).
 
     Args:
         layer: of the student, such as `layer4`; its maps are averaged over their cells.
-        teacher_layer: of the teacher; None names the same.
+        teacher_layer: of the teacher; None takes the same name.
         size: d.
         negatives: k.
         temperature: t.
-        momentum: share of the old row that a bank keeps.
-        seed: of the banks' beginning and of the draws.
+        momentum: fraction of the old row that a bank keeps.
+        seed: of the banks' initial values and of the draws.
         weight: factor of the loss.
-        base, base_weight: see `Transfer`.
+        base: see `FeatureObjective`.
+        base_weight: see `FeatureObjective`.
 
     Raises:
         InputError: an option is out of range.
     """
 
-    needs_numbers = True
+    needs_indices = True
     _order: Tensor
     _starts: Tensor
 
@@ -148,13 +150,14 @@ class ContrastiveDistillation(Transfer):
         base: Objective | None = None,
         base_weight: float = 1.0,
     ) -> None:
-        super().__init__(base=base, base_weight=base_weight, weight=weight)
+        super().__init__(
+            layers=[layer], teacher_layers=[teacher_layer or layer], base=base, base_weight=base_weight, weight=weight
+        )
         if size < 1 or negatives < 1 or not 0 <= momentum < 1:
             raise InputError(
                 f"objective.size={size}, negatives={negatives}, momentum={momentum}: expected at least 1, at least 1, "
-                "and a share below 1"
+                "and a fraction below 1"
             )
-        self.student_layers, self.teacher_layers = (layer,), (teacher_layer or layer,)
         self.size, self.negatives, self.seed = size, negatives, seed
         self.temperature, self.momentum = positive("temperature", temperature), momentum
         self.banks = Banks(size, seed)
@@ -163,9 +166,9 @@ class ContrastiveDistillation(Transfer):
 
     def build(self, student: Features, teacher: Features) -> None:
         """See `Objective.build`."""
-        (own,), (other,) = self.student_layers, self.teacher_layers
-        self.student_embedding = Embedding(_units(own, student.maps[own]), self.size)
-        self.teacher_embedding = Embedding(_units(other, teacher.maps[other]), self.size)
+        ((own, other),) = self.pairs(student, teacher)
+        self.student_embedding = Embedding(_units(self.student_layers[0], own), self.size)
+        self.teacher_embedding = Embedding(_units(self.teacher_layers[0], other), self.size)
 
     def begin(self, classes: Tensor) -> None:
         """See `Objective.begin`.
@@ -179,40 +182,40 @@ class ContrastiveDistillation(Transfer):
         self._starts = functional.pad(classes.bincount().cumsum(0), (1, 0))
         self.banks.begin(len(classes))
 
-    def inside(
-        self, student: Features, teacher: Features, targets: Tensor, numbers: Tensor | None
+    def feature_losses(
+        self, student: Features, teacher: Features, targets: Tensor, indices: Tensor | None
     ) -> dict[str, Tensor]:
-        """See `Transfer.inside`.
+        """See `FeatureObjective.feature_losses`.
 
         Raises:
-            InputError: nobody said which images these are.
+            InputError: the batch has no indices.
         """
-        if numbers is None or not len(self.banks.student):
-            raise InputError("objective: contrastive distillation needs an ImageDataModule, which numbers its images")
-        (own,), (other,) = self.student_layers, self.teacher_layers
-        embedded = self.student_embedding(student.maps[own]), self.teacher_embedding(teacher.maps[other])
-        chosen = torch.cat([numbers[:, None], self.draw(targets)], dim=1)
+        if indices is None or not len(self.banks.student):
+            raise InputError("objective: contrastive distillation needs an ImageDataModule, which indexes its images")
+        ((own, other),) = self.pairs(student, teacher)
+        embedded = self.student_embedding(own), self.teacher_embedding(other)
+        chosen = torch.cat([indices[:, None], self.draw(targets)], dim=1)
         return {"contrastive": self.contrast(*embedded, chosen)}
 
     @torch.no_grad()
     def draw(self, targets: Tensor) -> Tensor:
-        """Images of other classes than those [b], k for each, uniformly and with replacement: [b, k]."""
+        """Draw the indices of k images of other classes for each target [b], uniformly and with replacement: [b, k]."""
         replicas, rank = (distributed.get_world_size(), distributed.get_rank()) if _is_distributed() else (1, 0)
         generator = torch.Generator(targets.device).manual_seed(derived_seed((self.seed, 0, self.banks.steps)))
         first, behind = self._starts[targets], self._starts[targets + 1]
         others = (len(self._order) - (behind - first))[:, None]
         # As one process draws for the images of all of them.
         shape = (replicas, len(targets), self.negatives)
-        luck = torch.randint(2**62, shape, generator=generator, device=targets.device)[rank]
-        place = luck % others
+        place = torch.randint(2**62, shape, generator=generator, device=targets.device)[rank] % others
         return self._order[torch.where(place < first[:, None], place, place + (behind - first)[:, None])]
 
     def contrast(self, student: Tensor, teacher: Tensor, chosen: Tensor) -> Tensor:
-        """The loss of embeddings [b, d], a scalar; then the banks take them in.
+        """Return the loss of embeddings [b, d], a scalar, and update the banks with them.
 
         Args:
-            student, teacher: of length 1.
-            chosen: numbers of the images that they are compared with, [b, 1 + k], the image itself first.
+            student: of length 1.
+            teacher: of length 1.
+            chosen: indices of the images that they are compared with, [b, 1 + k], the image itself first.
         """
         banks = self.banks
         with torch.autocast(student.device.type, enabled=False):
@@ -233,11 +236,11 @@ class ContrastiveDistillation(Transfer):
 
 
 def noise_contrast(logs: Tensor, images: int) -> Tensor:
-    """Noise-contrastive estimation from log h [b, 1 + k], the right image first, noise uniform over n images."""
+    """Return the noise-contrastive loss of log h [b, 1 + k], the image itself first; noise is uniform over n images."""
     noise = (logs.shape[1] - 1) / images
-    right = functional.softplus(math.log(noise + _EPSILON) - logs[:, 0])
-    wrong = torch.log1p((logs[:, 1:].exp() + _EPSILON) / noise)
-    return (right.sum() + wrong.sum()) / len(logs)
+    own = functional.softplus(math.log(noise + _EPSILON) - logs[:, 0])
+    others = torch.log1p((logs[:, 1:].exp() + _EPSILON) / noise)
+    return (own.sum() + others.sum()) / len(logs)
 
 
 def _units(layer: str, maps: Tensor) -> int:
@@ -249,7 +252,7 @@ def _is_distributed() -> bool:
 
 
 def _gathered(own: Tensor) -> Tensor:
-    """The rows of all processes, in the same order in each."""
+    """Return the rows of all processes, in the order of their ranks."""
     if not _is_distributed():
         return own
     parts = [torch.empty_like(own) for _ in range(distributed.get_world_size())]
