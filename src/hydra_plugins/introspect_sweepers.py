@@ -109,4 +109,4 @@ class Search(ReportingSweeper):
             write_json(self.folder / "best.json", {"job": best.number, "value": best.value, "overrides": found})
             at = f"{self.config.optimized_metric}={best.value:g}: {' '.join(found)}"
             log.info("the best of %d trials is %d, %s", len(study.trials), best.number, at)
-        self.end(jobs, "a failed trial is not run again; the rest of the search stands")
+        self.end(jobs, "a failed trial is not run again; the other trials count")

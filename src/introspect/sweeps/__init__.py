@@ -1,1 +1,1 @@
-"""Many runs of one command: what each job became, which are still to be made, and where a search looks next."""
+"""Many runs of one command: jobs and their outcomes, grids, searches, and the table at the end."""

@@ -1,4 +1,4 @@
-"""What a sweep asks of the command line, before anything heavy is imported."""
+"""Checks and changes of the command line of a sweep, before anything heavy is imported."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 
 def is_swept() -> bool:
-    """Whether this is one of several runs: if it fails, the others are still made."""
+    """Return whether this is one of several runs: if it fails, the others still run."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
@@ -45,7 +45,7 @@ def with_first_choices(arguments: Sequence[str], configs: Path) -> list[str]:
 
 
 def launch_conflicts(cfg: DictConfig) -> Iterator[str]:
-    """Lightning starts the other processes of `ddp` by running the command again: under `-m`, the whole sweep."""
+    """Yield a complaint if the strategy starts its other processes by the same command: under `-m`, the whole sweep."""
     from hydra.core.hydra_config import HydraConfig
 
     if not is_swept():

@@ -130,7 +130,7 @@ class ReportingSweeper(Sweeper):
             remedy: how the failed ones are run again.
 
         Raises:
-            InputError: some did not finish. The callbacks have been told of the sweep's end before.
+            InputError: some did not finish; the callbacks of the sweep's end have run before.
         """
         failed = [job for job in jobs if outcome(self.folder, job).status not in DONE]
         if not failed:

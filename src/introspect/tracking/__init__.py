@@ -1,1 +1,1 @@
-"""What leaves the process for a person to look at: experiment trackers, saved configs, and what must not be in them."""
+"""Experiment trackers, artifacts, dashboards, study tables, and the config as they show it, without secrets."""

@@ -22,7 +22,7 @@ def test_a_layer_beside_its_controls(tmp_path: Path) -> None:
     assert {bin: units for bin, units in enumerate(layer.found.units) if units} == {0: 2, 49: 1, 99: 1}
     assert layer.concepts == {"zebra": 1, "oak": 1}
     assert layer.report == folder / "dissection/layer3/report.html"
-    assert {name: (each.total, each.dissections) for name, each in layer.controls.items()} == {"rotation": (2, 2)}
+    assert {name: each.total for name, each in layer.controls.items()} == {"rotation": 2}
 
 
 def test_the_folder_of_dissect_py_and_no_report(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ def test_a_finished_run(tmp_path: Path) -> None:
     run = read(folder)
     assert (run.name, run.status, run.reasons) == ("run", "finished", ())
     settings = run.settings
-    assert (settings.experiment, settings.tags, settings.seed, settings.data) == ("mbt_r", ("a", "b"), "3", "hopworld")
+    assert (settings.experiment, settings.tags, settings.seed) == ("mbt_r", ("a", "b"), "3")
     assert settings.overrides == ("experiment=mbt_r", "seed=3")
     assert run.metrics["baseline/accuracy"] == 0.4
     assert run.metrics["model/aes"] == 3.0

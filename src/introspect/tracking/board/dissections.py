@@ -24,14 +24,12 @@ class Detectors:
         unique: concepts that they detect.
         by_category: detectors of each category of concepts.
         units: how many units have their best IoU in each of `BINS` bins.
-        dissections: number of dissections that the means are over.
     """
 
     total: float
     unique: float
     by_category: Mapping[str, float]
     units: tuple[float, ...]
-    dissections: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,5 +114,4 @@ def _mean(group: Sequence[Detectors]) -> Detectors:
         unique=fmean(each.unique for each in group),
         by_category={name: fmean(each.by_category.get(name, 0.0) for each in group) for name in group[0].by_category},
         units=tuple(map(fmean, zip(*(each.units for each in group), strict=True))),
-        dissections=len(group),
     )

@@ -98,7 +98,7 @@ def _run(run: Run, path: Path, blobs: dict[str, str]) -> dict[str, Any]:
         "name": run.name,
         "status": run.status,
         "reasons": run.reasons,
-        **{name: settings[name] for name in ("task", "experiment", "tags", "seed", "data", "overrides")},
+        **{name: settings[name] for name in ("experiment", "tags", "seed", "overrides")},
         "metrics": {name: _short(value) for name, value in run.metrics.items()},
         "bounds": {name: [_short(low), _short(high)] for name, (low, high) in run.bounds.items()},
         "judge": run.judge,

@@ -34,20 +34,16 @@ class Settings:
     """What a run was started with.
 
     Attributes:
-        task: name of the command.
         experiment: choice of `experiment=`.
         tags: words to find the run by.
         seed: seed of the run.
-        data: choice of `data=`, or of `concepts=`.
         overrides: command line as typed, without secrets.
         is_tested: whether the run ends with a test.
     """
 
-    task: str = ""
     experiment: str = ""
     tags: tuple[str, ...] = ()
     seed: str = ""
-    data: str = ""
     overrides: tuple[str, ...] = ()
     is_tested: bool = True
 
@@ -150,11 +146,9 @@ def _settings(folder: Path) -> Settings:
     tags, seed = config.get("tags"), _value(config, "seed")
     is_trained = config.get("train") is not False
     return Settings(
-        task=str(config.get("task_name") or ""),
         experiment=str(choices.get("experiment") or ""),
         tags=tuple(map(str, tags)) if isinstance(tags, list) else (),
         seed="" if seed is None else str(seed),
-        data=str(choices.get("data") or choices.get("concepts") or ""),
         overrides=tuple(map(_without_secret, map(str, _yaml(place / "overrides.yaml", list)))),
         is_tested=config.get("test") is not False and (is_trained or bool(config.get("ckpt_path"))),
     )
