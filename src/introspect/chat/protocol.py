@@ -1,7 +1,6 @@
-"""The engine room's vocabulary: requests, responses, and the protocol that every chat model speaks.
+"""Requests, responses, and the interface of every chat model: the student, the teacher and the judge.
 
-Student rollouts, trace synthesis and judging are the same act with different prompts. Each response carries the id
-of its request, so results may stream in any order and are joined on ids, never on position.
+Each response has the id of its request, so responses may come in any order and are joined on ids, never on position.
 """
 
 from __future__ import annotations
@@ -19,13 +18,18 @@ Role = Literal["system", "user", "assistant"]
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
 ANSWER_OPEN, ANSWER_CLOSE = "<answer>", "</answer>"
 
-# The finish reasons of a turn that ended by itself, in the words of OpenAI-compatible servers.
+# The finish reasons of OpenAI-compatible servers for a turn that ended by itself.
 FINISHED = frozenset({"stop", "tool_calls", "function_call"})
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a conversation."""
+    """One turn of a conversation.
+
+    Attributes:
+        role: who speaks.
+        content: text of the turn.
+    """
 
     role: Role
     content: str
@@ -33,10 +37,14 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How a response is drawn. The defaults are the paper's, for students, teachers and judges alike.
+    """Sampling settings of a response. The defaults are the paper's, for students, teachers and judges.
 
-    `temperature` 0 is greedy decoding; `top_k` 0 keeps the whole vocabulary; `max_tokens` bounds the completion and
-    None leaves only the model's context length.
+    Attributes:
+        temperature: 0 is greedy decoding.
+        top_p: probability that the kept tokens reach together, in (0, 1].
+        top_k: number of most probable tokens to keep; 0 keeps the whole vocabulary.
+        max_tokens: limit of the completion; None leaves only the model's context length.
+        seed: of the random draws.
     """
 
     temperature: float = 0.6
@@ -48,10 +56,14 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
-    """One completion to be made. `sample` numbers the draws of the same prompt from 0 and enters the random seed.
+    """A request for one completion.
 
-    `example` is what the request is about. It is never sent to a model: only the oracle, which answers from the
-    benchmark's own annotation, reads it.
+    Attributes:
+        id: unique among the requests of a call.
+        messages: the conversation so far.
+        sampling: see `Sampling`.
+        sample: number of the draw from the same prompt, from 0; part of the random seed.
+        example: the question. It is never sent to a model: only the oracle reads it, for the benchmark's annotation.
     """
 
     id: str
@@ -63,9 +75,15 @@ class ChatRequest:
 
 @dataclass(frozen=True, slots=True)
 class ChatResponse:
-    """What a model said: its private reasoning apart from its visible content.
+    """A model's response.
 
-    `finish_reason` is the server's word: `stop` for a turn that ended by itself, `length` for one that hit the limit.
+    Attributes:
+        request_id: id of the request.
+        reasoning: the private think block, without its tags.
+        content: the visible part of the turn.
+        finish_reason: `stop` for a turn that ended by itself, `length` for one that reached the limit, or another
+            word of the server.
+        usage: token counts.
     """
 
     request_id: str
@@ -76,15 +94,19 @@ class ChatResponse:
 
     @property
     def finished(self) -> bool:
-        """Whether the turn ended by itself; a rollout that did not is a degeneration."""
+        """Whether the turn ended by itself; if not, the rollout is degenerate."""
         return self.finish_reason in FINISHED
 
 
 @dataclass(frozen=True, slots=True)
 class ChatFailure:
-    """A request that a model gave up on, after `attempts` attempts.
+    """A request without a response.
 
-    `reason` is one word to count by (`chat.remote.retry` lists those of servers); `detail` is one line for people.
+    Attributes:
+        request_id: id of the request.
+        reason: one word to count by; `chat.remote.retry` lists those of servers.
+        detail: one line for people.
+        attempts: number of times it was sent.
     """
 
     request_id: str
@@ -94,14 +116,14 @@ class ChatFailure:
 
 
 class ChatModel(ABC):
-    """Anything that answers chat requests: the student, the teacher and the judge.
+    """Base class of everything that responds to chat requests: the student, the teacher and the judge.
 
     Attributes:
-        concurrency: requests that it works on at a time; 0 leaves that to whoever asks.
+        concurrency: requests that it works on at a time; 0 leaves that to the caller.
         max_failure_rate: fraction of the requests in [0, 1] that may fail before the run does.
-        usage: what its answers have cost in this process; None where they cost nothing.
-        reads_examples: whether it answers from `ChatRequest.example` and therefore needs the benchmark's items.
-        starts_server: whether asking it starts a server in this process.
+        usage: usage of its responses in this process; None where they cost nothing.
+        reads_examples: whether it reads `ChatRequest.example` and therefore needs the benchmark's annotation.
+        starts_server: whether its first request starts a server on this machine.
     """
 
     concurrency: int = 0
@@ -113,7 +135,7 @@ class ChatModel(ABC):
     @property
     @abstractmethod
     def identity(self) -> Mapping[str, str]:
-        """Everything besides the request that determines an answer, such as weights, chat template and engine.
+        """Everything besides the request that determines a response, such as weights, chat template and engine.
 
         It is part of the key under which responses are stored.
         """
@@ -122,32 +144,38 @@ class ChatModel(ABC):
     def generate(self, requests: Iterable[ChatRequest]) -> Iterator[ChatResponse | ChatFailure]:
         """Yield one response or failure per request, as each is finished, in any order.
 
-        Where the iterator is a `ReplyStream`, replies are made while nobody waits for them.
+        A `ReplyStream` also continues in the background while the consumer does something else.
         """
 
     def close(self) -> None:  # noqa: B027 - most models hold nothing
-        """Release what it holds, such as GPU memory or a server. The next request acquires it again."""
+        """Release resources such as GPU memory or a server. The next request acquires them again."""
 
     def spent(self) -> dict[str, float]:
-        """What its answers have cost, by the names of `UsageCounter.metrics`; empty where they cost nothing."""
+        """Return the usage by the names of `UsageCounter.metrics`; empty where responses cost nothing."""
         return {} if self.usage is None else self.usage.metrics()
 
 
 @runtime_checkable
 class ReplyStream(Protocol):
-    """Replies that are made in the background."""
+    """An iterator whose responses and failures arrive in the background."""
 
     def take(self) -> list[ChatResponse | ChatFailure]:
-        """Every reply that is finished and was not yielded yet, without waiting."""
+        """Return all that has arrived and was not yielded yet, without waiting."""
         ...
 
     def close(self) -> None:
-        """Stop making replies. `take` still gives those that were finished."""
+        """Stop. `take` still returns what had arrived."""
         ...
 
 
 class SplitText(NamedTuple):
-    """An assistant turn in two parts. `closed` is False when a think block was opened and never closed."""
+    """An assistant turn in two parts.
+
+    Attributes:
+        reasoning: the think block, without its tags.
+        content: the rest.
+        closed: False if a think block was opened and never closed.
+    """
 
     reasoning: str
     content: str
@@ -155,10 +183,10 @@ class SplitText(NamedTuple):
 
 
 def split_reasoning(text: str) -> SplitText:
-    """Split an assistant turn into reasoning and content: the only place where this is decided.
+    """Split an assistant turn into reasoning and content. Training targets, rollouts and metrics all use this function.
 
-    Reasoning runs from the first `<think>` (or from the start, when the chat template has already opened it) to the
-    last `</think>`. An open think block is all reasoning: nothing in it counts as an answer. Text without tags is all
+    Reasoning goes from the first `<think>` (or from the start, if the chat template has already opened it) to the last
+    `</think>`. An open think block is all reasoning: nothing in it counts as an answer. Text without tags is all
     content.
     """
     head, opened, tail = text.partition(THINK_OPEN)
@@ -173,19 +201,19 @@ def split_reasoning(text: str) -> SplitText:
 
 
 def join_reasoning(reasoning: str, content: str) -> str:
-    """The assistant turn of a reasoning and a content: the inverse of `split_reasoning`, and every training target."""
+    """Join reasoning and content to an assistant turn, as in every training target: inverse of `split_reasoning`."""
     if not reasoning:
         return content
     return f"{THINK_OPEN}\n{reasoning}\n{THINK_CLOSE}\n\n{content}"
 
 
 def tag_answer(answer: str) -> str:
-    """`<answer>…</answer>`."""
+    """Return `<answer>…</answer>`."""
     return f"{ANSWER_OPEN}{answer}{ANSWER_CLOSE}"
 
 
 def extract_answer(content: str) -> str:
-    """The text between the last `<answer>` and the first `</answer>` after it, stripped; "" where either is missing."""
+    """Return the text between the last `<answer>` and the next `</answer>`, stripped; "" where either is missing."""
     _, opened, tail = content.rpartition(ANSWER_OPEN)
     answer, closed, _ = tail.partition(ANSWER_CLOSE)
     return answer.strip() if opened and closed else ""

@@ -1,4 +1,4 @@
-"""What a model's answers cost: tokens and money, attempts and failures, while they are made."""
+"""Usage of chat models: tokens and money, attempts and failures."""
 
 from __future__ import annotations
 
@@ -10,7 +10,13 @@ from introspect.core.errors import InputError
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens of one response. `completion_tokens` counts reasoning, tags, answer and end-of-turn token."""
+    """Token counts of one response.
+
+    Attributes:
+        prompt_tokens: of the prompt.
+        completion_tokens: of reasoning, tags, answer and end of turn.
+        reasoning_tokens: the part of `completion_tokens` that is reasoning.
+    """
 
     prompt_tokens: int
     completion_tokens: int
@@ -24,7 +30,16 @@ class Usage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Price:
-    """What a server charges, per million tokens; None is unknown. Reasoning is billed as completion everywhere."""
+    """The price of a server. It bills reasoning as completion.
+
+    Attributes:
+        prompt: per million tokens of prompts; None if unknown.
+        completion: per million tokens of completions; None if unknown.
+        currency: of both.
+
+    Raises:
+        InputError: a price is negative.
+    """
 
     prompt: float | None = None
     completion: float | None = None
@@ -35,14 +50,17 @@ class Price:
             raise InputError(f"price: expected 0 or more per million tokens, got {self.prompt} and {self.completion}")
 
     def of(self, prompt_tokens: int, completion_tokens: int) -> float | None:
-        """The price of so many tokens; None if it is not known."""
+        """Return the price of these tokens; None if it is unknown."""
         if self.prompt is None or self.completion is None:
             return None
         return (prompt_tokens * self.prompt + completion_tokens * self.completion) / 1e6
 
 
 class UsageCounter:
-    """Tokens, money and failures of one model in one process. Responses from a store cost nothing and are not counted.
+    """Counts the usage of one model in one process, without responses from a store, which cost nothing.
+
+    Args:
+        price: of the tokens; None if unknown.
 
     Attributes:
         answered: requests with a response.
@@ -65,7 +83,7 @@ class UsageCounter:
         self.failures: Counter[str] = Counter()
 
     def attempt(self, usage: Usage | None = None, *, fault: str | None = None) -> None:
-        """One attempt is over: what it used, as far as the server says, and what was wrong with it."""
+        """Count an attempt with the usage that the server reports and the reason why it brought no response, if any."""
         self.attempts += 1
         if usage is not None:
             self.prompt_tokens += usage.prompt_tokens
@@ -76,7 +94,7 @@ class UsageCounter:
             self.wasted_tokens += usage.completion_tokens if usage is not None else 0
 
     def close(self, failure: str | None = None) -> None:
-        """One request is over: answered, or failed for this reason."""
+        """Count a request as answered, or as failed for this reason."""
         if failure is None:
             self.answered += 1
         else:
@@ -89,7 +107,7 @@ class UsageCounter:
         return self.price.of(self.prompt_tokens, self.completion_tokens)
 
     def metrics(self) -> dict[str, float]:
-        """Every count as a number to log; `fault/<reason>` counts attempts, `failure/<reason>` requests."""
+        """Return every count as a number to log; `fault/<reason>` counts attempts, `failure/<reason>` requests."""
         numbers: dict[str, float] = {
             "answered": self.answered,
             "failed": self.failed,
@@ -108,7 +126,7 @@ class UsageCounter:
         return {name: float(number) for name, number in numbers.items()}
 
     def note(self) -> str:
-        """The short form beside a progress bar: `1.2M in, 3.4M out (2.1M reasoning), 2.22 USD, 3 failed`."""
+        """Format the counts for a progress bar: `1.2M in, 3.4M out (2.1M reasoning), 2.22 USD, 3 failed`."""
         parts = [
             f"{short(self.prompt_tokens)} in",
             f"{short(self.completion_tokens)} out ({short(self.reasoning_tokens)} reasoning)",
@@ -123,7 +141,7 @@ class UsageCounter:
 
 
 def short(number: int) -> str:
-    """`950`, `12.3k`, `4.56M`, `7.89G`."""
+    """Format a count as `950`, `12.3k`, `4.56M` or `7.89G`."""
     for unit, size, digits in (("G", 10**9, 2), ("M", 10**6, 2), ("k", 10**3, 1)):
         if number >= size:
             return f"{number / size:.{digits}f}{unit}"

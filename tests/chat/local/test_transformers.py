@@ -11,7 +11,6 @@ import torch
 
 from introspect.chat.local.transformers import TransformersChat
 from introspect.chat.protocol import ChatRequest, ChatResponse, Message, Sampling
-from introspect.chat.store import ResponseStore, answer
 from introspect.core.errors import InputError
 from tests.tuning.tiny import TEMPLATE, tiny_folder, tiny_model, tiny_tokenizer
 
@@ -140,12 +139,6 @@ def test_a_block_that_the_template_opens_and_closes() -> None:
     assert (response.reasoning, response.content, response.usage.reasoning_tokens) == ("", "so", 0)
 
 
-@pytest.mark.parametrize("batch_size", [1, 3, 32])
-def test_responses_do_not_depend_on_the_batch(batch_size: int) -> None:
-    requests = many()
-    assert by_id(chat(batch_size=batch_size).generate(requests)) == by_id(chat().generate(requests[::-1]))
-
-
 def test_draws_differ_by_seed_and_sample_only() -> None:
     hot: dict[str, Any] = {"temperature": 1.0, "top_p": 1.0, "top_k": 0}
     requests = [ask(id_="same", **hot), ask(id_="twin", **hot), ask(id_="draw", sample=1, **hot)]
@@ -153,17 +146,6 @@ def test_draws_differ_by_seed_and_sample_only() -> None:
     texts = {id_: response.content for id_, response in found.items()}
     assert texts["same"] == texts["twin"]
     assert len(set(texts.values())) == 3
-
-
-def test_greedy_text_is_that_of_generate() -> None:
-    tokenizer = tiny_tokenizer()
-    model = tiny_model(len(tokenizer))
-    [response] = TransformersChat(model, tokenizer).generate([ask("why?", temperature=0.0)])
-    turn = [{"role": "user", "content": "why?"}]
-    inputs = tokenizer.apply_chat_template(turn, add_generation_prompt=True, return_dict=True, return_tensors="pt")
-    ids = model.generate(**inputs, max_new_tokens=24, do_sample=False)[0, inputs["input_ids"].shape[1] :]
-    assert response.content == tokenizer.decode(ids, skip_special_tokens=True).strip()
-    assert response.usage.completion_tokens == len(ids)
 
 
 def test_what_bounds_a_completion() -> None:
@@ -188,18 +170,6 @@ def test_what_bounds_a_completion() -> None:
     assert used("?" * 10) == ("length", PROMPT_TOKENS + 9, 1)
     assert used("?" * 11) == ("context_length", PROMPT_TOKENS + 10, 0)
     assert used("?" * 99) == ("context_length", PROMPT_TOKENS + 98, 0)
-
-
-def test_a_bound_of_the_whole_is_part_of_the_identity() -> None:
-    assert "max_length" not in chat(identity="x").identity
-    assert chat(identity="x", max_length=99).identity["max_length"] == "99"
-
-
-def test_the_number_format_of_autocast_is_part_of_the_identity() -> None:
-    model = chat(identity="x")
-    assert model.identity["dtype"] == "float64"
-    with torch.autocast("cpu", torch.bfloat16):
-        assert model.identity["dtype"] == "float64 in bfloat16"
 
 
 def test_what_is_drawn_comes_with_its_tokens() -> None:
@@ -314,6 +284,19 @@ def test_identity_names_all_that_decides_an_answer(tmp_path: Path) -> None:
     assert len({tuple(chat_.identity.items()) for chat_ in changed} | {tuple(identity.items())}) == 5
 
 
+def test_identity_of_a_model_in_memory() -> None:
+    chat_, named = chat(), chat(identity="student at step 7", max_length=99)
+    before = chat_.identity
+    assert chat_.identity == before
+    with torch.no_grad():
+        chat_._model.lm_head.weight[0, 0] += 1
+    assert chat_.identity != before
+    assert "max_length" not in before
+    assert (named.identity["model"], named.identity["max_length"]) == ("student at step 7", "99")
+    with torch.autocast("cpu", torch.bfloat16):
+        assert (before["dtype"], chat_.identity["dtype"]) == ("float64", "float64 in bfloat16")
+
+
 @pytest.mark.parametrize("choice", ["own", "verbatim"])
 def test_prompts_are_rendered_with_the_chosen_template(tmp_path: Path, choice: Any) -> None:
     folder = tiny_folder(tmp_path / "polite")
@@ -323,25 +306,6 @@ def test_prompts_are_rendered_with_the_chosen_template(tmp_path: Path, choice: A
     (response,) = chat_.generate([ask()])
     extra = {"own": len("Be kind."), "verbatim": 0}[choice]
     assert response.usage.prompt_tokens == PROMPT_TOKENS + extra
-
-
-def test_training_changes_the_identity_unless_it_is_given() -> None:
-    chat_, named = chat(), chat(identity="student at step 7")
-    before = chat_.identity
-    assert chat_.identity == before
-    with torch.no_grad():
-        chat_._model.lm_head.weight[0, 0] += 1
-    assert chat_.identity != before
-    assert named.identity["model"] == "student at step 7"
-
-
-def test_stored_answers_need_no_model(tmp_path: Path) -> None:
-    requests = many(5)
-    with ResponseStore(tmp_path / "responses.sqlite") as store:
-        first = dict(answer(chat(), requests, store))
-        again = chat()
-        again._model.forward = None
-        assert dict(answer(again, requests, store)) == first
 
 
 def test_a_tokenizer_without_chat_template_is_refused(tmp_path: Path) -> None:

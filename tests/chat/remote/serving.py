@@ -24,7 +24,6 @@ from collections import Counter
 from email.utils import formatdate
 from pathlib import Path
 from time import time
-from types import TracebackType
 from typing import Any
 
 # What passes when the request is sent again, and what never does.
@@ -303,9 +302,7 @@ class Serving:
         assert self._ready.wait(10)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._loop.call_soon_threadsafe(self._over.set)
         self._thread.join(10)
 
@@ -330,9 +327,7 @@ class Served:
         self.url = f"http://127.0.0.1:{int(self.process.stdout.readline())}/v1"
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.process.kill()
         self.process.communicate()
 

@@ -7,13 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from introspect.chat.remote.completion import (
-    Faulty,
-    Reply,
-    fault_of_status,
-    read_events,
-    read_reply,
-)
+from introspect.chat.remote.completion import Faulty, Reply, fault_of_status, read_events, read_reply
+from introspect.chat.remote.retry import Fault
 from introspect.chat.usage import Usage
 
 COUNTS = {"prompt_tokens": 5, "completion_tokens": 10}
@@ -21,6 +16,18 @@ COUNTS = {"prompt_tokens": 5, "completion_tokens": 10}
 
 def body(message: Any, finish_reason: Any = "stop", **more: Any) -> bytes:
     return json.dumps({"choices": [{"message": message, "finish_reason": finish_reason}], **more}).encode()
+
+
+def parse(text: bytes, **options: bool) -> Reply:
+    reply = read_reply(text, **options)
+    assert isinstance(reply, Reply)
+    return reply
+
+
+def fault(text: bytes, **options: bool) -> Fault:
+    outcome = read_reply(text, **options)
+    assert isinstance(outcome, Faulty)
+    return outcome.fault
 
 
 @pytest.mark.parametrize(
@@ -38,8 +45,7 @@ def body(message: Any, finish_reason: Any = "stop", **more: Any) -> bytes:
     ],
 )
 def test_reasoning_and_content(message: dict[str, Any], reasoning: str, content: str) -> None:
-    reply = read_reply(body(message, usage=COUNTS))
-    assert isinstance(reply, Reply)
+    reply = parse(body(message, usage=COUNTS))
     assert (reply.reasoning, reply.content, reply.finish_reason) == (reasoning, content, "stop")
 
 
@@ -65,10 +71,9 @@ def test_reasoning_and_content(message: dict[str, Any], reasoning: str, content:
     ],
 )
 def test_faults(message: Any, finish_reason: Any, reason: str) -> None:
-    outcome = read_reply(body(message, finish_reason))
-    assert isinstance(outcome, Faulty)
-    assert outcome.fault.reason == reason
-    assert outcome.fault.detail
+    found = fault(body(message, finish_reason))
+    assert found.reason == reason
+    assert found.detail
 
 
 @pytest.mark.parametrize("word", ["abort", "error", "cancelled", "insufficient_system_resource"])
@@ -82,9 +87,8 @@ def test_a_server_that_breaks_off_is_no_limit_of_the_model(word: str) -> None:
 def test_an_error_beside_half_an_answer_is_an_error() -> None:
     choice = {"message": {"content": "half"}, "finish_reason": "stop", "error": {"code": 429, "message": "slow down"}}
     event = f"data: {json.dumps({'choices': [{'delta': {'content': 'half'}, 'error': {'code': 429}}]})}".encode()
-    for outcome in (read_reply(json.dumps({"choices": [choice]}).encode()), read_reply(event, streamed=True)):
-        assert isinstance(outcome, Faulty)
-        assert (outcome.fault.reason, outcome.fault.status) == ("rate_limited", 429)
+    for found in (fault(json.dumps({"choices": [choice]}).encode()), fault(event, streamed=True)):
+        assert (found.reason, found.status) == ("rate_limited", 429)
 
 
 @pytest.mark.parametrize(
@@ -92,41 +96,34 @@ def test_an_error_beside_half_an_answer_is_an_error() -> None:
     [("eos_token", "stop"), ("end_turn", "stop"), ("max_tokens", "length"), ("model_length", "length"), ("odd", "odd")],
 )
 def test_other_words_for_the_end_of_a_turn(word: str, meant: str) -> None:
-    reply = read_reply(body({"content": "c"}, word))
-    assert isinstance(reply, Reply)
+    reply = parse(body({"content": "c"}, word))
     assert reply.finish_reason == meant
 
 
 def test_a_student_may_end_its_turn_without_an_answer() -> None:
     for message in ({"content": None, "reasoning": "r"}, {"content": "<think>r</think>"}):
-        reply = read_reply(body(message), needs_content=False)
-        assert isinstance(reply, Reply)
+        reply = parse(body(message), needs_content=False)
         assert (reply.reasoning, reply.content) == ("r", "")
     assert isinstance(read_reply(body({"content": ""}), needs_content=False), Faulty)
 
 
 def test_what_no_file_could_hold_is_mended() -> None:
     # Half of a character, as servers send that cut their text at a token.
-    reply = read_reply(
+    reply = parse(
         b'{"choices": [{"message": {"content": "x \\ud83d", "reasoning": "\\ude00"}, "finish_reason": "stop"}]}'
     )
-    assert isinstance(reply, Reply)
     assert (reply.content, reply.reasoning) == ("x \ufffd", "\ufffd")
     parts = [b'{"content": "\\ud83d"}', b'{"content": "\\ude00"}']
     halves = [b'data: {"choices": [{"delta": %s, "finish_reason": "stop"}]}' % part for part in parts]
-    whole = read_reply(b"\n".join(halves), streamed=True)
-    assert isinstance(whole, Reply)
+    whole = parse(b"\n".join(halves), streamed=True)
     assert whole.content == "\U0001f600"
-    many = read_reply(body({"content": "c"}, usage={"prompt_tokens": 10**30, "completion_tokens": 1}))
-    assert isinstance(many, Reply)
+    many = parse(body({"content": "c"}, usage={"prompt_tokens": 10**30, "completion_tokens": 1}))
     assert many.usage is None
 
 
 def test_a_bottomless_reply_is_malformed() -> None:
     deep = b"[" * 200_000
-    outcome = read_reply(deep)
-    assert isinstance(outcome, Faulty)
-    assert outcome.fault.reason == "malformed"
+    assert fault(deep).reason == "malformed"
     with pytest.raises(ValueError, match="not an event"):
         read_events([b"data: " + deep])
     assert fault_of_status(400, deep).reason == "refused"
@@ -136,15 +133,13 @@ def test_streamed_answers_that_nobody_asked_for_are_left_out() -> None:
     events: list[Any] = [
         {"choices": [{"index": n, "delta": {"content": f"c{n}"}, "finish_reason": "stop"}]} for n in (0, 1)
     ]
-    reply = read_reply(b"\n".join(lines(events)), streamed=True)
-    assert isinstance(reply, Reply)
+    reply = parse(b"\n".join(lines(events)), streamed=True)
     assert reply.content == "c0"
 
 
 def test_a_turn_cut_off_while_it_thinks_is_an_answer_at_the_limit() -> None:
     for message in ({"content": None, "reasoning": "r"}, {"content": "<think>r"}):
-        reply = read_reply(body(message, "length", usage=COUNTS), needs_reasoning=True)
-        assert isinstance(reply, Reply)
+        reply = parse(body(message, "length", usage=COUNTS), needs_reasoning=True)
         assert (reply.reasoning, reply.content, reply.finish_reason) == ("r", "", "length")
         assert reply.usage == Usage(5, 10, 10)
 
@@ -171,19 +166,15 @@ def test_missing_reasoning_is_a_fault_only_where_it_is_needed() -> None:
     ],
 )
 def test_what_is_no_completion(text: bytes, detail: str) -> None:
-    outcome = read_reply(text)
-    assert isinstance(outcome, Faulty)
-    assert outcome.fault.reason == "malformed"
-    assert outcome.fault.detail.startswith(detail)
+    found = fault(text)
+    assert found.reason == "malformed"
+    assert found.detail.startswith(detail)
 
 
 def test_errors_of_gateways_inside_a_200() -> None:
-    rate = read_reply(b'{"error": {"code": 429, "message": "slow down"}}')
-    down = read_reply(b'{"error": "upstream gone"}')
-    assert isinstance(rate, Faulty)
-    assert isinstance(down, Faulty)
-    assert (rate.fault.reason, rate.fault.status) == ("rate_limited", 429)
-    assert (down.fault.reason, down.fault.status) == ("server_error", 502)
+    rate, down = fault(b'{"error": {"code": 429, "message": "slow down"}}'), fault(b'{"error": "upstream gone"}')
+    assert (rate.reason, rate.status) == ("rate_limited", 429)
+    assert (down.reason, down.status) == ("server_error", 502)
 
 
 @pytest.mark.parametrize(
@@ -204,14 +195,12 @@ def test_errors_of_gateways_inside_a_200() -> None:
     ],
 )
 def test_tokens_are_the_servers_or_none(usage: Any, expected: Usage | None, has_split: bool) -> None:
-    reply = read_reply(body({"content": "cc", "reasoning": "rrrrrrrr"}, usage=usage))
-    assert isinstance(reply, Reply)
+    reply = parse(body({"content": "cc", "reasoning": "rrrrrrrr"}, usage=usage))
     assert (reply.usage, reply.has_split) == (expected, has_split)
 
 
 def test_without_reasoning_nothing_is_estimated() -> None:
-    reply = read_reply(body({"content": "c"}, usage=COUNTS))
-    assert isinstance(reply, Reply)
+    reply = parse(body({"content": "c"}, usage=COUNTS))
     assert (reply.usage, reply.has_split) == (Usage(5, 10, 0), True)
 
 
@@ -237,9 +226,9 @@ def test_without_reasoning_nothing_is_estimated() -> None:
     ],
 )
 def test_statuses(status: int, text: bytes, reason: str, stops: bool) -> None:
-    fault = fault_of_status(status, text, 3.0)
-    assert (fault.reason, fault.stops, fault.status) == (reason, stops, status)
-    assert fault.detail.startswith(f"{status}: ")
+    found = fault_of_status(status, text, 3.0)
+    assert (found.reason, found.stops, found.status) == (reason, stops, status)
+    assert found.detail.startswith(f"{status}: ")
 
 
 EVENTS = [
@@ -256,20 +245,14 @@ def lines(events: list[Any]) -> list[bytes]:
 
 
 def test_streamed_events_make_the_same_completion() -> None:
-    reply = read_reply(b"\n".join([*lines(EVENTS), b"data: [DONE]"]), streamed=True)
-    assert isinstance(reply, Reply)
+    reply = parse(b"\n".join([*lines(EVENTS), b"data: [DONE]"]), streamed=True)
     assert (reply.reasoning, reply.content, reply.finish_reason) == ("r1 r2", "c1 c2", "stop")
     assert reply.usage == Usage(5, 10, 5)
 
 
 def test_events_of_another_form_are_a_value_error() -> None:
-    for event in (
-        3,
-        {"choices": 3},
-        {"choices": [3]},
-        {"choices": [{"delta": 3}]},
-        {"choices": [{"delta": {"content": 3}}]},
-    ):
+    choices: list[Any] = [3, [3], [{"delta": 3}], [{"delta": {"content": 3}}]]
+    for event in (3, *({"choices": choice} for choice in choices)):
         with pytest.raises(ValueError, match="not an event"):
             read_events([f"data: {json.dumps(event)}".encode(), b"data: [DONE]"])
 
@@ -279,36 +262,14 @@ def test_streams_that_break_off() -> None:
         read_events(lines(EVENTS[:3]))
     with pytest.raises(ValueError, match="Expecting"):
         read_events([b"data: {"])
-    outcome = read_reply(
-        b"\n".join([*lines(EVENTS[:2]), b'data: {"error": {"message": "died", "code": 500}}']), streamed=True
-    )
-    assert isinstance(outcome, Faulty)
-    assert outcome.fault.reason == "server_error"
+    died = b'data: {"error": {"message": "died", "code": 500}}'
+    assert fault(b"\n".join([*lines(EVENTS[:2]), died]), streamed=True).reason == "server_error"
 
 
+NAMES = "choices message content reasoning finish_reason usage error delta text type".split()
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=5),
-    lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(
-            st.sampled_from(
-                [
-                    "choices",
-                    "message",
-                    "content",
-                    "reasoning",
-                    "finish_reason",
-                    "usage",
-                    "error",
-                    "delta",
-                    "text",
-                    "type",
-                ]
-            ),
-            inner,
-            max_size=5,
-        )
-    ),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(NAMES), inner, max_size=5),
     max_leaves=12,
 )
 
@@ -316,10 +277,7 @@ JSON = st.recursive(
 @settings(max_examples=60)
 @given(JSON)
 def test_no_reply_whatever_it_is_raises(value: Any) -> None:
-    for data in (
-        value,
-        {"choices": [value]},
-        {"choices": [{"message": value, "finish_reason": "stop"}], "usage": value},
-    ):
+    whole = {"choices": [{"message": value, "finish_reason": "stop"}], "usage": value}
+    for data in (value, {"choices": [value]}, whole):
         assert isinstance(read_reply(json.dumps(data).encode(), needs_reasoning=True), Reply | Faulty)
         assert isinstance(fault_of_status(400, json.dumps(data).encode()).detail, str)

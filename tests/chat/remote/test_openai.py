@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,11 +16,11 @@ import pytest
 from introspect.chat.protocol import ChatFailure, ChatRequest, ChatResponse, Message, Sampling
 from introspect.chat.remote.endpoint import Endpoint, Secret
 from introspect.chat.remote.openai import OpenAIChat, draw_seed
-from introspect.chat.store import ResponseStore, answer, request_key
+from introspect.chat.store import request_key
 from introspect.chat.usage import Price, Usage
 from introspect.core.errors import InputError
-from tests.chat.local.asking import QUICK, ask, chat, request
-from tests.chat.remote.serving import KEY, STYLES, Serving, answer_to, question
+from tests.chat.remote.asking import QUICK, ask, chat, replying, request
+from tests.chat.remote.serving import KEY, STYLES, Serving, answer_to, completion, question
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
@@ -92,30 +91,14 @@ def test_seeds_of_draws_differ_and_do_not_collide_between_runs() -> None:
 
 
 def test_unknown_words_for_the_end_are_said_once(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    from tests.chat.remote import serving
-
-    odd = serving.completion("x", "reasoning")
+    odd = completion("x", "reasoning")
     odd["choices"][0]["finish_reason"] = "odd"
-    monkeypatch.setattr(serving, "completion", lambda *a, **k: odd)
-    with Serving() as server:
+    with Serving() as server, replying(odd):
         replies = ask(chat(server), 3)
     assert not any(isinstance(reply, ChatResponse) and reply.finished for reply in replies.values())
     assert caplog.text.count("words that are not known here") == 1
-
-
-def test_what_no_column_holds_reaches_no_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tests.chat.remote import serving
-
-    half = serving.completion("x", "reasoning")
-    half["choices"][0]["message"]["content"] = "half of \ud83d"
-    half["usage"] = {"prompt_tokens": 2**80, "completion_tokens": 1}
-    monkeypatch.setattr(serving, "completion", lambda *a, **k: half)
-    with Serving() as server, ResponseStore(tmp_path / "s.sqlite") as store:
-        pairs = list(answer(chat(server), [request(n) for n in range(3)], store))
-        assert [reply.content for _, reply in pairs] == ["half of \ufffd"] * 3
-        assert len(store) == 3
 
 
 @pytest.mark.parametrize("wrong", ["sk-wrong-0123456789abcdef0123", "of-no-known-form"])
@@ -188,12 +171,8 @@ def test_settings_that_can_not_be_right(options: dict[str, Any], message: str) -
     assert "hunter2" not in str(caught.value)
 
 
-def test_missing_counts_are_said_or_refused(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tests.chat.remote import serving
-
-    whole = serving.completion
-    monkeypatch.setattr(serving, "completion", lambda *a, **k: {**whole(*a, **k), "usage": None})
-    with Serving() as server:
+def test_missing_counts_are_said_or_refused(caplog: pytest.LogCaptureFixture) -> None:
+    with Serving() as server, replying({**completion("x", "reasoning"), "usage": None}):
         model = chat(server)
         replies = ask(model, 3)
         assert {reply.usage for reply in replies.values() if isinstance(reply, ChatResponse)} == {Usage(0, 0, 0)}
@@ -203,17 +182,18 @@ def test_missing_counts_are_said_or_refused(caplog: pytest.LogCaptureFixture, mo
             ask(chat(server, require_usage=True))
 
 
-def test_reasoning_may_be_required() -> None:
-    from tests.chat.remote import serving
-
-    silent = serving.completion("x", "reasoning")
-    del silent["choices"][0]["message"]["reasoning"]
-    with Serving() as server, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(serving, "completion", lambda *a, **k: silent)
-        assert isinstance(ask(chat(server))["0"], ChatResponse)
-        reply = ask(chat(server, require_reasoning=True, retry=replace(QUICK, attempts=2)))["0"]
+@pytest.mark.parametrize(("part", "reason"), [("reasoning", "no_reasoning"), ("content", "empty")])
+def test_reasoning_and_content_may_be_required(part: str, reason: str) -> None:
+    partial = completion("x", "reasoning")
+    del partial["choices"][0]["message"][part]
+    with Serving() as server, replying(partial):
+        reply = ask(chat(server, **{f"require_{part}": False}))["0"]
+        assert isinstance(reply, ChatResponse)
+        assert reply.finished
+        assert server.app.seen.total() == 1
+        reply = ask(chat(server, **{f"require_{part}": True}, retry=replace(QUICK, attempts=2)))["0"]
     assert isinstance(reply, ChatFailure)
-    assert (reply.reason, reply.attempts) == ("no_reasoning", 2)
+    assert (reply.reason, reply.attempts) == (reason, 2)
 
 
 def test_requests_are_pulled_as_places_become_free_and_connections_are_used_again() -> None:
@@ -253,7 +233,7 @@ def test_leaving_early_cancels_what_is_under_way() -> None:
     assert not [thread for thread in threading.enumerate() if thread.name == "stream"]
 
 
-def test_the_ledger_knows_the_price() -> None:
+def test_usage_includes_the_price() -> None:
     with Serving(style="reasoning", shares={"empty": 1.0}) as server:
         model = chat(server, price=Price(prompt=1.0, completion=10.0))
         ask(model, 2)

@@ -13,7 +13,7 @@ import pytest
 from introspect.chat.protocol import ChatFailure, ChatResponse
 from introspect.chat.remote.openai import OpenAIChat
 from introspect.core.errors import InputError
-from tests.chat.local.asking import QUICK, ask, chat
+from tests.chat.remote.asking import QUICK, ask, chat
 from tests.chat.remote.serving import KEY, LASTING, PASSING, Serving, question
 
 
@@ -117,19 +117,6 @@ def test_an_answer_at_the_limit_is_kept_if_no_other_draw_comes(then: str, monkey
     assert isinstance(reply, ChatResponse)
     assert reply.finish_reason == "length"
     assert (model.usage.answered, model.usage.failed) == (1, 0)
-
-
-def test_a_student_that_only_thinks_is_not_drawn_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    from tests.chat.remote import serving
-
-    thinking = serving.completion("x", "reasoning")
-    thinking["choices"][0]["message"]["content"] = None
-    monkeypatch.setattr(serving, "completion", lambda *a, **k: thinking)
-    with Serving() as server:
-        reply = ask(chat(server, require_content=False))["0"]
-        assert server.app.seen.total() == 1
-    assert isinstance(reply, ChatResponse)
-    assert (reply.content, reply.finished) == ("", True)
 
 
 def test_retry_after_is_obeyed() -> None:

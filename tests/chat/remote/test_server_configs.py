@@ -11,8 +11,8 @@ from introspect.chat.protocol import ChatFailure, ChatRequest, Message
 from introspect.chat.remote.openai import OpenAIChat
 from introspect.chat.remote.retry import RetryPolicy
 from introspect.chat.remote.vllm_server import VLLMServer
-from tests.chat.remote import serving
-from tests.chat.remote.serving import Serving
+from tests.chat.remote.asking import replying
+from tests.chat.remote.serving import Serving, completion
 from tests.composing import compose_config
 
 
@@ -73,12 +73,11 @@ def test_the_shipped_policy_is_the_one_of_the_class(tmp_path: Path) -> None:
     assert instantiate(compose_config("train", ["teacher=openai_api"], tmp_path).teacher.retry) == RetryPolicy()
 
 
-def test_a_teacher_whose_thoughts_are_in_its_text_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_teacher_whose_reasoning_is_in_its_content_is_noticed(tmp_path: Path) -> None:
     # What gpt-oss writes on a server that was started without its parser.
-    mixed = serving.completion("x", "reasoning")
+    mixed = completion("x", "reasoning")
     mixed["choices"][0]["message"] = {"content": "analysisThe answer given is Oslo.assistantfinalWe read. It is Oslo."}
-    monkeypatch.setattr(serving, "completion", lambda *a, **k: mixed)
-    with Serving() as server:
+    with Serving() as server, replying(mixed):
         overrides = ["teacher=gpt_oss_120b", f"teacher.base_url={server.url}", "teacher.retry.base_s=0.001"]
         model = instantiate(compose_config("train", overrides, tmp_path).teacher)
         (reply,) = model.generate([ChatRequest("a", (Message("user", "?"),))])

@@ -38,20 +38,6 @@ COMMANDS: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {
-            "model": "openai/gpt-oss-120b",
-            "served_name": "openai/gpt-oss-120b",
-            "context_length": 32768,
-            "tensor_parallel_size": 4,
-            "data_parallel_size": 2,
-            "reasoning_parser": "openai_gptoss",
-        },
-        "vllm serve openai/gpt-oss-120b --host 127.0.0.1 --port 8123 --served-model-name openai/gpt-oss-120b"
-        " --dtype auto --max-model-len 32768 --tensor-parallel-size 4 --data-parallel-size 2"
-        " --gpu-memory-utilization 0.9 --enable-prefix-caching --generation-config vllm"
-        " --reasoning-parser openai_gptoss",
-    ),
-    (
-        {
             "model": "/models/my model",
             "revision": "abc",
             "dtype": "bfloat16",
@@ -74,7 +60,7 @@ COMMANDS: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("options", "line"), COMMANDS, ids=["plain", "teacher", "all"])
+@pytest.mark.parametrize(("options", "line"), COMMANDS, ids=["defaults", "all"])
 def test_command_lines(options: dict[str, Any], line: str) -> None:
     assert shlex.join(VLLMServer(**options).command(8123)) == line
 

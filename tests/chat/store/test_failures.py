@@ -71,19 +71,12 @@ def test_too_many_failures_end_the_run_after_everything_else_was_answered(stored
         seen.extend(answers)
     assert store is None or len(store) == 8
     assert len(list(answer(Failing("text 0", rate=0.1), requests(10)))) == 9
-
-
-def test_a_model_that_states_no_rate_may_not_fail_at_all() -> None:
     model = Failing("text 0")
-    del model.max_failure_rate
+    del model.max_failure_rate  # by default none may fail
     with pytest.raises(InputError, match="max_failure_rate=0 allows"):
         list(answer(model, requests(100)))
-
-
-def test_requests_of_the_same_content_fail_together() -> None:
-    alike = [request(i, "text 1") for i in "abc"]
-    with pytest.raises(InputError, match="3 of 3 requests failed"):
-        list(answer(Failing("text 1", rate=0.5), alike))
+    with pytest.raises(InputError, match="3 of 3 requests failed"):  # requests of the same content fail together
+        list(answer(Failing("text 1", rate=0.5), [request(i, "text 1") for i in "abc"]))
 
 
 class Halting(ChatModel):
@@ -128,22 +121,16 @@ def test_who_stops_in_the_middle_keeps_what_was_finished(
     model, path = Halting(stop), tmp_path / "r.sqlite"
     seen = []
     with ResponseStore(path) as store:
+        answers = answer(model, requests(100), store)
+        seen.append(next(answers))
+        with sqlite3.connect(path) as other:  # what arrives together is committed together
+            assert other.execute("SELECT count(*) FROM responses").fetchone() == (4,)
         with pytest.raises(type(stop)):
-            seen.extend(answer(model, requests(100), store))
+            seen.extend(answers)
         # Two bursts of four were seen; the third was finished when the run stopped.
         assert len(store) == 12
         assert model.is_closed
         assert "stopped with 12 responses made and kept" in caplog.text
-
-
-def test_what_arrives_together_is_committed_together(tmp_path: Path) -> None:
-    path = tmp_path / "r.sqlite"
-    with ResponseStore(path) as store:
-        answers = answer(Halting(KeyboardInterrupt()), requests(100), store)
-        next(answers)
-        with sqlite3.connect(path) as other:
-            assert other.execute("SELECT count(*) FROM responses").fetchone() == (4,)
-        answers.close()
 
 
 def test_requests_are_read_as_they_are_needed(tmp_path: Path) -> None:
@@ -167,23 +154,15 @@ def test_requests_are_read_as_they_are_needed(tmp_path: Path) -> None:
 
 def old_store(path: Path, version: int = 1) -> None:
     """A file as version 1 wrote it, with one response."""
-    asked = request("a", "old question")
+    texts = [f"{name} TEXT NOT NULL" for name in ("model", "request", "reasoning", "content", "finish_reason")]
+    counts = [f"{name}_tokens INTEGER NOT NULL" for name in ("prompt", "completion", "reasoning")]
+    columns = ["key TEXT PRIMARY KEY", *texts, *counts, "created TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP"]
+    row = "(?, '{}', '{\"id\": \"a\"}', 'r', 'old answer', 'stop', 1, 2, 1, '2025-01-01')"
     with sqlite3.connect(path) as db:
-        db.execute(
-            "CREATE TABLE responses (key TEXT PRIMARY KEY, model TEXT NOT NULL, request TEXT NOT NULL,"
-            " reasoning TEXT NOT NULL, content TEXT NOT NULL, finish_reason TEXT NOT NULL, prompt_tokens INTEGER NOT"
-            " NULL, completion_tokens INTEGER NOT NULL, reasoning_tokens INTEGER NOT NULL, created TEXT NOT NULL"
-            " DEFAULT CURRENT_TIMESTAMP)"
-        )
+        db.execute(f"CREATE TABLE responses ({', '.join(columns)})")
         db.execute("PRAGMA application_id = 1229870162")
         db.execute(f"PRAGMA user_version = {version}")
-        db.execute(
-            "INSERT INTO responses VALUES (?, '{}', ?, 'r', 'old answer', 'stop', 1, 2, 1, '2025-01-01')",
-            (
-                request_key(IDENTITY, asked),
-                json.dumps({"id": "a", "messages": [], "sample": 0, "sampling": {}, "example": None}),
-            ),
-        )
+        db.execute(f"INSERT INTO responses VALUES {row}", [request_key(IDENTITY, request("a", "old question"))])
 
 
 def test_keys_of_version_1_are_still_those_of_today() -> None:

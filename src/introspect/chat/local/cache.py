@@ -1,9 +1,9 @@
-"""A key-value cache for batches whose rows come and go, and are not of one length.
+"""A key-value cache for batches whose rows join and leave, and differ in length.
 
-transformers' own `DynamicCache` copies every key and value at every step (`torch.cat`) and again whenever a row leaves.
+transformers' `DynamicCache` copies every key and value at every step (`torch.cat`) and again whenever a row leaves.
 Here full-attention layers write in place: a step costs the columns it writes, a leaving row the copy of one row, and a
-joining batch the copy of its own rows, where there is room. Layers of other kinds (sliding windows, linear attention)
-stay transformers' own, and their rows go in step from the first to the last.
+joining batch the copy of its own rows, where there is room. Other layers (sliding windows, linear attention) stay
+transformers' own, and all their rows start and end together.
 
 Legend: `n` rows, `h` key-value heads, `q` new columns, `t` columns of the cache, `d` width of a head.
 """
@@ -19,21 +19,24 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-# Columns allocated ahead, at least, and as a share of those there are. Growing copies everything, so more ahead copies
-# less often and holds more unused memory.
+# Columns that are allocated ahead: at least so many, and this fraction of those in use. Growing copies everything, so
+# more of them mean fewer copies and more unused memory.
 BLOCK = 64
 AHEAD = 0.125
 
 
 class RowLayer(DynamicLayer):  # type: ignore[misc]
-    """The keys and values `[n, h, t, d]` of one full-attention layer: views into a roomier block of memory.
+    """The keys and values `[n, h, t, d]` of one full-attention layer: views into a larger block of memory.
 
-    `places` `[n]` is the column of each row that the next update writes; None appends `q` columns to all rows alike.
-    Columns that a row has not written are the caller's to mask; they are finite.
+    The caller masks the columns that a row has not written; they are finite.
+
+    Attributes:
+        places: `[n]`, the column of each row that the next update writes; None appends `q` columns to all rows.
+        end: the largest of `places`, plus 1.
     """
 
     places: Tensor | None = None
-    end = 0  # the last of `places`, plus 1
+    end = 0
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Write `[n, h, q, d]` new columns and return all keys and values."""
@@ -54,16 +57,16 @@ class RowLayer(DynamicLayer):  # type: ignore[misc]
         return keys[:rows, :, :end], values[:rows, :, :end]
 
     def drop(self, moves: Sequence[tuple[int, int]], rows: int) -> None:
-        """Keep `rows` rows: of each pair, the second row (>= `rows`) moves into the place of the first (< `rows`)."""
+        """Keep `rows` rows: the second row of each pair (>= `rows`) replaces the first (< `rows`)."""
         had = len(self.keys)
         for room in self._room:
-            for hole, mover in moves:  # each a copy of one piece of memory, several times faster than indexing
+            for hole, mover in moves:  # one contiguous copy each, several times faster than indexing
                 room[hole] = room[mover]
-            room[rows:had] = 0  # who takes these places later must not meet what is no number
+            room[rows:had] = 0  # rows that take these places later must not read a NaN
         self._view(rows, self.keys.shape[-2])
 
     def join(self, other: RowLayer, columns: int) -> None:
-        """Append the rows of `other` below, both with their first `columns` columns."""
+        """Append the rows of `other`, and keep the first `columns` columns of both."""
         rows, more = len(self.keys), len(other.keys)
         self._reserve(rows + more, columns)
         for room, states in zip(self._room, (other.keys, other.values), strict=True):
@@ -72,23 +75,23 @@ class RowLayer(DynamicLayer):  # type: ignore[misc]
         self._view(rows + more, columns)
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
-        """Keep the rows `beam_idx`, in that order, repeated where an index is."""
+        """Keep the rows `beam_idx`, in that order; an index may repeat."""
         end = self.keys.shape[-2]
         self._room = [states.index_select(0, beam_idx) for states in (self.keys, self.values)]
         self._view(len(beam_idx), end)
 
     def _reserve(self, rows: int, columns: int) -> None:
-        """Have room for so much."""
+        """Allocate at least so many rows and columns."""
         had, _, wide, _ = self._room[0].shape
         if columns > wide:
-            # Rows that have left need no room in the further columns of a long one.
+            # Rows that have left need no memory in the further columns of a long one.
             had, wide = rows, columns + max(BLOCK, int(AHEAD * columns))
         elif rows <= had:
             return
         n, _, t, _ = self.keys.shape
         grown = []
         for room in self._room:
-            _, heads, _, width = room.shape  # keys and values may differ in them
+            _, heads, _, width = room.shape  # keys and values may differ in these
             larger = room.new_empty(max(rows, had), heads, wide, width)
             larger[:n, :, :t] = room[:n, :, :t]
             larger[:n, :, t:], larger[n:] = 0, 0
@@ -100,22 +103,21 @@ class RowLayer(DynamicLayer):  # type: ignore[misc]
 
 
 def row_cache(config: Any) -> DynamicCache:
-    """An empty cache for a model of this transformers `config`."""
+    """Return an empty cache for a model of this transformers `config`."""
     cache = DynamicCache(config=config)
     cache.layers = [RowLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache
 
 
 def is_ragged(cache: DynamicCache) -> bool:
-    """Whether the rows may differ in length, and others may join: only where every layer is a `RowLayer`."""
+    """Return whether rows may differ in length and join later: whether every layer is a `RowLayer`."""
     return bool(cache.layers) and all(isinstance(layer, RowLayer) for layer in cache.layers)
 
 
 def goes_by_position(model: Any) -> bool:
-    """Whether a causal language model obeys positions that are given token by token.
+    """Return whether a causal language model takes the position of every token.
 
-    Not so: models whose forward takes none, or that count columns (ALiBi; windows that their configuration does not
-    call by the usual name).
+    Some models take none, or count columns (ALiBi; windows under another name in the configuration).
     """
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     config = base.config.get_text_config()
@@ -124,27 +126,30 @@ def goes_by_position(model: Any) -> bool:
 
 
 def takes_rows(model: Any) -> bool:
-    """Whether a causal language model obeys positions and a mask that are given token by token."""
+    """Return whether a causal language model takes a position and a mask of every token, so that rows may differ."""
     return goes_by_position(model) and is_ragged(row_cache(model.config))
 
 
 def write_at(cache: DynamicCache, places: Tensor | None, end: int = 0) -> None:
-    """Let the next updates write the columns `places` `[n]`, all below `end`; None lets them append."""
+    """Make the next updates write the columns `places` `[n]`, all below `end`; None makes them append."""
     for layer in cache.layers:
         if isinstance(layer, RowLayer):
             layer.places, layer.end = places, end
 
 
 def join_rows(cache: DynamicCache, other: DynamicCache, columns: int) -> None:
-    """Append the rows of `other` to `cache`, keeping the first `columns` columns of both."""
+    """Append the rows of `other` to `cache`, and keep the first `columns` columns of both."""
     for layer, more in zip(cache.layers, other.layers, strict=True):
         layer.join(more, columns)
 
 
 def keep_rows(cache: DynamicCache, finished: Tensor) -> Tensor:
-    """Drop the rows where `finished` `[n]` is true; returns `[m]`, which old row each of the kept rows is.
+    """Drop the rows where `finished` `[n]` is true.
 
-    The kept rows close up in a new order: the last rows fill the gaps, so that little is moved.
+    The last rows fill the gaps, so that few rows are copied.
+
+    Returns:
+        `[m]`, the old row of each of the kept rows.
     """
     rows = int((~finished).sum())
     holes = finished[:rows].nonzero()[:, 0]

@@ -1,7 +1,7 @@
-"""Token ids in, token ids out: batched decoding of any causal language model of transformers.
+"""Continuous batching for any causal language model of transformers: token ids in, token ids out.
 
-A row that is finished leaves at once, and waiting prompts take the free places while the others go on: a long answer
-does not hold up short ones, and no step is spent on a finished row. What a row draws does not depend on the others.
+A finished row leaves at once, and waiting prompts take its place while the others continue: a long completion does not
+delay short ones, and no step is spent on a finished row. The tokens of a row do not depend on the other rows.
 
 Legend: `n` rows of the running batch, `q` tokens per row of a forward pass, `t` columns of its cache, `v` tokens of the
 vocabulary.
@@ -25,15 +25,22 @@ from introspect.chat.local.sampling import draw
 from introspect.core.errors import InputError
 from introspect.core.seeds import uniforms
 
-# Waiting prompts join when this share of the places is free: they are read faster together.
-JOIN_SHARE = 0.25
+# Waiting prompts join when this fraction of the rows is free, because prompts are read faster together.
+JOIN_FRACTION = 0.25
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What is to be continued: `ids`, by at most `limit` new tokens, drawn with these settings and this 64-bit seed.
+    """A prompt to continue.
 
-    `tag` is the caller's own mark. Settings and seed are those of `introspect.chat.local.sampling`.
+    Attributes:
+        tag: identifies the prompt to the caller.
+        ids: its token ids.
+        limit: new tokens at most.
+        temperature: see `introspect.chat.local.sampling.draw`, as are the next two.
+        top_p: of the draws.
+        top_k: of the draws.
+        seed: of the draws, a signed 64-bit integer.
     """
 
     tag: Any
@@ -47,7 +54,13 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """The new token ids of a prompt. `stopped`: the last one is a stop token; else the limit was reached."""
+    """The completion of a prompt.
+
+    Attributes:
+        prompt: the prompt.
+        ids: the new token ids.
+        stopped: whether the last one is a stop token; if not, the limit was reached.
+    """
 
     prompt: Prompt
     ids: list[int]
@@ -60,11 +73,11 @@ class Decoder:
     Args:
         model: any transformers causal language model with a key-value cache, in evaluation mode.
         stop_ids: tokens that end a completion.
-        pad_id: token that fills short prompts up; any will do.
-        batch_size: most rows.
+        pad_id: token that pads short prompts; any token of the vocabulary.
+        batch_size: rows at most.
 
     Raises:
-        InputError: the model keeps no such cache.
+        InputError: the model has no key-value cache.
     """
 
     def __init__(self, model: Any, *, stop_ids: Iterable[int], pad_id: int, batch_size: int) -> None:
@@ -82,15 +95,15 @@ class Decoder:
         self._takes = {name for name in ("position_ids", "logits_to_keep") if name in accepted}
 
     def decode(self, prompts: Iterable[Prompt]) -> Iterator[Completion]:
-        """Yield one completion per prompt, as each is finished; for a prompt with a limit below 1 an empty one.
+        """Yield one completion per prompt, as each is finished; an empty one for a prompt with a limit below 1.
 
-        Prompts are taken as places become free; it pays to give prompts of like length in a row, longest first.
+        Prompts are taken as rows become free. Decoding is fastest if neighbours are of similar length, longest first.
         """
         waiting = iter(prompts)
         batch: _Batch | None = None
         while True:
             free = self._batch_size - (batch.size if batch else 0)
-            open_ = batch is None or (batch.ragged and free >= self._batch_size * JOIN_SHARE)
+            open_ = batch is None or (batch.ragged and free >= self._batch_size * JOIN_FRACTION)
             if open_ and (taken := list(islice(waiting, free))):
                 yield from (Completion(prompt, [], False) for prompt in taken if prompt.limit < 1)
                 if taken := [prompt for prompt in taken if prompt.limit >= 1]:
@@ -104,11 +117,11 @@ class Decoder:
                 yield from batch.retire(self._stop_ids)
                 batch = batch if batch.size else None
 
-    # Not `inference_mode`, under which autocast converts the weights anew at each step.
+    # Not `inference_mode`, under which autocast converts the weights again at each step.
     @torch.no_grad()
     def _read(self, prompts: Sequence[Prompt]) -> _Batch:
         """Read prompts in one forward pass and draw the first token of each."""
-        # Several draws from one prompt share its reading.
+        # Several draws from one prompt read it once.
         places: dict[tuple[int, ...], int] = {}
         copies = [places.setdefault(prompt.ids, len(places)) for prompt in prompts]
         width = max(map(len, places))
@@ -127,7 +140,7 @@ class Decoder:
 
     @torch.no_grad()
     def _step(self, batch: _Batch) -> None:
-        """Feed the newest token of every row and draw what follows."""
+        """Feed the newest token of every row and draw the next one."""
         rows = batch.rows
         with batch.room(self._model.dtype) as mask:
             logits = self._forward(batch, rows.last[:, None], mask, rows.length[:, None])
@@ -135,7 +148,7 @@ class Decoder:
         rows.draw(logits)
 
     def _forward(self, batch: _Batch, ids: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
-        """`[n, q]` new ids, a mask, `[n, q]` positions -> `[n, v]` logits after the last ids."""
+        """Run the model on `[n, q]` new ids, a mask and `[n, q]` positions; return `[n, v]` logits of the last ids."""
         device = self._model.device
         extra = {"position_ids": positions.to(device), "logits_to_keep": 1}
         output = self._model(
@@ -151,16 +164,18 @@ class Decoder:
 
 @dataclass(slots=True)
 class _Rows:
-    """State of the running rows, an entry per row in every tensor.
+    """State of the running rows, with one entry per row in every tensor.
 
     Attributes:
         offset: [n], the row's first column in the cache.
-        length: [n], tokens in the cache: the prompt, and all new ones but the last.
+        length: [n], tokens in the cache: the prompt and all new tokens but the last.
         produced: [n], new tokens.
         limit: [n], new tokens at most.
-        tokens: [n, at least the most that a row has produced], the new tokens.
+        tokens: [n, at least the largest of `produced`], the new tokens.
         seed: [n], of the row's draws.
-        temperature, top_p, top_k: [n], of the row's draws.
+        temperature: [n], of the row's draws.
+        top_p: [n], of the row's draws.
+        top_k: [n], of the row's draws.
     """
 
     offset: Tensor
@@ -175,7 +190,7 @@ class _Rows:
 
     @classmethod
     def begin(cls, prompts: Sequence[Prompt], width: int, device: torch.device) -> _Rows:
-        """The state of prompts that are read, right-aligned in `width` columns, before anything is drawn."""
+        """Return the state of prompts that are right-aligned in `width` columns, before the first draw."""
 
         def column(values: Iterable[float], dtype: torch.dtype = torch.long) -> Tensor:
             return torch.tensor(list(values), dtype=dtype, device=device)
@@ -209,15 +224,15 @@ class _Rows:
         self.produced = self.produced + 1
 
     def fields(self) -> list[Tensor]:
-        """All tensors, in the order of the constructor."""
+        """Return all tensors, in the order of the constructor."""
         return [getattr(self, field.name) for field in dataclasses.fields(self)]
 
     def select(self, order: Tensor) -> _Rows:
-        """The rows `order`."""
+        """Return the rows `order`."""
         return _Rows(*(tensor[order] for tensor in self.fields()))
 
     def join(self, other: _Rows) -> _Rows:
-        """These rows, then the other ones."""
+        """Return these rows, then the other ones."""
         width = max(self.tokens.shape[1], other.tokens.shape[1])
         for rows in (self, other):
             rows.tokens = functional.pad(rows.tokens, (0, width - rows.tokens.shape[1]))
@@ -227,7 +242,11 @@ class _Rows:
 class _Batch:
     """Rows that are decoded together: prompts, state and cache, all in the same order.
 
-    A `ragged` batch may be joined by rows whose prompts end at other columns; else all rows begin and end alike.
+    Args:
+        prompts: one per row.
+        model: the model.
+        width: columns of the longest prompt.
+        ragged: whether rows whose prompts end at other columns may join; if not, all rows start together.
     """
 
     def __init__(self, prompts: Sequence[Prompt], model: Any, width: int, *, ragged: bool) -> None:
@@ -244,16 +263,16 @@ class _Batch:
         return len(self.prompts)
 
     def copy_rows(self, order: Tensor) -> None:
-        """Make the cache's rows those of `order`, which may repeat."""
+        """Replace the cache's rows by the rows `order`, which may repeat."""
         for layer in self.cache.layers:
             layer.reorder_cache(order)
 
     @contextmanager
     def room(self, dtype: torch.dtype) -> Iterator[Tensor]:
-        """Let the cache take a column at the end of every row; gives the mask of what each row may look at.
+        """Prepare the cache for one more column at the end of every row, and give the attention mask.
 
-        For a ragged batch it is `[n, 1, 1, t]` in `dtype`, what the attention adds to its scores: no model makes such a
-        mask for itself. For one in step it is `[n, t]`.
+        For a ragged batch it is `[n, 1, 1, t]` in `dtype`, which the attention adds to its scores, because no model
+        makes such a mask from token ids. For the others it is `[n, t]`, true where a row may attend.
         """
         from introspect.chat.local.cache import write_at
 
@@ -272,7 +291,7 @@ class _Batch:
 
     @torch.no_grad()
     def join(self, other: _Batch) -> _Batch:
-        """Take in the rows of another batch."""
+        """Append the rows of another batch."""
         from introspect.chat.local.cache import join_rows
 
         self.rows = self.rows.join(other.rows)

@@ -1,6 +1,6 @@
-"""Prompts: one Jinja file each, in the room that uses it; here those with which a student is asked a question.
+"""Prompts: one Jinja file each, in the package that uses it; this folder holds the questions to a student.
 
-The wording is ours; the plain question is worded as the published students saw it.
+The plain question has the wording of the published students' training data.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from introspect.core.errors import InputError
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-# How a student is asked.
+# The prompts of a question.
 Style = Literal["plain", "metacognitive"]
 
 
@@ -33,7 +33,7 @@ def render(room: str, prompt: str, **values: object) -> str:
     """Render a prompt of a room.
 
     Args:
-        room: the package whose folder `prompts/` holds the file, such as `synthesis` or `evaluation.judging`.
+        room: the package of introspect whose folder `prompts/` holds the file, e.g. `evaluation.judging`.
         prompt: the file's name without `.jinja`.
         values: of the prompt's variables.
 
@@ -44,21 +44,25 @@ def render(room: str, prompt: str, **values: object) -> str:
 
 
 def question_messages(example: MultiHopExample, style: Style = "plain") -> tuple[Message, ...]:
-    """The question over the example's documents, as every student is asked it, in training and in evaluation.
+    """Return the messages of a question over its documents, the same in training and in evaluation.
 
     Args:
         example: the question.
-        style: `plain`, or `metacognitive` with a system turn before it that prescribes the five phases.
+        style: `plain`, or `metacognitive`, which adds a system message that prescribes the five phases.
     """
     turn = Message("user", render("chat", "question", context=example.context, question=example.question))
     return (turn,) if style == "plain" else (Message("system", render("chat", style)), turn)
 
 
 def check_style(style: str, setting: str) -> Style:
-    """The style that a setting names.
+    """Return the style that a setting names.
+
+    Args:
+        style: value of the setting.
+        setting: name of the setting, for the error.
 
     Raises:
-        InputError: there is none of that name.
+        InputError: there is no such style.
     """
     if style not in get_args(Style):
         raise InputError(f"{setting} is {style!r}, expected {' or '.join(get_args(Style))}")

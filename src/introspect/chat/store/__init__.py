@@ -1,7 +1,7 @@
-"""Chat responses on disk: what was answered once is never asked again.
+"""Chat responses on disk: no request is sent twice.
 
-A response is filed under the content of its request and the identity of the model, so a changed prompt, template,
-weight, sampling setting or seed never meets an old answer, and is on disk before it is looked at.
+The key of a response is the content of its request and the identity of the model, so a changed prompt, template,
+weight, sampling setting or seed never gets an old response. A response is on disk before any other code reads it.
 """
 
 from introspect.chat.store.answering import answer

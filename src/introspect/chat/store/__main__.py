@@ -1,4 +1,4 @@
-"""`python -m introspect.chat.store`: merge stores, export one, or see what failed."""
+"""`python -m introspect.chat.store`: merge stores, export one, or list failures."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from introspect.core.errors import InputError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; its exit status, 2 for a mistake of the user's."""
+    """Run one command and return its exit status, 2 for an input error."""
     options = _parser().parse_args(arguments)
     try:
         return int(options.run(options))
@@ -28,8 +28,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m introspect.chat.store", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    merging = commands.add_parser("merge", help="take over what other stores have; doing it twice changes nothing")
-    merging.add_argument("store", type=Path, help="the store that grows; made if absent")
+    merging = commands.add_parser("merge", help="copy the responses of other stores; merging twice changes nothing")
+    merging.add_argument("store", type=Path, help="the store to merge into; created if absent")
     merging.add_argument("sources", type=Path, nargs="+", help="stores that are read")
     merging.set_defaults(run=_merge)
 
@@ -39,7 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     exporting.add_argument("--model", help="only responses of the model of this name")
     exporting.set_defaults(run=_export)
 
-    failing = commands.add_parser("failures", help="list the requests that failed and were not answered since")
+    failing = commands.add_parser("failures", help="list the requests without a response")
     failing.add_argument("store", type=Path)
     failing.add_argument("--reason", help="only those that failed for this reason")
     failing.set_defaults(run=_list_failures)

@@ -1,4 +1,4 @@
-"""The SQLite file of responses and failures, and the key under which they are filed."""
+"""The SQLite file of responses and failures, and their keys."""
 
 from __future__ import annotations
 
@@ -17,30 +17,40 @@ from introspect.chat.protocol import ChatFailure, ChatRequest, ChatResponse
 from introspect.chat.usage import Usage
 from introspect.core.errors import InputError
 
-# Part of every key: raised when keys change their meaning, which leaves all old responses behind.
+# Part of every key: a new number makes all stored responses unreachable.
 KEY_SCHEMA = 1
-# Of the file: raised when tables or columns change; older files are brought up to date when they are opened.
+# Of the tables: version 1 had no failures. Opening an older file adds what it lacks.
 VERSION = 2
-# "INTR": marks the file as one of ours (SQLite's application id).
+# SQLite's application id of a response store: "INTR".
 APPLICATION = 0x494E5452
-# How long to wait for another process that is writing; a write takes milliseconds.
-_PATIENCE_S = 60.0
-# Keys looked up by one statement.
+# Seconds to wait for another process that is writing; a write takes milliseconds.
+_TIMEOUT_S = 60.0
+# Keys in one SELECT statement.
 _LOOKUPS = 500
 
 _COLUMNS = "reasoning, content, finish_reason, prompt_tokens, completion_tokens, reasoning_tokens"
-_RESPONSES = """CREATE TABLE responses (
+_RESPONSES = """CREATE TABLE IF NOT EXISTS responses (
     key TEXT PRIMARY KEY, model TEXT NOT NULL, request TEXT NOT NULL, reasoning TEXT NOT NULL, content TEXT NOT NULL,
     finish_reason TEXT NOT NULL, prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL,
     reasoning_tokens INTEGER NOT NULL, created TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP)"""
-# A request stands in one of the two tables at most: an answer removes the failures that came before it.
-_FAILURES = """CREATE TABLE failures (
+# A request is in at most one of the two tables: a response removes earlier failures.
+_FAILURES = """CREATE TABLE IF NOT EXISTS failures (
     key TEXT PRIMARY KEY, model TEXT NOT NULL, request TEXT NOT NULL, reason TEXT NOT NULL, detail TEXT NOT NULL,
     attempts INTEGER NOT NULL, created TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP)"""
 
 
 class Failure(NamedTuple):
-    """A request that failed and was not answered since. `request` and `model` are JSON; `created` is UTC."""
+    """A request that failed and has no response since.
+
+    Attributes:
+        key: of the request.
+        model: identity of the model, as JSON.
+        request: the request, as JSON.
+        reason: see `ChatFailure`.
+        detail: see `ChatFailure`.
+        attempts: number of times it was sent.
+        created: time, in UTC.
+    """
 
     key: str
     model: str
@@ -52,7 +62,12 @@ class Failure(NamedTuple):
 
 
 def request_key(identity: Mapping[str, str], request: ChatRequest) -> str:
-    """The hex digest under which a response is filed: of all that determines it, so not of the request's id."""
+    """Return the key of a response: the SHA-256 of all that determines it, which the request's id does not.
+
+    Args:
+        identity: of the model.
+        request: the request.
+    """
     sampling = _plain(request.sampling)
     content = {
         "schema": KEY_SCHEMA,
@@ -69,17 +84,22 @@ def request_key(identity: Mapping[str, str], request: ChatRequest) -> str:
 class ResponseStore:
     """A SQLite file with one row per response, committed as it arrives; a context manager.
 
-    Any number of processes may use the same file. Killing one loses only what it had not yet put. The rows also keep
-    the request and the model's identity as JSON, to be looked at with any SQLite tool. Requests that failed stand in a
-    table of their own, with the reason, until they are answered.
+    Any number of processes may use the same file. Killing one loses only what it had not yet put. Each row also has the
+    request and the model's identity as JSON, readable with any SQLite tool. Requests that failed are in a second table,
+    with the reason, until they have a response.
+
+    Args:
+        path: of the file, which is created with its folder if absent.
+
+    Raises:
+        InputError: the file is not a response store.
     """
 
     def __init__(self, path: str | Path) -> None:
-        """Open the file, making it and its folder if absent. InputError if it is anything but a response store."""
         self.path = Path(path)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(self.path, timeout=_PATIENCE_S, isolation_level=None)
+            self._db = sqlite3.connect(self.path, timeout=_TIMEOUT_S, isolation_level=None)
             self.is_open = True
         except (OSError, sqlite3.Error) as error:
             raise InputError(f"{self.path}: cannot be opened as a response store: {error}") from error
@@ -104,23 +124,23 @@ class ResponseStore:
         return int(self._db.execute("SELECT count(*) FROM responses").fetchone()[0])
 
     def close(self) -> None:
-        """Close the file. The store cannot be used afterwards."""
+        """Close the file for good."""
         self.is_open = False
         self._db.close()
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """Commit everything that is put inside at once, at the end: many times faster than one by one.
+        """Commit all that is put inside together at the end, many times faster than one by one.
 
         Raises:
-            InputError: the file can not be written: the disk is full, or another process does not let go of it.
+            InputError: the file cannot be written: the disk is full, or another process locks it.
         """
         try:
             self._db.execute("BEGIN IMMEDIATE")
             yield
             self._db.execute("COMMIT")
         except BaseException as error:
-            if self._db.in_transaction:  # SQLite itself ends one that finds the disk full
+            if self._db.in_transaction:  # SQLite itself ends it if the disk is full
                 self._db.execute("ROLLBACK")
             if isinstance(error, sqlite3.OperationalError):
                 raise InputError(
@@ -130,11 +150,11 @@ class ResponseStore:
             raise
 
     def get(self, key: str, request: ChatRequest) -> ChatResponse | None:
-        """The response stored under the request's key, with the id of this request; None if there is none."""
+        """Return the response of a key, with the id of this request; None if there is none."""
         return self.get_all({key: request}).get(key)
 
     def get_all(self, requests: Mapping[str, ChatRequest]) -> dict[str, ChatResponse]:
-        """The stored responses by key, each with the id of the request that is given for its key."""
+        """Return the stored responses by key, each with the id of the request that is given for its key."""
         found = {}
         keys = list(requests)
         for start in range(0, len(keys), _LOOKUPS):
@@ -147,7 +167,7 @@ class ResponseStore:
         return found
 
     def put(self, key: str, identity: Mapping[str, str], request: ChatRequest, response: ChatResponse) -> ChatResponse:
-        """Store a response under its request's key and return what is stored: the first answer stands."""
+        """Store a response and return the stored one: the first response of a key stays."""
         usage = response.usage
         values = (
             key,
@@ -167,7 +187,7 @@ class ResponseStore:
         return response if inserted else self.get(key, request) or response
 
     def put_failure(self, key: str, identity: Mapping[str, str], request: ChatRequest, failure: ChatFailure) -> None:
-        """Record that a request failed; the last failure of a request stands, and an answer is worth more than any."""
+        """Record the last failure of a request, unless it has a response."""
         values = (key, _canonical(dict(identity)), _shown(request), failure.reason, failure.detail, failure.attempts)
         self._db.execute(
             "INSERT OR REPLACE INTO failures (key, model, request, reason, detail, attempts)"
@@ -176,17 +196,17 @@ class ResponseStore:
         )
 
     def failures(self) -> list[Failure]:
-        """What failed and was not answered since, oldest first."""
+        """Return the failures of requests without a response, oldest first."""
         columns = ", ".join(Failure._fields)
         return [Failure(*row) for row in self._db.execute(f"SELECT {columns} FROM failures ORDER BY created, key")]
 
     def models(self) -> list[str]:
-        """The names of all models that have responses here."""
+        """Return the names of all models with responses."""
         names = self._db.execute("SELECT DISTINCT model ->> '$.model' FROM responses ORDER BY 1")
         return [str(name) for (name,) in names]
 
     def rows(self, model: str | None = None) -> Iterator[Mapping[str, Any]]:
-        """Every response as its columns, in order of the key; of one model only, if its name is given."""
+        """Yield every response as its columns, in order of the key; only those of one model, if its name is given."""
         cursor = self._db.execute(
             f"SELECT key, model, request, {_COLUMNS}, created FROM responses"
             " WHERE ? IS NULL OR model ->> '$.model' = ? ORDER BY key",
@@ -197,13 +217,19 @@ class ResponseStore:
             yield dict(zip(names, row, strict=True))
 
     def merge(self, source: str | Path) -> tuple[int, int]:
-        """Take over what another store has and this one lacks: how many responses and how many failures.
+        """Copy the responses and failures of another store that this one lacks. The other file is only read.
 
-        The other file is only read. Merging twice, or in another order, gives the same responses, unless the stores
-        hold different answers to the same request: then the one that was here first stands.
+        Merging twice, or in another order, gives the same responses, unless the stores have different responses to the
+        same request: then the first one stays.
+
+        Args:
+            source: the other file.
+
+        Returns:
+            The number of responses and of failures that were copied.
 
         Raises:
-            InputError: the other file is no response store.
+            InputError: the other file is not a response store.
         """
         self._attach(Path(source))
         try:
@@ -239,39 +265,32 @@ class ResponseStore:
             raise InputError(f"{source}: expected a response store of version 1 to {VERSION}")
 
     def _prepare(self) -> None:
-        """Check the file, make the tables in a new one or those that an old one lacks, and use write-ahead logging."""
-        if self._is_new():
+        """Check the file, create the tables that it lacks, and use write-ahead logging."""
+        is_new = not self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+        if is_new:
             self._enter_wal()
-            with self.transaction():
-                if self._is_new():  # Another process may have been faster.
-                    self._db.execute(_RESPONSES)
-                    self._db.execute(_FAILURES)
-                    self._db.execute(f"PRAGMA application_id = {APPLICATION}")
-                    self._db.execute(f"PRAGMA user_version = {VERSION}")
-        if self._pragma("application_id") != APPLICATION:
+        elif self._pragma("application_id") != APPLICATION:
             raise InputError(f"{self.path}: a SQLite file, but not a response store")
         version = self._pragma("user_version")
-        if not 1 <= version <= VERSION:
+        if not (is_new or 1 <= version <= VERSION):
             raise InputError(
                 f"{self.path}: a response store of version {version}; this program reads versions 1 to {VERSION}"
             )
         if version < VERSION:
-            with self.transaction():
-                if self._pragma("user_version") < VERSION:
-                    self._db.execute(_FAILURES)
-                    self._db.execute(f"PRAGMA user_version = {VERSION}")
-        # A process that is killed loses nothing it committed; only a power cut may take the last responses.
+            with self.transaction():  # another process may do the same at this moment
+                self._db.execute(_RESPONSES)
+                self._db.execute(_FAILURES)
+                self._db.execute(f"PRAGMA application_id = {APPLICATION}")
+                self._db.execute(f"PRAGMA user_version = {VERSION}")
+        # A process that is killed loses nothing it committed; a power failure may lose the last responses.
         self._db.execute("PRAGMA synchronous = NORMAL")
-
-    def _is_new(self) -> bool:
-        return not self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
 
     def _pragma(self, name: str, database: str = "main") -> int:
         return int(self._db.execute(f"PRAGMA {database}.{name}").fetchone()[0])
 
     def _enter_wal(self) -> None:
-        """Two processes that open a new file at once: SQLite fails one of them at once here, whatever its timeout."""
-        deadline = time.monotonic() + _PATIENCE_S
+        """If two processes open a new file, SQLite fails one of them here immediately, despite its timeout: retry."""
+        deadline = time.monotonic() + _TIMEOUT_S
         while True:
             try:
                 self._db.execute("PRAGMA journal_mode = WAL")
@@ -283,12 +302,12 @@ class ResponseStore:
 
 
 def _shown(request: ChatRequest) -> str:
-    """A request as JSON for people: of the example only its id."""
+    """Return a request as JSON for people, with only the id of its example."""
     return _canonical(_plain(request) | {"example": request.example.id if request.example else None})
 
 
 def _plain(value: Any) -> dict[str, Any]:
-    """The fields of a dataclass; nested ones stay, for `_canonical` to reach."""
+    """Return the fields of a dataclass; `_canonical` converts nested ones."""
     return {field.name: getattr(value, field.name) for field in fields(value)}
 
 

@@ -1,4 +1,4 @@
-"""Stored responses as a table: Parquet, or a Hugging Face data set on disk."""
+"""Export stored responses as a table: Parquet, or a Hugging Face data set on disk."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from introspect.core.parquet import Table
 
 @dataclass(frozen=True, slots=True)
 class StoredResponse:
-    """A row of an export; the first seven columns have the names of the published rollouts.
+    """A row of an export. The first seven columns are named as in the published rollouts.
 
     Attributes:
-        sample_id: id of the example; of the request, where none is known.
+        sample_id: id of the example; of the request, if it has none.
         rollout_id: number of the draw, from 1.
         prompt: messages as JSON.
         response: the whole turn, with its think block.
@@ -60,14 +60,15 @@ RESPONSES = Table(StoredResponse, "responses")
 
 
 def export(store: ResponseStore, path: str | Path, model: str | None = None) -> int:
-    """Write every response, in order of the key; how many there are.
-
-    One `StoredResponse` per response. Takes constant memory.
+    """Write one `StoredResponse` per response, in order of the key and in constant memory.
 
     Args:
-        store: what is exported.
+        store: the store.
         path: a file `*.parquet`, or a folder for `datasets.load_from_disk`, which must not exist.
-        model: only responses of the model of this name (`model` of their identity).
+        model: only responses of the model of this name (`model` of its identity); None exports all.
+
+    Returns:
+        The number of responses.
 
     Raises:
         InputError: there are no such responses, or the folder exists.

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
+
+import pytest
 
 from introspect.chat.protocol import ChatFailure, ChatRequest, ChatResponse, Message, Sampling
 from introspect.chat.remote.openai import OpenAIChat
 from introspect.chat.remote.retry import RetryPolicy
+from tests.chat.remote import serving
 from tests.chat.remote.serving import Serving, question
 
 # As patient as the default, but in a hurry.
@@ -19,6 +24,14 @@ def request(number: int, **sampling: Any) -> ChatRequest:
 
 def chat(server: Serving, **options: Any) -> OpenAIChat:
     return OpenAIChat("m", base_url=server.url, **{"retry": QUICK, "concurrency": 8, **options})
+
+
+@contextmanager
+def replying(completion: dict[str, Any]) -> Iterator[None]:
+    """Let every server of this process send this completion."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(serving, "completion", lambda *_, **__: completion)
+        yield
 
 
 def ask(model: OpenAIChat, count: int = 1) -> dict[str, ChatResponse | ChatFailure]:
