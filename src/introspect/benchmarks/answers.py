@@ -34,7 +34,7 @@ def exact_match(prediction: str, references: Sequence[str]) -> float:
 
 
 def substring_match(prediction: str, references: Sequence[str]) -> float:
-    """1.0 if the normalised prediction contains a normalised, non-empty reference, be it inside a word."""
+    """1.0 if the normalised prediction contains a normalised, non-empty reference, even inside a word."""
     answer = normalize_answer(prediction)
     return float(any(reference and reference in answer for reference in map(normalize_answer, references)))
 

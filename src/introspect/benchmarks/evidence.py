@@ -1,6 +1,6 @@
-"""From what the benchmarks annotate to a chain of evidence: where each fact stands, in which order it is reasoned.
+"""The chain of evidence from what the benchmarks annotate: the place of each fact, and the order of the reasoning.
 
-The oracle teacher writes its traces from these chains, so they must read as a solution would.
+The oracle teacher writes its traces from these chains, so they read as a solution does.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Fact(NamedTuple):
 
 @lru_cache(maxsize=4096)  # the same few sentences and names are compared again and again
 def words(text: str) -> str:
-    """The words of a text in lower case, without accents and punctuation, each between blanks: ` emile chautard `."""
+    """Normalise a text to its lower-case words, without accents and punctuation, between blanks: ` emile chautard `."""
     plain = _ACCENTS.sub("", unicodedata.normalize("NFKD", text.casefold()))
     return f" {' '.join(_WORD.findall(plain))} "
 
@@ -77,12 +77,12 @@ def tells(text: str, answer: str) -> bool:
 
 
 def states(text: str, finding: str) -> bool:
-    """Whether a text gives a finding, be it glued to or part of another word (`Indian` gives `India`)."""
+    """Whether a text gives a finding, even as part of another word (`Indian` gives `India`)."""
     return mentions(text, finding) or (len(finding) > 3 and finding.casefold() in text.casefold())
 
 
 def bare(title: str) -> str:
-    """A title without its qualifier and HTML escapes: `Petra (film)` -> `Petra`."""
+    """Strip a title of its qualifier and HTML escapes: `Petra (film)` -> `Petra`."""
     return html.unescape(_QUALIFIER.sub("", title) or title)
 
 
@@ -99,7 +99,7 @@ def names(title: str, answer: str) -> bool:
 
 
 def split_sentences(text: str) -> list[str]:
-    """The sentences of a paragraph, split at `.`, `!` or `?` before a capital, but not after initials and titles."""
+    """Split a paragraph into sentences at `.`, `!` or `?` before a capital, but not after initials and titles."""
     sentences, start = [], 0
     for match in _SENTENCE_END.finditer(text):
         if not _ABBREVIATION.search(text[start : match.start() + 1]):
@@ -109,7 +109,7 @@ def split_sentences(text: str) -> list[str]:
 
 
 def describe_relation(relation: str, subject: str) -> str:
-    """A Wikidata relation in words: `director`, `Petra` -> `the director of Petra`."""
+    """Put a Wikidata relation in words: `director`, `Petra` -> `the director of Petra`."""
     relation, subject = " ".join(relation.split()), " ".join(subject.split())
     if relation in _RELATIONS:
         return _RELATIONS[relation].format(subject)
@@ -119,7 +119,7 @@ def describe_relation(relation: str, subject: str) -> str:
 
 
 def read_documents(row: Row) -> tuple[Document, ...]:
-    """The `context` of a HotpotQA or 2WikiMultiHopQA item; documents are labelled by their position, from 0."""
+    """Read the `context` of a HotpotQA or 2WikiMultiHopQA item; documents are labelled by their position, from 0."""
     table = row.table("context", "title", "sentences|content")
     if not table:
         raise row.error("context", "holds no documents")
@@ -159,7 +159,7 @@ class Support(NamedTuple):
 
 
 def read_support(row: Row, documents: tuple[Document, ...]) -> Support:
-    """The `supporting_facts` of a HotpotQA or 2WikiMultiHopQA item.
+    """Read the `supporting_facts` of a HotpotQA or 2WikiMultiHopQA item.
 
     The published files hold a few that point beyond the end of their document; they are noted, not refused. Of two
     documents with the same title the first that is long enough is meant.
@@ -182,7 +182,7 @@ def read_support(row: Row, documents: tuple[Document, ...]) -> Support:
 def chain_facts(
     documents: tuple[Document, ...], facts: list[Fact], answer: str, compares: bool
 ) -> tuple[EvidenceStep, ...]:
-    """One step per supporting fact, in the order in which they are to be reasoned.
+    """Make one step per supporting fact, in the order of the reasoning.
 
     A comparison keeps the annotation's order. Otherwise the documents form a bridge: one that tells the answer comes
     last, and one whose title another document mentions comes after it.

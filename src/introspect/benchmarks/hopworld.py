@@ -84,7 +84,7 @@ class World:
         return next(split for split, buckets in SPLITS.items() if bucket in buckets)
 
     def example(self, identifier: str) -> MultiHopExample:
-        """The world as a benchmark item."""
+        """Make a benchmark item of the world."""
         documents = tuple(
             Document(title=facts[0].subject, sentences=tuple(map(str, facts)), label=label)
             for label, facts in enumerate(self.documents)
@@ -112,7 +112,7 @@ class World:
 
 
 def draw_world(rng: random.Random, hops: int, documents: int = 6, facts_per_document: int = 2) -> World:
-    """A random world whose question needs `hops` look-ups among `documents` documents.
+    """Draw a world whose question needs `hops` look-ups among `documents` documents.
 
     No relation occurs twice in a chain and no entity is visited twice, so each hop has exactly one answer.
     """
@@ -164,7 +164,7 @@ def _draw_fact(rng: random.Random, kind: str, subject: str, relation: str) -> Fa
 
 
 def worlds(split: str, seed: int, documents: int = 6, facts_per_document: int = 2) -> Iterator[World]:
-    """An endless, reproducible stream of worlds of one split, with 2, 3 and 4 hops in turn.
+    """Yield worlds of one split without end, reproducibly, with 2, 3 and 4 hops in turn.
 
     Raises:
         InputError: for a split that is not train, validation or test.
@@ -208,7 +208,7 @@ class Hopworld:
         self.facts_per_document = facts_per_document
 
     def load(self, split: str, limit: int | None = None) -> list[MultiHopExample]:
-        """The first `limit` questions of a split; ids are `<split>-<seed>-<number>`."""
+        """Generate the first `limit` questions of a split; ids are `<split>-<seed>-<number>`."""
         size = self.sizes.get(split, 0)
         stream = worlds(split, self.seed, self.documents, self.facts_per_document)
         count = size if limit is None else min(size, limit)

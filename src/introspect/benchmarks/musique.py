@@ -134,7 +134,7 @@ def _content(text: str) -> set[str]:
 
 
 def _clip(text: str, answer: str) -> str:
-    """A flattened table reads as one endless sentence: whole words around the answer, some `_LONGEST` characters."""
+    """Cut a flattened table, which reads as one long sentence, to the words around the answer."""
     found = re.search(re.escape(answer), text, re.IGNORECASE)
     if len(text) <= _LONGEST or not found:
         return text
@@ -144,7 +144,7 @@ def _clip(text: str, answer: str) -> str:
 
 
 def phrase(question: str) -> str:
-    """A sub-question in words; `#k`, the finding of step k, stays.
+    """Put a sub-question in words; `#k`, the finding of step k, stays.
 
     `Silverton >> country` becomes the noun phrase `the country of Silverton`; anything else a question that begins
     with a capital and ends with a question mark.

@@ -160,5 +160,5 @@ def _generate(
 
 
 def _newest(engine: Engine | None) -> Engine | None:
-    """The engine for another model than the one whose revision it was told."""
+    """Drop the revision from an engine, which is that of the student, for another model."""
     return partial(engine, revision=None) if isinstance(engine, partial) and "revision" in engine.keywords else engine

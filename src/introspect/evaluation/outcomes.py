@@ -40,7 +40,7 @@ def is_degenerate(rollout: Rollout) -> bool:
 
 
 def is_unparsed(rollout: Rollout) -> bool:
-    """Whether the rollout ended by itself without a readable `<answer>`; it counts as wrong, and is counted here."""
+    """Whether the rollout ended by itself without a readable `<answer>`; it counts as wrong, and is counted apart."""
     return rollout.finished and not rollout.predicted_answer
 
 

@@ -20,8 +20,21 @@ from introspect.core.parquet import Table
 class Rollout:
     """One response of a student to one question; (`example_id`, `rollout_id`) is unique in a run.
 
-    `rollout_id` numbers the responses to the same question from 0; `reasoning` is the think block and `content` what
-    follows it. Token counts are those of `chat.Usage`.
+    Attributes:
+        example_id: of the question.
+        rollout_id: numbers the responses to the same question from 0.
+        benchmark: name of the benchmark.
+        question: as it was asked.
+        answer: the primary accepted answer.
+        aliases: further accepted answers.
+        hops: that the annotated solution chains.
+        tier: difficulty of the question.
+        reasoning: the think block.
+        content: what follows the think block.
+        finish_reason: the server's word; `stop` for a turn that ended by itself.
+        prompt_tokens: tokens of the prompt.
+        reasoning_tokens: tokens of the think block.
+        completion_tokens: all tokens that the model wrote, see `chat.usage.Usage`.
     """
 
     example_id: str
@@ -137,7 +150,7 @@ def load_rollouts(path: str | Path, limit: int | None = None) -> list[Rollout]:
 
 
 def failed_requests(path: str | Path) -> int:
-    """How many requests of a saved run were never answered; 0 for a file that does not say."""
+    """Read how many requests of a saved run were never answered; 0 for a file that does not say."""
     import pyarrow.parquet as pq
 
     metadata = pq.read_schema(path).metadata or {}

@@ -22,7 +22,7 @@ class TestedStudent(Protocol):
     """A Lightning module that can be evaluated: by `trainer.test` with `RolloutReport`, or from its checkpoint."""
 
     test_runs: Runs
-    """What was answered since the test began, in this process; `RolloutReport` scores it when the test ends."""
+    """What this process answered since the test began; `RolloutReport` scores it when the test ends."""
 
     @property
     def base_model(self) -> str | None:

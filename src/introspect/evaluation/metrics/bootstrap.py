@@ -1,4 +1,4 @@
-"""How sure is a number? Percentile bootstrap over questions.
+"""Percentile bootstrap over questions: the uncertainty of a number.
 
 Questions are drawn with replacement, each with all its rollouts: rollouts of one question resemble each other, and
 drawing them singly would make the intervals too narrow. Two runs on the same questions are compared by drawing the same
@@ -30,7 +30,7 @@ class Interval(NamedTuple):
 
 
 def question_weights(questions: int, resamples: int, seed: int) -> Iterator[Tensor]:
-    """How often each question was drawn, in chunks [b, q] of float64 whole numbers; the same for the same arguments."""
+    """Draw how often each question counts, in chunks [b, q] of float64 whole numbers; equal arguments draw alike."""
     generator = torch.Generator().manual_seed(seed)
     for draws in torch.ones(resamples).split(max(1, _CHUNK // questions)):
         drawn = torch.randint(questions, (len(draws), questions), generator=generator)
@@ -41,7 +41,7 @@ def question_weights(questions: int, resamples: int, seed: int) -> Iterator[Tens
 def replicates(
     statistics: Mapping[str, Statistic], questions: int, *, resamples: int = RESAMPLES, seed: int = 0
 ) -> dict[str, Tensor]:
-    """Each statistic on each resample, [resamples]; all nan for a single question, which shows no spread.
+    """Compute each statistic on each resample, [resamples]; all nan for a single question, which shows no spread.
 
     Statistics of two runs over the same questions may be subtracted replicate by replicate, given the same seed.
 
@@ -60,7 +60,7 @@ def replicates(
 
 
 def interval(replicate: Tensor) -> Interval:
-    """The 95 % percentile interval of replicates [resamples].
+    """Compute the 95 % percentile interval of replicates [resamples].
 
     Replicates without a value (a share of failures in a resample without failures) are left out; nan if none has one.
     """

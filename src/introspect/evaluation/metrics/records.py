@@ -100,7 +100,7 @@ class RecordMetric(Metric):
         self.values.append(torch.empty(0, len(self.columns), dtype=torch.float64, device=self.device))
 
     def reset(self) -> None:
-        """Forget all rollouts."""
+        """Remove all rollouts."""
         super().reset()
         self._start()
 

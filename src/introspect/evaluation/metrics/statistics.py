@@ -90,7 +90,7 @@ class Quantile:
 
 
 def point_estimates(statistics: Mapping[str, Statistic], questions: int) -> dict[str, Tensor]:
-    """Every statistic with each question counted once, as float64 scalars."""
+    """Compute every statistic with each question counted once, as float64 scalars."""
     once = torch.ones(1, questions, dtype=torch.float64)
     return {name: statistic.estimate(once)[0] for name, statistic in statistics.items()}
 
