@@ -95,7 +95,7 @@ def decoded(batches, tokenizer):
     return [tokenizer.decode(row, skip_special_tokens=True) for batch in batches for row in batch["input_ids"]]
 
 
-def test_traces_and_their_counts_are_left_behind(tmp_path):
+def test_traces_and_their_counts_are_written(tmp_path):
     data = build(tmp_path, recipe=Dictation(reject=lambda number: number < 3), train_examples=10)
 
     data.prepare_data()
@@ -122,7 +122,7 @@ def test_traces_are_made_once_by_models_made_when_needed(tmp_path):
     assert (questions, drafter.model, teacher.model) == (4, student, data.teacher)
 
 
-def test_models_are_let_go_when_the_traces_are_made_or_not(tmp_path):
+def test_models_are_closed_whether_the_traces_are_made_or_not(tmp_path):
     closed = []
 
     class Held(Mute):
@@ -141,7 +141,7 @@ def test_models_are_let_go_when_the_traces_are_made_or_not(tmp_path):
     assert closed == [teacher, student]
 
 
-def test_a_model_that_no_recipe_asks_is_not_made(tmp_path):
+def test_a_model_that_no_recipe_uses_is_not_made(tmp_path):
     build(tmp_path, student=lambda: pytest.fail("made"), teacher=lambda: pytest.fail("made")).prepare_data()
 
 
@@ -157,7 +157,7 @@ def test_a_recipe_that_does_not_train_makes_no_traces(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_recipe_that_has_its_traces_from_elsewhere_needs_no_questions(tmp_path):
+def test_a_recipe_that_reads_its_traces_needs_no_questions(tmp_path):
     class Found(Dictation):
         reads_questions = False
 
@@ -193,7 +193,7 @@ class Quiz(LightningModule):
         self.asked = [example.id for example in batch]
 
 
-def test_a_test_asks_questions_and_makes_no_traces(tmp_path):
+def test_a_test_serves_questions_and_makes_no_traces(tmp_path):
     data, quiz = build(tmp_path, test_examples=3), Quiz()
 
     Trainer(accelerator="cpu", logger=False, barebones=True).test(quiz, data)
@@ -335,9 +335,9 @@ def uninterrupted(base, tmp_path_factory):
     return losses.values, student.state_dict()
 
 
-@pytest.mark.parametrize("batches", [2, 5, 7, 10])
+@pytest.mark.parametrize("batches", [2, 5, 7])
 def test_resumed_losses_equal_uninterrupted_ones(base, uninterrupted, tmp_path, batches):
-    # Stopped within the first epoch, at its end, within the second, at its end.
+    # Stopped within the first epoch, at its end, within the second.
     expected, weights = uninterrupted
     before, after = Losses(stop_after=batches), Losses()
     with pytest.raises(ConnectionAbortedError):
@@ -350,10 +350,13 @@ def test_resumed_losses_equal_uninterrupted_ones(base, uninterrupted, tmp_path, 
         torch.testing.assert_close(value, weights[name])
 
 
-@pytest.mark.parametrize("options", [{}, {"max_epochs": -1, "max_steps": 15}])
 @pytest.mark.parametrize(
-    "when",
-    [{"every_n_train_steps": 4}, {"every_n_epochs": 1, "save_on_train_epoch_end": True}, {"every_n_epochs": 1}],
+    ("when", "options"),
+    [
+        ({"every_n_train_steps": 4}, {}),
+        ({"every_n_epochs": 1, "save_on_train_epoch_end": True}, {"max_epochs": -1, "max_steps": 15}),
+        ({"every_n_epochs": 1}, {}),
+    ],
     ids=["steps", "epoch", "validation"],
 )
 def test_resumes_from_what_model_checkpoint_saves(base, uninterrupted, tmp_path, when, options):
@@ -428,7 +431,7 @@ def test_resuming_something_else_is_refused(tmp_path, change, complaint):
     build(tmp_path).load_state_dict(data.state_dict())  # nothing to train on: a test of the checkpoint
 
 
-def test_a_step_is_the_same_however_it_is_shared_out(tmp_path, monkeypatch):
+def test_a_step_is_the_same_on_any_number_of_devices(tmp_path, monkeypatch):
     traces = SupervisedDataset([Supervised((n, n, 30 + t), 2) for n in range(24) for t in range(3)])
     steps = []
     for batch_size, devices in ((8, 1), (4, 2), (2, 4), (1, 8)):

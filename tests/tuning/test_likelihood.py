@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional
 
 from introspect.tuning import likelihood as module
-from introspect.tuning.likelihood import likelihood
+from introspect.tuning.likelihood import likelihood, predict_at
 from tests.tuning.tiny import tiny_model
 
 VOCABULARY = 40
@@ -62,7 +62,7 @@ def test_no_more_logits_are_held_than_said(monkeypatch: pytest.MonkeyPatch) -> N
     assert sorted(sizes) == [1, 5, 5]
 
 
-def test_the_head_is_tried_at_first_and_outside_the_chance_of_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_head_is_tried_first_and_leaves_the_random_state_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     network = tiny_model(VOCABULARY)
     network.model.layers[0].mlp.act_fn = nn.Sequential(nn.SiLU(), nn.Dropout(0.5))
     network.train()
@@ -99,6 +99,29 @@ def test_logits_that_the_model_changes_are_computed_at_once(monkeypatch: pytest.
     with torch.no_grad():
         found, _ = likelihood(network, {"input_ids": ids}, torch.tensor([0, 2]), torch.tensor([4, 5]))
         logits = network(input_ids=ids).logits[0, [0, 2]]
+        kept = predict_at(network, {"input_ids": ids}, torch.tensor([[True, False, True]]))
 
     torch.testing.assert_close(found, -functional.cross_entropy(logits, torch.tensor([4, 5]), reduction="none"))
+    torch.testing.assert_close(kept, logits)
     assert logits.abs().max() <= 0.01
+
+
+def test_a_model_without_output_embedding_computes_all_logits() -> None:
+    class Headless(nn.Module):
+        def get_output_embeddings(self) -> None:
+            return None
+
+        def forward(self, input_ids: torch.Tensor, use_cache: bool) -> Any:
+            return type("Output", (), {"logits": functional.one_hot(input_ids, 5).float()})
+
+    logits = predict_at(Headless(), {"input_ids": torch.tensor([[1, 2]])}, torch.tensor([[False, True]]))
+
+    assert logits.tolist() == [[0, 0, 1, 0, 0]]
+
+
+def test_the_head_keeps_no_hook_after_a_failure() -> None:
+    network = tiny_model(VOCABULARY)
+    with pytest.raises(IndexError):
+        predict_at(network, {"input_ids": torch.tensor([[4, 5]])}, torch.ones(1, 3, dtype=torch.bool))
+
+    assert not network.get_output_embeddings()._forward_pre_hooks

@@ -3,7 +3,6 @@ from __future__ import annotations
 import math
 
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -20,22 +19,6 @@ def test_vectors_do_not_decay_and_the_rate_is_set_at_once():
     assert [group["params"] for group in (matrices, vectors)] == [[network.weight], [network.bias]]
     assert (matrices["betas"], matrices["eps"], matrices["fused"], matrices["lr"]) == ((0.8, 0.9), 1e-6, True, 0.5)
     assert made["lr_scheduler"]["interval"] == "step"
-
-
-def test_a_fused_step_is_a_step():
-    def weights(fused):
-        torch.manual_seed(0)
-        network = nn.Linear(5, 3)
-        settings = {"betas": (0.9, 0.99), "eps": 1e-8, "weight_decay": 0.1, "warmup_ratio": 0.0, "min_lr_ratio": 0.1}
-        made = adamw([network.weight], [network.bias], 5, lr=0.1, schedule="cosine", fused=fused, **settings)
-        for _ in range(5):
-            network(torch.ones(2, 5)).square().sum().backward()
-            made["optimizer"].step()
-            made["lr_scheduler"]["scheduler"].step()
-            made["optimizer"].zero_grad()
-        return network.weight
-
-    torch.testing.assert_close(weights(True), weights(False))
 
 
 def test_learning_rate_rises_and_falls():

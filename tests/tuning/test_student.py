@@ -14,7 +14,6 @@ from torch.utils.data import DataLoader
 
 from introspect.chat.protocol import Message
 from introspect.core.errors import InputError
-from introspect.tuning.likelihood import predict_at
 from introspect.tuning.packing import collate
 from introspect.tuning.student import ReasoningStudent, load_student
 from introspect.tuning.supervision import supervise
@@ -109,51 +108,6 @@ def test_head_sees_only_supervised_positions_and_keeps_no_hook(folder, items):
     watch.remove()
     assert seen == [(1, count, student.network.config.vocab_size)]
     assert not head._forward_pre_hooks
-
-
-def test_head_keeps_no_hook_after_a_failure(folder):
-    student = build(folder)
-    with pytest.raises(IndexError):
-        predict_at(student.network, {"input_ids": torch.tensor([[4, 5]])}, torch.ones(1, 3, dtype=torch.bool))
-
-    assert not student.network.get_output_embeddings()._forward_pre_hooks
-
-
-def test_what_a_model_does_to_its_logits_is_done():
-    from transformers import Gemma2Config, Gemma2ForCausalLM
-
-    config = Gemma2Config(
-        vocab_size=11,
-        hidden_size=8,
-        intermediate_size=8,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=4,
-        final_logit_softcapping=0.01,
-        initializer_range=1.0,
-    )
-    network, ids = Gemma2ForCausalLM(config).eval(), torch.tensor([[1, 2, 3], [4, 5, 6]])
-    keep = torch.tensor([[True, False, True], [False, True, False]])
-
-    with torch.no_grad():
-        logits, everything = predict_at(network, {"input_ids": ids}, keep), network(input_ids=ids).logits
-
-    assert logits.abs().max() <= 0.01
-    torch.testing.assert_close(logits, everything[keep])
-
-
-def test_model_without_output_embedding_computes_all_logits():
-    class Headless(nn.Module):
-        def get_output_embeddings(self):
-            return None
-
-        def forward(self, input_ids, use_cache):
-            return type("Output", (), {"logits": functional.one_hot(input_ids, 5).float()})
-
-    logits = predict_at(Headless(), {"input_ids": torch.tensor([[1, 2]])}, torch.tensor([[False, True]]))
-
-    assert logits.tolist() == [[0, 0, 1, 0, 0]]
 
 
 def test_prompt_and_padding_do_not_change_the_gradient(folder, items):
@@ -343,7 +297,7 @@ def test_vectors_do_not_decay(folder, items):
     }
 
 
-def test_weights_have_the_dtype_asked_for(folder):
+def test_weights_have_the_dtype_of_the_setting(folder):
     assert build(folder, dtype="bfloat16").network.dtype == torch.bfloat16
     assert build(folder).network.dtype == torch.float32
 
@@ -385,6 +339,6 @@ def test_folder_without_weights_gives_one_line(folder, tmp_path):
         build(tmp_path)
 
 
-def test_endless_training_needs_an_end(folder, items):
+def test_training_without_an_end_is_refused(folder, items):
     with pytest.raises(InputError, match=r"needs an end: set trainer\.max_steps or max_epochs"):
         fit(build(folder), batches(items), max_epochs=-1)

@@ -16,7 +16,13 @@ Kind = Literal["rewrite", "synthesis", "rollout"]
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """The answer that a trace was rewritten from: think block, what follows it, and whether it ended by itself."""
+    """The answer that a trace was rewritten from.
+
+    Attributes:
+        reasoning: its think block.
+        content: what follows it.
+        finished: whether it ended by itself.
+    """
 
     reasoning: str
     content: str
@@ -25,11 +31,16 @@ class Draft:
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """One supervised conversation: `messages` as the student will be asked, `target` as it shall answer.
+    """One supervised conversation; (`example_id`, `rollout_id`, `trace_id`) is unique in a trace set.
 
-    (`example_id`, `rollout_id`, `trace_id`) is unique in a trace set; `rollout_id` numbers the drafts of an example and
-    `trace_id` the rewrites of a draft, both from 0. `target` is a whole assistant turn, think block and answer. `draft`
-    is None for what was not rewritten.
+    Attributes:
+        example_id: the question.
+        rollout_id: number of the draft of the example, from 0.
+        trace_id: number of the rewrite of the draft, from 0.
+        recipe: name of the recipe.
+        messages: the prompt of the student.
+        target: the assistant turn that it learns, think block and answer.
+        draft: what was rewritten; None where nothing was.
     """
 
     example_id: str

@@ -37,15 +37,15 @@ Overlong = Literal["drop", "error"]
 class TraceDataModule(QuestionsDataModule):
     """Makes the traces once (`prepare_data`), then serves them tokenised, masked and batched.
 
-    `prepare_data` asks student and teacher through the store, so a run that was killed goes on where it stopped; it
-    leaves the traces in a Parquet file and the counts in `manifest.json` beside it. The validation loss is measured on
-    traces of examples that no training trace is about.
+    `prepare_data` generates with student and teacher through the store, so that a run that was killed goes on where it
+    stopped. It writes the traces to a Parquet file and their counts to `manifest.json` next to it. The validation loss
+    is that of traces of examples that no training trace is about.
 
     Args:
         benchmark: where the questions come from.
         recipe: how a question becomes a trace.
-        student: the untuned student that drafts, or a factory of it: then it is made when a recipe first asks it, and
-            let go when the traces are made.
+        student: the untuned student that drafts, or a factory of it: then it is made when a recipe first needs it,
+            and closed when the traces are made.
         teacher: the model that writes traces, or a factory of it.
         store: file in which every response is kept.
         tokenizer: model folder or hub id of the student's tokenizer, or the tokenizer itself.
@@ -60,8 +60,8 @@ class TraceDataModule(QuestionsDataModule):
         overlong: what happens to it: `drop` leaves it out and counts it, `error` refuses to train.
         train_examples: how many training questions are used; None uses all.
         validation_examples: how many validation questions `examples("validation")` gives; None gives all.
-        test_examples: how many test questions the student is measured on; None takes all.
-        validation_share: share of the questions with traces whose traces are held out for the validation loss.
+        test_examples: how many test questions the student answers; None takes all.
+        validation_share: fraction of the questions with traces whose traces are held out for the validation loss.
         chat_template: see `supervision.load_tokenizer`.
         revision: of a hub tokenizer.
         trust_remote_code: whether code that comes with the tokenizer may run.
@@ -135,7 +135,7 @@ class TraceDataModule(QuestionsDataModule):
 
     @property
     def trains(self) -> bool:
-        """Whether there is anything to train on; a recipe may only ask differently."""
+        """Whether there is anything to train on; a recipe may only prompt differently."""
         return self.recipe.trains
 
     @property
@@ -145,13 +145,13 @@ class TraceDataModule(QuestionsDataModule):
 
     @property
     def manifest(self) -> Path:
-        """The JSON file that says how many traces there are, and why there are no more."""
+        """The JSON file with the number of traces and the reasons of rejections."""
         return self.traces.with_name("manifest.json")
 
     def prepare_data(self) -> None:
         """Make the traces. Lightning calls this in one process of each machine; a second call does nothing.
 
-        Nor is anything made for a test, which asks questions and needs no traces, or by a recipe that does not train.
+        Nothing is made for a test, which needs no traces, or by a recipe that does not train.
 
         Raises:
             InputError: there are no training questions, or no trace is left of them.
@@ -208,7 +208,7 @@ class TraceDataModule(QuestionsDataModule):
         """Tokenise the traces and hold some out for the validation loss.
 
         Raises:
-            InputError: the traces can not be read, can not be supervised, or are all longer than `max_length`.
+            InputError: the traces cannot be read, cannot be supervised, or are all longer than `max_length`.
         """
         if stage not in ("fit", "validate", None) or self._train is not None:
             return

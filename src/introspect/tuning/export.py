@@ -51,12 +51,13 @@ print(tokenizer.decode(model.generate(**prompt, max_new_tokens=1024)[0]))
 
 @dataclass(frozen=True, slots=True)
 class ModelCard:
-    """What a model card says that the settings of the tuning do not.
+    """The content of a model card besides the settings of the tuning.
 
-    title: heading of the card.
-    recipe: name of the recipe that made the traces.
-    data: name of the benchmark, or what else the student was tuned on.
-    facts: anything further, as name and value.
+    Attributes:
+        title: heading of the card.
+        recipe: name of the recipe that made the traces.
+        data: name of the benchmark, or what else the student was tuned on.
+        facts: further facts, by name.
     """
 
     title: str = "Reasoning student"

@@ -1,9 +1,9 @@
 """How likely a causal language model finds given tokens, in little memory.
 
-The logits of a large vocabulary are most of the memory of a training step. They are computed only where a token is
-asked about, and no more than `CHUNK` of them are held at once: the backward pass computes them again.
+The logits of a large vocabulary are most of the memory of a training step. They are computed only at the positions that
+predict a target, and no more than `CHUNK` of them are held at once: the backward pass computes them again.
 
-Legend: b sequences, s tokens, n tokens asked about, v tokens of the vocabulary, h width of the model.
+Legend: b sequences, s tokens, n targets, v tokens of the vocabulary, h width of the model.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def likelihood(
         inputs: of its forward, tensors [b, s].
         keep: [b, s] bool, after which tokens the targets stand; or [n], their places in the flattened rows, which may
             repeat.
-        targets: [n] int64, the tokens asked about, row by row of the batch.
+        targets: [n] int64, the tokens to score, row by row of the batch.
         temperature: by which logits are divided.
 
     Returns:
@@ -42,7 +42,7 @@ def likelihood(
     """
     head = network.get_output_embeddings()
     size = getattr(getattr(head, "weight", None), "shape", (0,))[0]
-    # Asked in any case, so that processes that share weights take part in it together.
+    # Evaluated in any case, so that processes that share weights take part in it together.
     is_bare = size > 0 and _is_bare(network, head, size)
     if len(targets) * size <= CHUNK or not is_bare:
         return _score(predict_at(network, inputs, keep), targets, temperature)
@@ -117,7 +117,7 @@ def _is_bare(network: Any, head: nn.Module, size: int) -> bool:
         handle = head.register_forward_hook(lambda *call: given.append(call[2]))
         device = next(network.parameters()).device
         try:
-            # Without taking part in the chance of the training, where there is dropout.
+            # Without advancing the random state of the training, which dropout uses.
             with torch.no_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
                 # Several: a padding token may have the embedding 0, whose logits no cap changes.
                 tokens = torch.arange(8, device=device)[None] % size

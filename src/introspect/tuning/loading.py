@@ -194,7 +194,7 @@ class ResumableLoader(EpochLoader):
             yield {**batch, "share": share}
 
     def _shares(self, place: Place) -> list[float]:
-        """The share of each batch that the epoch trains on: no tensor, which low precision would round.
+        """Return the share of each batch that the epoch trains on: no tensor, which low precision would round.
 
         Lightning averages the gradients of the batches of a step, by the full number of them also in a last step that
         has fewer, and those of the processes.
@@ -207,7 +207,7 @@ class ResumableLoader(EpochLoader):
 
 
 def hold_out(example_ids: Sequence[str], share: float, seed: int) -> frozenset[str]:
-    """A share of the distinct examples, chosen by a hash of seed and id, so that further examples change few choices.
+    """Choose a fraction of the distinct examples by a hash of seed and id, so that further examples change few choices.
 
     At least one is held out where `share` is not 0 and there are two or more; one at least is always left.
     """

@@ -49,7 +49,7 @@ def adamw(
 
 
 def lr_factor(step: int, total: int, warmup_ratio: float, schedule: Schedule, min_lr_ratio: float) -> float:
-    """The share of the peak learning rate in optimizer step `step`, counted from 0, of `total`.
+    """Return the fraction of the peak learning rate in optimizer step `step`, counted from 0, of `total`.
 
     It rises from 1/w to 1 in the w steps of the warm-up (no step is wasted on a rate of 0) and falls to `min_lr_ratio`
     at the end; `constant` does not fall.

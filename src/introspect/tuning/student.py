@@ -61,9 +61,9 @@ class ReasoningStudent(LightningModule):
         lora: None tunes every weight; a mapping with `r`, `alpha`, `dropout` and `target_modules` tunes adapters.
         lr: peak learning rate.
         betas, eps, weight_decay: of AdamW; vectors (norms, biases) never decay.
-        warmup_ratio: share of the optimizer steps in which the learning rate rises linearly to `lr`.
+        warmup_ratio: fraction of the optimizer steps in which the learning rate rises linearly to `lr`.
         schedule: how it falls afterwards.
-        min_lr_ratio: the share of `lr` at which it ends.
+        min_lr_ratio: the fraction of `lr` at which it ends.
         trust_remote_code: whether code that comes with the model may run.
         architecture: None reads the weights of `model`; a mapping with `model_type` and fields of that type's
             configuration begins with random weights, with the vocabulary of the tokenizer; its `induction_ready` is
@@ -112,7 +112,7 @@ class ReasoningStudent(LightningModule):
         self.test_runs = Runs()
 
     def configure_model(self) -> None:
-        """Build tokenizer and network; the trainer calls it when it knows where the weights shall live.
+        """Build tokenizer and network; the trainer calls it when it knows the device of the weights.
 
         Raises:
             InputError: `model` is neither a model folder nor a hub id that can be reached, or has no chat template;
@@ -140,7 +140,7 @@ class ReasoningStudent(LightningModule):
         """Make the network faster, once, with what is wanted.
 
         Raises:
-            InputError: it can not be done with this network, or on this device.
+            InputError: it cannot be done with this network, or on this device.
         """
         if self._is_fast:
             return
@@ -159,7 +159,7 @@ class ReasoningStudent(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of a micro-batch, scalar.
 
-        Logs `train/loss`, `train/token_accuracy` (the share of supervised tokens that are the most likely ones) and
+        Logs `train/loss`, `train/token_accuracy` (the fraction of supervised tokens that are the most likely ones) and
         `train/lr`.
         """
         loss, accuracy, count = self._losses(batch)
@@ -187,7 +187,7 @@ class ReasoningStudent(LightningModule):
         self.test_runs = Runs(baseline=() if self.testing.baseline else None)
 
     def test_step(self, batch: Sequence[MultiHopExample], batch_idx: int) -> None:
-        """Let the student answer the questions, and its baseline too; `RolloutReport` scores what they said."""
+        """Let the student answer the questions, and its baseline too; `RolloutReport` scores both."""
         answered = self.testing.compare(self.chat_model(**self.testing.options), batch)
         self.test_runs = Runs.merge([self.test_runs, answered])
 
@@ -289,7 +289,7 @@ class ReasoningStudent(LightningModule):
 
         Args:
             folder: made where it is missing; files of an earlier export are overwritten.
-            card: what the model card says besides the settings of the tuning.
+            card: content of the model card besides the settings of the tuning.
 
         Returns:
             The folder.
@@ -323,7 +323,7 @@ class ReasoningStudent(LightningModule):
         settings = self.hparams
         options = {name: settings[name] for name in ("dtype", "attn_implementation", "trust_remote_code")}
         if settings["architecture"] is None:
-            # On the CPU: the trainer moves it to where it shall be.
+            # On the CPU: the trainer moves it to its device.
             return load_pretrained(settings["model"], revision=settings["revision"], device="cpu", **options)[0]
         return random_network(settings["architecture"], self.tokenizer, **options)
 
@@ -343,8 +343,8 @@ def load_student(ckpt_path: str | Path, *, trust_remote_code: bool = False) -> R
 
     Args:
         ckpt_path: the checkpoint.
-        trust_remote_code: whether code that comes with the base model may run. That is for the caller to say: what the
-            checkpoint says does not count.
+        trust_remote_code: whether code that comes with the base model may run. The caller decides: the
+            checkpoint's own setting is ignored.
 
     Raises:
         InputError: there is no such file, it is no checkpoint of a `ReasoningStudent`, or the base model that it names

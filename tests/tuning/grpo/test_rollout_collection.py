@@ -15,7 +15,7 @@ from introspect.chat.protocol import ChatResponse
 from introspect.chat.usage import Usage
 from introspect.core.errors import InputError
 from introspect.tuning.grpo.advantages import GRPO
-from introspect.tuning.grpo.rollout_collection import STATISTICS, Plan, explore
+from introspect.tuning.grpo.rollout_collection import STATISTICS, Plan, collect_rollouts
 
 SETTINGS = GRPO(group_size=2, scale_rewards=False)
 PLAN = Plan(count=10, questions=3, group_size=4, passes=1, batch_size=3, accumulate=2, seed=1)
@@ -46,7 +46,7 @@ class Scripted:
 
 def test_rollouts_are_joined_scored_and_compared(examples: list[Any]) -> None:
     model = Scripted()
-    experience = explore(model, examples, SETTINGS, 0)
+    experience = collect_rollouts(model, examples, SETTINGS, 0)
     assert [item.prompt_length for item in experience.sequences] == [4] * 6
     assert [len(item.input_ids) for item in experience.sequences] == [6, 7] * 3
     assert experience.advantages.tolist() == [0.5, -0.5] * 3
@@ -62,17 +62,17 @@ def test_rollouts_are_joined_scored_and_compared(examples: list[Any]) -> None:
 
 def test_a_reward_may_be_a_whole_number(examples: list[Any]) -> None:
     settings = replace(SETTINGS, reward=lambda rollout: int(rollout.finished))
-    assert explore(Scripted(), examples, settings, 0).advantages.tolist() == [0.5, -0.5] * 3
+    assert collect_rollouts(Scripted(), examples, settings, 0).advantages.tolist() == [0.5, -0.5] * 3
 
 
 def test_truncated_rollouts_can_be_left_out_but_are_compared_with(examples: list[Any]) -> None:
-    experience = explore(Scripted(), examples, replace(SETTINGS, mask_truncated=True), 0)
+    experience = collect_rollouts(Scripted(), examples, replace(SETTINGS, mask_truncated=True), 0)
     assert experience.counted.tolist() == [2, 0] * 3
     assert experience.advantages.tolist() == [0.5, -0.5] * 3
 
 
 def test_equal_rewards_are_counted(examples: list[Any]) -> None:
-    experience = explore(Scripted(), examples, replace(SETTINGS, reward=lambda rollout: 0.1), 0)
+    experience = collect_rollouts(Scripted(), examples, replace(SETTINGS, reward=lambda rollout: 0.1), 0)
     assert experience.advantages.tolist() == [0.0] * 6
     assert experience.statistics[STATISTICS.index("informative_groups")] == 0
 
@@ -80,7 +80,7 @@ def test_equal_rewards_are_counted(examples: list[Any]) -> None:
 def test_each_round_draws_anew(examples: list[Any]) -> None:
     model = Scripted()
     for number in (0, 1, 1):
-        explore(model, examples, SETTINGS, number)
+        collect_rollouts(model, examples, SETTINGS, number)
     assert len(model.seeds) == 2
 
 

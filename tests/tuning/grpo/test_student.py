@@ -17,7 +17,7 @@ from introspect.core.errors import InputError
 from introspect.evaluation.rollouts import Rollout
 from introspect.tuning.grpo.advantages import GRPO
 from introspect.tuning.grpo.datamodule import RolloutDataModule
-from introspect.tuning.grpo.rollout_collection import explore
+from introspect.tuning.grpo.rollout_collection import collect_rollouts
 from introspect.tuning.grpo.student import GRPOStudent
 from introspect.tuning.packing import collate
 from introspect.tuning.student import ReasoningStudent, load_student
@@ -155,7 +155,7 @@ def test_the_tokens_learnt_are_those_drawn(folder: Path) -> None:
     student = build(folder)
     student.configure_model()
     examples = Made().load("train", 4)
-    experience = explore(student.chat_model(), examples, SETTINGS, 0)
+    experience = collect_rollouts(student.chat_model(), examples, SETTINGS, 0)
 
     tokenizer = tiny_tokenizer()
     drifted = 0

@@ -29,7 +29,7 @@ class PublishedSet:
         revision: branch, tag or commit on the hub; None takes the newest.
 
     Raises:
-        InputError: there is no such source, or it can not be read.
+        InputError: there is no such source, or it cannot be read.
     """
 
     def __init__(

@@ -44,7 +44,13 @@ rollouts and traces are numbered from 1.
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """What the card says: one row per `unit`, in the part `split`, and how the rows came to be."""
+    """The content of the card.
+
+    Attributes:
+        unit: what one row is about.
+        split: the part that is written.
+        facts: how the rows were made, by name.
+    """
 
     unit: str
     split: str
@@ -71,7 +77,7 @@ def export_traces(
         examples: the questions that they are about, in the order of their benchmark.
         folder: made where it is missing.
         kind: what the traces are, which decides the columns: those of mbt-r, mbt-s or rollouts.
-        facts: what the card says about how the traces came to be, such as the recipe and its settings.
+        facts: how the traces were made, for the card, such as the recipe and its settings.
 
     Returns:
         The folder.
@@ -92,15 +98,15 @@ def export_rollouts(
     facts: Mapping[str, object],
     prompt: Style = "plain",
 ) -> Path:
-    """Write a student's answers, right and wrong ones; `evaluation` is exact match.
+    """Write a student's answers, correct and wrong ones; `evaluation` is exact match.
 
     Args:
-        rollouts: what was answered.
+        rollouts: the answers.
         examples: the questions, in the order of their benchmark.
         folder: made where it is missing.
         split: name of the part that is written.
-        facts: what the card says about how the answers came to be.
-        prompt: how the questions were put.
+        facts: how the answers were made, for the card.
+        prompt: the style of the questions.
 
     Returns:
         The folder.
@@ -133,11 +139,11 @@ def _accepted(trace: Trace, example: MultiHopExample) -> Row:
     return _rollout(trace.rollout_id, Draft(reasoning, content, True), example, trace.messages) | {"evaluation": True}
 
 
-def _rollout(number: int, answer: Draft, example: MultiHopExample, asked: Sequence[Message]) -> Row:
+def _rollout(number: int, answer: Draft, example: MultiHopExample, prompt: Sequence[Message]) -> Row:
     predicted = extract_answer(answer.content)
     return {
         "rollout_id": number + 1,
-        "prompt": _turns(asked),
+        "prompt": _turns(prompt),
         "response": join_reasoning(answer.reasoning, answer.content),
         "valid": answer.finished,
         "reasoning_trace": answer.reasoning,

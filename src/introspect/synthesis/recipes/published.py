@@ -1,4 +1,4 @@
-"""Traces that others have made: the training sets of the paper, or any under their column names."""
+"""Traces that exist already: the training sets of the paper, or any under their column names."""
 
 from __future__ import annotations
 
@@ -36,20 +36,20 @@ class Published(Recipe):
     |---|---|---|
     | `refined_trace` (mbt-r, distill-r, direct-r) | valid drafts | the trace as think block, and the gold answer |
     | `synthesized_trace` (mbt-s) | all | the trace as think block, and the gold answer |
-    | `response` (self-distill, gpt-oss-distill) | valid and accepted rollouts | the response as it is |
+    | `response` (self-distill, gpt-oss-distill) | valid and accepted rollouts | the response unchanged |
 
     Args:
         source, config, split, revision: what is read; see `published.PublishedSet`.
         target: the column that is learnt; `auto` takes the first of the table above that is there.
         num_rollouts: rollouts of a question that are taken, by number; None takes all.
         num_traces: rewrites of a rollout that are taken, by number; None takes all.
-        accept: which responses are right: those of the column `evaluation`, or a criterion of
+        accept: which responses count as correct: those of the column `evaluation`, or a criterion of
             `acceptance.parse_criterion` that is applied here.
         gate: also reject traces by `acceptance.find_text_fault`, as ours are; the published ones were not filtered so.
         examples: questions that are taken, the first of the set; None takes all.
 
     Raises:
-        InputError: a setting is out of range, or the source can not be read.
+        InputError: a setting is out of range, or the source cannot be read.
     """
 
     name = "published"
@@ -80,7 +80,7 @@ class Published(Recipe):
 
     @property
     def settings(self) -> Mapping[str, object]:
-        """What was read and how it was filtered; of the target, what was found."""
+        """The source and the filters; of the target, the column that was found."""
         accept = self.criterion.name if self.criterion else EVALUATION
         limits = {f"num_{name}s": limit for name, limit in self.limits.items()}
         source = {**self.source, "source": str(self.source["source"])}
@@ -168,7 +168,7 @@ class Published(Recipe):
 
 
 class PublishedGuides:
-    """Solution guides that others have written (`solutions-gpt-oss-120b`), for `recipe.guides`.
+    """Solution guides that exist already (`solutions-gpt-oss-120b`), for `recipe.guides`.
 
     They are joined with questions on the benchmark's id, and, where the set does not tell it, on the wording of
     question and answer.
@@ -186,10 +186,10 @@ class PublishedGuides:
         return "/".join(str(part) for part in self.source.values() if part)
 
     def turns(self, examples: Sequence[MultiHopExample]) -> dict[str, tuple[Message, ...]]:
-        """By example id, the turns that ask for a guide and give it; examples without a guide are not there.
+        """Return the turns that request a guide and give it, by example id; examples without a guide are left out.
 
         Raises:
-            InputError: the set can not be read, or a guide is about another question than its id says.
+            InputError: the set cannot be read, or a guide is about another question than its id says.
         """
         by_id = {example.id: example for example in examples}
         by_words = {(example.question, example.answer): example for example in examples}
@@ -208,7 +208,7 @@ class PublishedGuides:
 
 
 def _number(row: Row, column: str) -> int:
-    """A number that counts from 1, counted from 0."""
+    """Return a number that counts from 1 as one that counts from 0."""
     number = row.cell(row.value(column), int, column)
     if number < 1:
         raise row.error(column, f"expected a number from 1 on, got {number}")
@@ -216,7 +216,7 @@ def _number(row: Row, column: str) -> int:
 
 
 def _truth(row: Row, column: str) -> bool:
-    """A cell that says yes or no: true and false, or 1 and 0."""
+    """Return a truth value: true and false, or 1 and 0."""
     value = row.value(column)
     if not isinstance(value, bool | int | float) or value not in (0, 1):
         raise row.error(column, f"expected true or false, got {'null' if value is None else repr(value)}")

@@ -32,34 +32,35 @@ Reward = Callable[[Rollout], float]
 # Added to the deviation of a group's rewards: rewards that differ by next to nothing are no reason for a large step.
 _EPS = 1e-4
 
-# How students explore: from the whole distribution, which is the one whose gradient is taken.
-EXPLORATION = Sampling(temperature=1.0, top_p=1.0, top_k=0)
+# From the whole distribution, which is the one whose gradient is taken.
+WHOLE_DISTRIBUTION = Sampling(temperature=1.0, top_p=1.0, top_k=0)
 
 
 @dataclass(frozen=True, slots=True)
 class GRPO:
     """The settings of the method.
 
-    group_size: rollouts of each question.
-    sampling: how they are drawn. The gradient is that of the policy at its temperature; `top_p` below 1 or a `top_k`
-        would draw from another one.
-    reward: what a rollout earns: `f1` or `exact_match` of its answer, best over the accepted ones, and 0 for one that
-        did not end by itself; or a function of the `Rollout`.
-    scale_rewards: whether advantages are divided by the deviation of the group's rewards; Dr. GRPO does not, because
-        that weighs questions by how sure the student is of them.
-    clip_low, clip_high: how far below and above 1 the ratio to the policy that drew the rollouts has an effect. 0.2
-        and 0.2 are PPO's, 0.2 and 0.28 DAPO's.
-    kl_weight: of the divergence from the student as it was before; DeepSeekMath's is 0.04, DAPO's and Dr. GRPO's 0,
-        which needs no reference in memory.
-    normalization: what the loss of an optimizer step is a mean over: `sequence` weighs rollouts alike
-        (DeepSeekMath), `token` tokens alike (DAPO), `constant` divides each rollout by the most tokens that one may
-        have (Dr. GRPO).
-    mask_truncated: whether rollouts that a limit cut off are left out of the loss (DAPO's overlong filtering); they
-        still count in the mean of their group. Without it they are learnt from, as failures.
+    Attributes:
+        group_size: rollouts of each question.
+        sampling: how they are drawn. The gradient is that of the policy at its temperature; `top_p` below 1 or a
+            `top_k` would draw from another one.
+        reward: what a rollout earns: `f1` or `exact_match` of its answer, best over the accepted ones, and 0 for one
+            that did not end by itself; or a function of the `Rollout`.
+        scale_rewards: whether advantages are divided by the deviation of the group's rewards; Dr. GRPO does not,
+            because that weighs questions by how sure the student is of them.
+        clip_low: how far below 1 the ratio to the policy that drew the rollouts has an effect.
+        clip_high: and how far above 1; 0.2 and 0.2 are PPO's, 0.2 and 0.28 DAPO's.
+        kl_weight: of the divergence from the student as it was before; DeepSeekMath's is 0.04, DAPO's and Dr. GRPO's 0,
+            which needs no reference in memory.
+        normalization: what the loss of an optimizer step is a mean over: `sequence` weighs rollouts alike
+            (DeepSeekMath), `token` tokens alike (DAPO), `constant` divides each rollout by the most tokens that one may
+            have (Dr. GRPO).
+        mask_truncated: whether rollouts that a limit cut off are left out of the loss (DAPO's overlong filtering); they
+            still count in the mean of their group. Without it they are learnt from, as failures.
     """
 
     group_size: int = 8
-    sampling: Sampling = EXPLORATION
+    sampling: Sampling = WHOLE_DISTRIBUTION
     reward: RewardName | Reward = "f1"
     scale_rewards: bool = True
     clip_low: float = 0.2

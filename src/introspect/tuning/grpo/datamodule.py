@@ -1,4 +1,4 @@
-"""The data of a GRPO training: questions, to rollouts of the student as it stands, to batches.
+"""The data of a GRPO training: from questions to rollouts of the current student to batches.
 
 Training goes in rounds. A round draws questions, lets the student answer each a few times, scores the answers, and cuts
 the rollouts into micro-batches, which Lightning trains on like on any other data.
@@ -26,7 +26,7 @@ from introspect.chat.templates import ChatTemplate, pad_id
 from introspect.core.errors import InputError
 from introspect.core.resuming import Place, check_same, place
 from introspect.tuning.grpo.advantages import GRPO, token_weights
-from introspect.tuning.grpo.rollout_collection import Experience, Plan, explore
+from introspect.tuning.grpo.rollout_collection import Experience, Plan, collect_rollouts
 from introspect.tuning.grpo.student import GRPOStudent
 from introspect.tuning.packing import Batch, collate
 from introspect.tuning.questions import QuestionsDataModule
@@ -79,7 +79,7 @@ class RoundLoader:
         return self.plan.rounds * self.plan.batches
 
     def __iter__(self) -> Iterator[Batch]:
-        # A generator, so that the place is asked for with the first batch: see `loading.ResumableLoader`.
+        # A generator, so that the place is read with the first batch: see `loading.ResumableLoader`.
         place = self._place()
         first, done = divmod(place.trained, self.plan.batches)
         for index, questions in enumerate(self.plan.order(place.epoch)[first:], start=first):
@@ -93,7 +93,7 @@ class RoundLoader:
         """The micro-batches of one round."""
         student, plan = self.student, self.plan
         with student.precision():
-            experience = explore(student.chat_model(**self.options), examples, student.grpo, number)
+            experience = collect_rollouts(student.chat_model(**self.options), examples, student.grpo, number)
         statistics = self._sum(experience.statistics) / plan.replicas
         steps = plan.steps(torch.tensor([len(item.input_ids) for item in experience.sequences]), number)
         scores = self._scores(experience)
@@ -140,12 +140,12 @@ class RoundLoader:
         return scores
 
     def state_dict(self) -> dict[str, int]:
-        """The place, for a checkpoint. By having this method the loader says that it can resume within an epoch."""
+        """Return the place, for a checkpoint. With this method the loader says that it can resume within an epoch."""
         place = self._place()
         return {"epoch": place.epoch, "trained": place.trained}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Do nothing: the place is asked for where it is known."""
+        """Do nothing: the place is read where it is known."""
 
 
 class RolloutDataModule(QuestionsDataModule):
@@ -163,7 +163,7 @@ class RolloutDataModule(QuestionsDataModule):
         options: of the student's `TransformersChat`, such as `batch_size`.
         train_examples: how many training questions are used; None uses all.
         validation_examples: how many validation questions `examples("validation")` gives; None gives all.
-        test_examples: how many test questions the student is measured on; None takes all.
+        test_examples: how many test questions the student answers; None takes all.
         seed: decides the order of the questions.
     """
 

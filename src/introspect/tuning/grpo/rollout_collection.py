@@ -1,4 +1,4 @@
-"""Rounds of exploration: a student answers questions, the answers are scored, and learnt from in a planned order.
+"""Rollout collection in rounds: the student answers questions, the answers are scored and become batches by a plan.
 
 Legend: q questions of a round, g rollouts of a question.
 """
@@ -33,8 +33,11 @@ STATISTICS = ("reward", "reward_std", "completion_tokens", "degeneration_rate", 
 class Experience:
     """The rollouts of a round, the g of a question in a row: [q·g].
 
-    sequences: the tokens that were read and drawn. advantages: float32. counted: how many tokens of each are learnt
-    from, int64; 0 for a rollout that is masked. statistics: of `STATISTICS`, float32.
+    Attributes:
+        sequences: the tokens that were read and drawn.
+        advantages: of each rollout, float32.
+        counted: tokens of each that are learnt from, int64; 0 for a rollout that is masked.
+        statistics: the values of `STATISTICS`, float32.
     """
 
     sequences: list[Supervised]
@@ -43,8 +46,10 @@ class Experience:
     statistics: Tensor
 
 
-def explore(model: TransformersChat, examples: Sequence[MultiHopExample], settings: GRPO, number: int) -> Experience:
-    """Let the model answer each question `group_size` times, and score what it says.
+def collect_rollouts(
+    model: TransformersChat, examples: Sequence[MultiHopExample], settings: GRPO, number: int
+) -> Experience:
+    """Let the model answer each question `group_size` times, and score the answers.
 
     The tokens are those that were drawn, never those of the text that they spell.
 
@@ -71,17 +76,17 @@ def explore(model: TransformersChat, examples: Sequence[MultiHopExample], settin
     scores = [settings.score(rollout) for rollout in rollouts]
     rewards = torch.tensor(scores, dtype=torch.float32).view(-1, settings.group_size)  # a reward may count
     tokens = torch.tensor([rollout.completion_tokens for rollout in rollouts])
-    endless = torch.tensor([is_degenerate(rollout) for rollout in rollouts])
+    degenerate = torch.tensor([is_degenerate(rollout) for rollout in rollouts])
     return Experience(
         sequences=sequences,
         advantages=group_advantages(rewards, scale=settings.scale_rewards).flatten(),
-        counted=tokens.masked_fill(endless, 0) if settings.mask_truncated else tokens,
+        counted=tokens.masked_fill(degenerate, 0) if settings.mask_truncated else tokens,
         statistics=torch.stack(
             [
                 rewards.mean(),
                 rewards.std(-1, correction=0).mean(),
                 tokens.float().mean(),
-                endless.float().mean(),
+                degenerate.float().mean(),
                 1 - is_flat(rewards).float().mean(),
             ]
         ),
@@ -92,9 +97,17 @@ def explore(model: TransformersChat, examples: Sequence[MultiHopExample], settin
 class Plan:
     """How the questions of a training become rounds, and a round becomes batches; the same in every process.
 
-    count: questions there are. questions: of a round, per process. group_size: rollouts of each. passes: how often the
-    rollouts of a round are trained on. batch_size: sequences of a micro-batch. accumulate: micro-batches of an
-    optimizer step. seed, shuffle: of every order. replicas, rank: processes that train together, and which this is.
+    Attributes:
+        count: training questions.
+        questions: questions of a round, per process.
+        group_size: rollouts of each question.
+        passes: how often the rollouts of a round are trained on.
+        batch_size: sequences of a micro-batch.
+        accumulate: micro-batches of an optimizer step.
+        seed: of every order.
+        shuffle: whether questions come in another order in each epoch.
+        replicas: processes that train together.
+        rank: the number of this process.
     """
 
     count: int

@@ -78,12 +78,12 @@ class GRPOStudent(ReasoningStudent):
         self._reference = None
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The loss of a micro-batch, scalar: its tokens' share of the loss of the optimizer step.
+        """The loss of a micro-batch, scalar: its part of the loss of the optimizer step.
 
         The keys of the batch are those of `RoundLoader`. Logs `train/loss`, `train/lr`; of the round `train/reward`
         (mean), `train/reward_std` (mean over the questions), `train/completion_tokens` (mean),
-        `train/degeneration_rate`, `train/informative_groups` (the share of questions whose rollouts did not all earn
-        the same); of the micro-batch `train/clip_fraction` (the share of tokens whose gradient is cut off),
+        `train/degeneration_rate`, `train/informative_groups` (the fraction of questions whose rollouts did not all earn
+        the same); of the micro-batch `train/clip_fraction` (the fraction of tokens whose gradient is cut off),
         `train/entropy` (nats per token, estimated from the tokens drawn) and `train/kl` (from the reference, nats per
         token; only where there is one).
 
