@@ -57,7 +57,7 @@ def test_a_full_disk_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
             cache.add_annotation(annotation(1))
 
 
-def test_a_folder_that_is_none(tmp_path: Path) -> None:
+def test_a_file_in_place_of_the_folder(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=r"cache_dir=.*file: the temporary files cannot be written: File exists"):
         ActivationCache(tmp_path / "file")

@@ -63,7 +63,7 @@ def test_values_below_the_floor_are_not_kept(monkeypatch: pytest.MonkeyPatch) ->
     assert len(chosen) <= 8
 
 
-def test_it_holds_what_was_announced() -> None:
+def test_another_number_of_values_than_announced_is_refused() -> None:
     stream = UpperQuantile(0.5, 4)
     stream.add(torch.zeros(1, 3))
     with pytest.raises(ValueError, match="3 values per unit came, 4 were announced"):

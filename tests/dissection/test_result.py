@@ -59,7 +59,7 @@ def test_detectors_from_the_threshold_on() -> None:
 
 
 @pytest.mark.parametrize(("name", "shown"), [("red-c", "red"), ("street-s", "street"), ("t-shirt", "t-shirt")])
-def test_names_as_people_read_them(name: str, shown: str) -> None:
+def test_display_names(name: str, shown: str) -> None:
     assert display(name) == shown
 
 
@@ -137,7 +137,7 @@ def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
     assert held >= 52
 
 
-def test_comparisons_that_can_not_be() -> None:
+def test_impossible_comparisons() -> None:
     with pytest.raises(InputError, match="at least one"):
         compare_dissections({})
     with pytest.raises(InputError, match="resamples: got 0"):
@@ -182,7 +182,7 @@ def test_one_threshold_makes_other_thresholds_comparable() -> None:
     assert [counts["total"].value for counts in found.counts.values()] == [1, 1]
 
 
-def test_several_of_a_kind_stand_as_their_mean() -> None:
+def test_several_of_a_kind_count_as_their_mean() -> None:
     three, six = made([with_iou(0.5)] * 3 + [(0, 0.0)] * 7), made([with_iou(0.5)] * 6 + [(0, 0.0)] * 4)
     found = compare_dissections({"layer": six, "turned": [three, three, six]}, resamples=400)
     mean = found.counts["turned"]["total"]

@@ -46,7 +46,7 @@ def test_any_classifier_of_torchvision():
         (Backbone("resnet18", 1), "classes=1: resnet18 needs 2 or more"),
     ],
 )
-def test_what_can_not_be_built(backbone, complaint):
+def test_impossible_backbones(backbone, complaint):
     with pytest.raises(InputError, match=complaint):
         backbone.build()
 

@@ -105,7 +105,7 @@ def test_colours_are_the_colours_that_are_seen():
     assert (nearest == layer(drawn, "color")[plain]).float().mean() > 0.8
 
 
-def test_members_of_a_family_are_more_alike_than_strangers():
+def test_members_of_a_family_are_more_similar_than_others():
     """By the parts that they have."""
     names = {name: {part.name for part in parts} for members in FAMILIES.values() for name, parts in members.items()}
     family = {name: home for home, members in FAMILIES.items() for name in members}
@@ -136,6 +136,6 @@ def test_a_world_is_drawn_once():
         ({"split": "test", "size": 3, "side": 4}, "side=4"),
     ],
 )
-def test_what_can_not_be_drawn(settings, complaint):
+def test_impossible_settings(settings, complaint):
     with pytest.raises(InputError, match=complaint):
         Shapeworld(**settings)

@@ -64,7 +64,7 @@ def test_units_that_are_the_masks_are_dissected_to_iou_1():
 
 
 @pytest.mark.parametrize(("option", "value"), [("side", 50.5), ("side", 4), ("size", 0), ("seed", "one")])
-def test_numbers_that_can_not_be(option, value):
+def test_impossible_numbers(option, value):
     with pytest.raises(InputError, match=rf"concepts.{option}={value}: expected a whole number from"):
         ShapeworldConcepts(**{"size": 3, option: value})
 

@@ -160,7 +160,7 @@ class Branching(nn.Module):
         (Sides(), "saliency", {"steps": 0}, "steps=0: expected a whole number from 1"),
     ],
 )
-def test_what_can_not_be_attributed(network: nn.Module, methods: object, options: dict, message: str) -> None:
+def test_impossible_attributions(network: nn.Module, methods: object, options: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
         Attribution(PixelNetwork(network, plain), methods, **options)
 

@@ -97,7 +97,7 @@ def test_thresholds_stay_on_their_side_of_zero(options: dict) -> None:
         Sweep(**options)
 
 
-def test_what_can_not_be_scored() -> None:
+def test_impossible_scores() -> None:
     with pytest.raises(InputError, match="not finite"):
         scores(torch.full((1, 3, 2, 2), torch.nan), TRUTH, hard())
     with pytest.raises(InputError, match=r"\[1, 3, 4, 4\] does not fit a truth of \[1, 2, 2\]"):

@@ -25,7 +25,7 @@ pytest.importorskip("captum", reason="an extra that only attributions need")
 pytest.importorskip("matplotlib", reason="an extra that only figures need")
 
 
-def test_of_a_network_that_looks_where_it_should(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_of_a_network_that_reads_the_relevant_pixels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Its gradient is the square itself: every pixel right, and nothing raised in vain."""
     options = {"limit": None, "batch_size": 7, "examples": 3, "checkpoint": "hand.ckpt"}
     found = FiveBand(network=sides(), data=Squares(), folder=tmp_path, methods="saliency", **options)()

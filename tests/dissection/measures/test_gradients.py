@@ -63,7 +63,7 @@ def test_bounds_and_scale(seed: int, factor: float) -> None:
         assert name == "concentration" or (there <= 1 + 1e-9).all()
 
 
-def test_of_a_network_that_looks_at_the_squares(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_of_a_network_that_reads_the_squares(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Half of the gradient lies on the square that is there, half where the other one would be."""
     network = Sides()
     with torch.no_grad():

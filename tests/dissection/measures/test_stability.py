@@ -52,7 +52,7 @@ def test_numbers_by_hand() -> None:
     assert "to_all" not in found
 
 
-def test_a_subset_beside_all_images() -> None:
+def test_a_subset_next_to_all_images() -> None:
     groups = {"1": (detecting(1), detecting(3)), "2": (detecting(1, 2),)}
     assert "to_all" not in StabilityResult(groups).summary("1")  # two images need not be all
     result = StabilityResult(groups, whole="2")

@@ -67,7 +67,7 @@ class Attribution:
     Args:
         model: takes in pixels from 0 to 1; in evaluation mode.
         methods: of `METHODS`.
-        layer: the convolution that guided Grad-CAM looks at; None takes the last one.
+        layer: the convolution of guided Grad-CAM; None takes the last one.
         steps: of integrated gradients.
         seed: of the baselines of the methods that have several.
 
@@ -195,7 +195,7 @@ def _convolution(network: nn.Module, layer: str | None) -> nn.Module:
     if not found or (layer is not None and layer not in found):
         close = difflib.get_close_matches(layer or "", found, n=3, cutoff=0.3) or list(found)[-3:]
         what = f"; convolutions are {', '.join(close)}" if found else ", and this network has none"
-        raise InputError(f"layer={layer}: methods=guided_grad_cam looks at a convolution{what}")
+        raise InputError(f"layer={layer}: methods=guided_grad_cam needs a convolution{what}")
     return found[layer] if layer is not None else list(found.values())[-1]
 
 

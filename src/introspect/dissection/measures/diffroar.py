@@ -114,7 +114,7 @@ class DiffRoarResult(ImageResult):
         return TextTable(title, ("values left", "top, accuracy", "bottom, accuracy", "DiffROAR"), rows, caption)
 
     def figures(self) -> dict[str, Any]:
-        """`levels`: accuracy of both sides, and their difference, over the share that is left."""
+        """`levels`: accuracy of both sides, and their difference, over the fraction that is left."""
         figure, axes = canvas(1, 2, 4.0, 3.0)
         for i, side in enumerate(SIDES):
             values = self.accuracy[:, i]
@@ -173,10 +173,10 @@ class DiffRoar(ImageMeasure):
                 ranked, fill = store.fill(track(train, description="ranking train"), train.images, attribute, seed)
                 tested, _ = store.fill(track(test, description="ranking test"), test.images, attribute, seed + 1)
             task = Task(self.data, ranked, tested, fill, self.prepare(), device)
-            jobs = [(share, side, run) for share in levels for side in SIDES for run in range(self.runs)]
+            jobs = [(fraction, side, run) for fraction in levels for side in SIDES for run in range(self.runs)]
             found = [
-                predictive_power(self.probe, task, share, side, self.training, seed + run)
-                for share, side, run in track(jobs, description="probes")
+                predictive_power(self.probe, task, fraction, side, self.training, seed + run)
+                for fraction, side, run in track(jobs, description="probes")
             ]
         return DiffRoarResult(
             self.network.name,
@@ -193,8 +193,8 @@ class DiffRoar(ImageMeasure):
 
 
 def _levels(kept: Sequence[float]) -> tuple[float, ...]:
-    levels = tuple(dict.fromkeys(float(share) for share in kept))
-    if not levels or not all(0 < share <= 1 for share in levels):
+    levels = tuple(dict.fromkeys(float(fraction) for fraction in kept))
+    if not levels or not all(0 < fraction <= 1 for fraction in levels):
         raise InputError(f"kept={list(kept)}: expected fractions of values above 0, up to 1, such as [0.1, 0.5]")
     return levels
 

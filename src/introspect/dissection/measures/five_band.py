@@ -19,6 +19,7 @@ from torch import Tensor
 from introspect.core.progress import track
 from introspect.dissection.measures.attribution import Attribution, check_methods
 from introspect.dissection.measures.bands import HARD, Scores, Sweep, normalised, scores
+from introspect.dissection.measures.bands import hard as hard_thresholds
 from introspect.dissection.measures.base import Columns, canvas, library
 from introspect.dissection.measures.images import FirstImages, ImageMeasure, ImageResult, check_logits
 from introspect.dissection.options import whole_number
@@ -149,7 +150,7 @@ class FiveBand(ImageMeasure):
         thresholds: where the soft score begins, see `bands.Sweep`.
         delta: by which the thresholds move towards 0 with each step.
         steps: number of settings of the thresholds.
-        layer: the convolution that guided Grad-CAM looks at; None takes the last one.
+        layer: the convolution of guided Grad-CAM; None takes the last one.
         integration_steps: of integrated gradients.
         split: train, validation or test.
         limit: number of images, drawn at random; None takes all.
@@ -179,7 +180,10 @@ class FiveBand(ImageMeasure):
         """Attribute and score."""
         methods = check_methods(self.methods)
         reader = self.reader(self.split, self.limit, truths=True)
-        sums = _Sums(methods, self.data.classes, Sweep(self.thresholds, self.delta, self.steps).settings())
+        settings = torch.cat([hard_thresholds(), Sweep(self.thresholds, self.delta, self.steps).settings()])
+        images_of, right = (torch.zeros(self.data.classes, dtype=torch.int64) for _ in range(2))
+        hard = torch.zeros(len(methods), self.data.classes, len(SCORES), dtype=torch.float64)
+        soft = torch.zeros(len(methods), len(settings) - 1, len(SCORES), dtype=torch.float64)
         shown = FirstImages(self.examples)
         with self.pixel_network() as (model, device):
             attribute = Attribution(model, methods, layer=self.layer, steps=self.integration_steps, seed=self.seed)
@@ -189,7 +193,12 @@ class FiveBand(ImageMeasure):
                 with torch.no_grad():
                     predicted = check_logits(model(pixels), self.data).argmax(1)
                 maps = torch.stack([normalised(attribute(method, pixels, predicted)).cpu() for method in methods])
-                sums.add(classes, predicted.cpu(), truths, maps)
+                images_of += torch.bincount(classes, minlength=self.data.classes)
+                right += torch.bincount(classes[classes == predicted.cpu()], minlength=self.data.classes)
+                for place, heat in enumerate(maps):
+                    found = torch.stack(scores(heat[:, None], truths, settings), 2)  # [b, 1 + k, 4]
+                    hard[place].index_add_(0, classes, found[:, 0])
+                    soft[place] += found[:, 1:].sum(0)
                 shown.add(images, truths, maps.transpose(0, 1))
         return FiveBandResult(
             self.network.name,
@@ -197,30 +206,10 @@ class FiveBand(ImageMeasure):
             self.data.name,
             self.split,
             methods,
-            sums.images,
-            sums.right,
-            sums.hard / sums.images[:, None],  # nan: of nothing
-            sums.soft / sums.images.sum(),
-            sums.settings[1:],
+            images_of,
+            right,
+            hard / images_of[:, None],  # nan where a class has no images
+            soft / images_of.sum(),
+            settings[1:],
             shown.tensors(),
         )
-
-
-class _Sums:
-    """Sums of the scores of batches; their size does not depend on the number of images."""
-
-    def __init__(self, methods: Sequence[str], classes: int, sweep: Tensor) -> None:
-        # The first setting is that of the truth.
-        self.settings = torch.cat([torch.tensor([HARD]), sweep])
-        self.hard = torch.zeros(len(methods), classes, len(SCORES), dtype=torch.float64)
-        self.soft = torch.zeros(len(methods), len(sweep), len(SCORES), dtype=torch.float64)
-        self.images, self.right = (torch.zeros(classes, dtype=torch.int64) for _ in range(2))
-
-    def add(self, classes: Tensor, predicted: Tensor, truths: Tensor, maps: Tensor) -> None:
-        """Take in a batch: `maps` are [m, b, h, w], from -1 to 1."""
-        self.images += torch.bincount(classes, minlength=len(self.images))
-        self.right += torch.bincount(classes[classes == predicted], minlength=len(self.images))
-        for place, heat in enumerate(maps):
-            found = torch.stack(scores(heat[:, None], truths, self.settings), 2)  # [b, 1 + k, 4]
-            self.hard[place].index_add_(0, classes, found[:, 0])
-            self.soft[place] += found[:, 1:].sum(0)

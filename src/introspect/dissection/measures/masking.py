@@ -40,13 +40,13 @@ def ranks(magnitudes: Tensor, generator: torch.Generator | None = None) -> Tenso
     return torch.empty_like(order).scatter_(1, order, torch.arange(count, device=flat.device).expand_as(order))
 
 
-def keep(images: Tensor, ranked: Tensor, share: float, side: Side, fill: float) -> Tensor:
+def keep(images: Tensor, ranked: Tensor, fraction: float, side: Side, fill: float) -> Tensor:
     """Keep a fraction of the values of images, and replace all others by one constant.
 
     Args:
         images: [b, 3, h, w].
         ranked: as `ranks` gives them, [b, d].
-        share: fraction of the d values that is left, 0 to 1.
+        fraction: fraction of the d values that is left, 0 to 1.
         side: which values are left: those ranked highest (top) or lowest (bottom).
         fill: the constant.
 
@@ -54,7 +54,7 @@ def keep(images: Tensor, ranked: Tensor, share: float, side: Side, fill: float) 
         float32 [b, 3, h, w].
     """
     count = ranked.shape[1]
-    left = round(share * count)
+    left = round(fraction * count)
     hidden = ranked < count - left if side == "top" else ranked >= left
     return images.float().masked_fill(hidden.view(images.shape), fill)
 

@@ -83,13 +83,15 @@ class Task:
     device: torch.device
 
 
-def predictive_power(probe: Probe, task: Task, share: float, side: Side, training: ProbeTraining, seed: int) -> float:
+def predictive_power(
+    probe: Probe, task: Task, fraction: float, side: Side, training: ProbeTraining, seed: int
+) -> float:
     """Train a fresh probe on what is left of the training images; return its accuracy on the test images.
 
     Args:
         probe: builds it.
         task: the images.
-        share: fraction of the values that is left, in both.
+        fraction: fraction of the values that is left, in both.
         side: which values are left.
         training: how it is trained.
         seed: of the weights and of the order of the images.
@@ -100,17 +102,17 @@ def predictive_power(probe: Probe, task: Task, share: float, side: Side, trainin
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         network = probe.build().to(task.device)
-    _train(network, task, share, side, training, seed)
+    _train(network, task, fraction, side, training, seed)
     network.eval()
     right = seen = 0
     with torch.no_grad():
-        for images, classes in _batches(task, task.test, share, side, training.batch_size):
+        for images, classes in _batches(task, task.test, fraction, side, training.batch_size):
             right += int((network(images).argmax(1) == classes).sum())
             seen += len(classes)
     return right / seen
 
 
-def _train(network: nn.Module, task: Task, share: float, side: Side, training: ProbeTraining, seed: int) -> None:
+def _train(network: nn.Module, task: Task, fraction: float, side: Side, training: ProbeTraining, seed: int) -> None:
     optimizer = torch.optim.SGD(
         network.parameters(), training.lr, momentum=training.momentum, weight_decay=training.weight_decay
     )
@@ -119,7 +121,7 @@ def _train(network: nn.Module, task: Task, share: float, side: Side, training: P
     generator = torch.Generator().manual_seed(seed)
     network.train()
     for _ in range(training.epochs):
-        for images, classes in _batches(task, task.train, share, side, training.batch_size, generator):
+        for images, classes in _batches(task, task.train, fraction, side, training.batch_size, generator):
             loss = functional.cross_entropy(check_logits(network(images), task.data), classes)
             if not loss.isfinite():
                 raise InputError(f"training.lr={training.lr}: the training of a probe diverged: give it a smaller one")
@@ -132,7 +134,7 @@ def _train(network: nn.Module, task: Task, share: float, side: Side, training: P
 def _batches(
     task: Task,
     images: RankedImages,
-    share: float,
+    fraction: float,
     side: Side,
     batch_size: int,
     generator: torch.Generator | None = None,
@@ -147,5 +149,5 @@ def _batches(
         collate_fn=collate,
     )
     for pixels, classes, ranked in loader:
-        left = keep(pixels.to(task.device), ranked.to(task.device), share, side, task.fill)
+        left = keep(pixels.to(task.device), ranked.to(task.device), fraction, side, task.fill)
         yield task.prepare(left), classes.to(task.device)

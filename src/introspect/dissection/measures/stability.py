@@ -73,7 +73,7 @@ class StabilityResult(Result):
         """Numbers of a group, as far as it has them.
 
         `total`, `unique`: mean number of detectors and of concepts, with `total_deviation`, `unique_deviation` of two
-        or more dissections. `jaccard`: mean over pairs. `always`: share of all concepts that every dissection has.
+        or more dissections. `jaccard`: mean over pairs. `always`: fraction of all concepts that every dissection has.
         `to_all`: mean Jaccard index with the dissection of all images.
         """
         group = self.groups[name]
@@ -210,12 +210,12 @@ class Stability(LayerMeasure, PublishedMeasure):
 
 def _parts(concepts: ConceptDataset, shares: Sequence[float], draws: int, seed: int) -> dict[int, list[Part]]:
     """Subsets by their number of images, the smallest first."""
-    if not shares or not all(0 < share <= 1 for share in shares):
+    if not shares or not all(0 < fraction <= 1 for fraction in shares):
         raise InputError(
             f"shares={list(shares)}: expected fractions of the images above 0, up to 1, such as [0.25, 0.5, 1]"
         )
     generator, total = torch.Generator().manual_seed(seed), len(concepts)
-    sizes = sorted({round(share * total) for share in shares})
+    sizes = sorted({round(fraction * total) for fraction in shares})
     if not sizes or sizes[0] < 1:
         raise InputError(f"shares={list(shares)}: of {total} images, the smallest has none")
     return {
