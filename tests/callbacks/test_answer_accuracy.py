@@ -61,10 +61,11 @@ def fit(
 ) -> tuple[Trainer, Learner]:
     module = Learner()
     module.models = []
+    checkpoint = ModelCheckpoint(folder, monitor="val/accuracy", mode="max", filename="{epoch}")
     trainer = Trainer(
         accelerator="cpu",
         max_epochs=epochs,
-        callbacks=[callback, ModelCheckpoint(folder, monitor="val/accuracy", mode="max", filename="{epoch}")],
+        callbacks=[callback, checkpoint] if options.get("enable_checkpointing", True) else [callback],
         logger=False,
         default_root_dir=folder,
         enable_progress_bar=False,
@@ -97,13 +98,7 @@ def test_a_trial_run_asks_little(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore")
 def test_nothing_is_measured_without_questions(tmp_path: Path) -> None:
-    module = Learner()
-    module.models = []
-    trainer = Trainer(
-        accelerator="cpu", max_epochs=1, callbacks=[AnswerAccuracy()], logger=False, default_root_dir=tmp_path,
-        enable_progress_bar=False,
-    )  # fmt: skip
-    trainer.fit(module, Questions(0))
+    trainer, module = fit(tmp_path, AnswerAccuracy(), size=0, epochs=1, enable_checkpointing=False)
     assert "val/accuracy" not in trainer.callback_metrics
     assert module.asked == []
 

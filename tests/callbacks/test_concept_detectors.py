@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback
 
 from introspect.callbacks.concept_detectors import ConceptDetectors
 from introspect.callbacks.keep_teacher import KeepTeacher
@@ -11,36 +11,24 @@ from introspect.callbacks.metrics_file import MetricsFile
 from introspect.core.errors import InputError
 from introspect.dissection import engine
 from introspect.dissection.concepts.shapeworld import ShapeworldConcepts
-from introspect.distillation.datamodule import ImageDataModule
 from introspect.distillation.module import Distillation
 from introspect.distillation.objectives import CrossEntropy, LogitDistillation
 from introspect.distillation.teacher import Teacher
 from introspect.distillation.training import Training
 from introspect.vision.backbones import Backbone
-from tests.distillation.made import Colours
+from tests.distillation.made import STUDENT, data, trainer
 
-STUDENT = Backbone("cifar_resnet8", 3, width=4)
 TOTAL = "dissect/detectors/total"
 
 
 def fit(folder, callbacks, epochs=1, module=None, test=False, **options):
-    trainer = Trainer(
-        default_root_dir=folder,
-        max_epochs=epochs,
-        callbacks=callbacks,
-        accelerator="cpu",
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-        **options,
-    )
+    run = trainer(folder, epochs, callbacks=callbacks, **options)
     module = module or Distillation(student=STUDENT, objective=CrossEntropy())
-    data = ImageDataModule(images=Colours(), batch_size=32)
-    trainer.fit(module, data)
+    served = data()
+    run.fit(module, served)
     if test:
-        trainer.test(module, data, verbose=False)
-    return trainer
+        run.test(module, served, verbose=False)
+    return run
 
 
 def detectors(folder, **options):

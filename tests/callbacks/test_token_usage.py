@@ -45,7 +45,7 @@ class Nothing(LightningModule):
         self.logged.append({name: float(value) for name, value in self.trainer.callback_metrics.items()})
 
 
-def fit(folder: Path, usage: TokenUsage, epochs: int, **options: Any) -> tuple[Trainer, Nothing]:
+def fit(folder: Path, usage: TokenUsage, epochs: int, ckpt_path: Path | None = None) -> tuple[Trainer, Nothing]:
     module = Nothing()
     trainer = Trainer(
         accelerator="cpu",
@@ -55,9 +55,9 @@ def fit(folder: Path, usage: TokenUsage, epochs: int, **options: Any) -> tuple[T
         default_root_dir=folder,
         enable_progress_bar=False,
         enable_model_summary=False,
-        **options,
     )
-    trainer.fit(module, DataLoader(BATCHES, batch_size=None))  # type: ignore[arg-type]
+    batches: Any = DataLoader(BATCHES, batch_size=None)  # type: ignore[arg-type]
+    trainer.fit(module, batches, ckpt_path=ckpt_path, weights_only=True)
     return trainer, module
 
 
@@ -76,15 +76,7 @@ def test_counting_goes_on_after_a_restart(tmp_path: Path) -> None:
     checkpoint = tmp_path / "x.ckpt"
     trainer.save_checkpoint(checkpoint)
     usage = TokenUsage()
-    fit_on = Trainer(
-        accelerator="cpu",
-        max_epochs=2,
-        callbacks=[usage],
-        logger=False,
-        default_root_dir=tmp_path,
-        enable_progress_bar=False,
-    )
-    fit_on.fit(Nothing(), DataLoader(BATCHES, batch_size=None), ckpt_path=checkpoint, weights_only=True)  # type: ignore[arg-type]
+    fit(tmp_path, usage, epochs=2, ckpt_path=checkpoint)
     assert usage.state_dict() == {"tokens_seen": 2 * SEEN, "supervised_tokens": 2 * SUPERVISED}
 
 

@@ -1,9 +1,12 @@
-"""Images small enough for any test: each class has a colour of its own."""
+"""Images small enough for any test: each class has a colour of its own. Networks and a trainer for them."""
 
 from __future__ import annotations
 
 import torch
+from lightning.pytorch import Trainer
 
+from introspect.distillation.datamodule import ImageDataModule
+from introspect.vision.backbones import Backbone
 from introspect.vision.datasets.base import ImageSet, TensorImages
 
 
@@ -26,3 +29,21 @@ class Colours(ImageSet):
         images = torch.randint(90, (len(classes), 3, 16, 16), generator=numbers)
         images[torch.arange(len(classes)), classes] += self.contrast
         return TensorImages(images.to(torch.uint8), classes)
+
+
+STUDENT = Backbone("cifar_resnet8", 3, width=4)
+
+
+def data(**options):
+    return ImageDataModule(**{"images": Colours(), "batch_size": 32, **options})
+
+
+def trainer(folder, epochs=1, **options):
+    quiet = {
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "enable_checkpointing": False,
+    }
+    settings = {"accelerator": "cpu", "default_root_dir": folder, "max_epochs": epochs}
+    return Trainer(**{**settings, **quiet, **options})

@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback
 from PIL import Image
 
 from introspect.core.errors import InputError
@@ -13,9 +13,8 @@ from introspect.dissection.measures.images import Reader
 from introspect.distillation.datamodule import ImageDataModule, ImageLoader, augment
 from introspect.distillation.module import Distillation
 from introspect.distillation.objectives import CrossEntropy
-from introspect.vision.backbones import Backbone
 from introspect.vision.datasets.files import ImageFolders
-from tests.distillation.made import Colours
+from tests.distillation.made import STUDENT, Colours, data, trainer
 
 
 def test_every_image_is_served_once_in_an_order_of_the_seed():
@@ -62,20 +61,9 @@ def seen(folder, epochs, ckpt_path=None, stop=None, batch_size=16, seed=0):
             if len(batches) == stop:
                 trainer.save_checkpoint(folder / "x.ckpt")
 
-    trainer = Trainer(
-        default_root_dir=folder,
-        max_epochs=epochs,
-        callbacks=[Watch()],
-        accelerator="cpu",
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-        limit_val_batches=0,
-    )
-    module = Distillation(student=Backbone("cifar_resnet8", 3, width=4), objective=CrossEntropy())
-    data = ImageDataModule(images=Colours(), batch_size=batch_size, seed=seed)
-    trainer.fit(module, data, ckpt_path=ckpt_path, weights_only=True)
+    run = trainer(folder, epochs, callbacks=[Watch()], limit_val_batches=0)
+    module = Distillation(student=STUDENT, objective=CrossEntropy())
+    run.fit(module, data(batch_size=batch_size, seed=seed), ckpt_path=ckpt_path, weights_only=True)
     return batches[:stop]
 
 

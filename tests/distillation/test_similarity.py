@@ -7,11 +7,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lightning.pytorch import Trainer
 
 from introspect.callbacks.class_similarity import ClassSimilarity as Callback
 from introspect.core.errors import InputError
-from introspect.distillation.datamodule import ImageDataModule
 from introspect.distillation.module import Distillation
 from introspect.distillation.objectives import LogitDistillation, ShuffledLogitDistillation
 from introspect.distillation.objectives.logit import shuffle_others
@@ -22,8 +20,8 @@ from introspect.vision.datasets.files import COARSE, KINDS, groups_of
 from introspect.vision.datasets.shapeworld import ShapeworldImages
 from introspect.vision.features import Features
 from tests.distillation.comparing import random
-from tests.distillation.made import Colours
-from tests.distillation.test_stages import STUDENT, TEACHER
+from tests.distillation.made import STUDENT, Colours, data, trainer
+from tests.distillation.test_stages import TEACHER
 
 GROUPS = [0, 0, 0, 1, 1, 2]
 
@@ -132,17 +130,18 @@ def test_a_shuffled_teacher_is_a_teacher_otherwise():
         ShuffledLogitDistillation()(pair[0], None, targets)
 
 
-def test_a_test_says_what_is_alike(tmp_path):
-    images = Colours()
-    images.groups = (0, 0, 1)
+class Grouped(Colours):
+    groups = (0, 0, 1)
+
+
+def test_a_test_reports_similar_classes(tmp_path):
+    images = Grouped()
     teacher = Teacher(TEACHER, tmp_path, training=Training(epochs=1))
     module = Distillation(student=STUDENT, objective=LogitDistillation(), teacher=teacher)
     callback = Callback(images=images, folder=tmp_path / "run")
-    quiet = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-    run = Trainer(default_root_dir=tmp_path, max_epochs=1, callbacks=[callback], enable_checkpointing=False, **quiet)
-    data = ImageDataModule(images=images, batch_size=10)
-    run.fit(module, data)
-    run.test(module, data, verbose=False)
+    run, served = trainer(tmp_path, callbacks=[callback]), data(images=images, batch_size=10)
+    run.fit(module, served)
+    run.test(module, served, verbose=False)
     metrics = run.callback_metrics
     assert 0 < metrics["test/class_entropy"] <= math.log(2)
     assert 0 < metrics["test/teacher_class_entropy"] <= math.log(2)

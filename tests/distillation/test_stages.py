@@ -6,7 +6,7 @@ import logging
 
 import pytest
 import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback
 
 from introspect.core.errors import InputError
 from introspect.distillation.checkpoints import load_student
@@ -24,9 +24,8 @@ from introspect.distillation.teacher import Teacher
 from introspect.distillation.training import Training
 from introspect.vision.backbones import Backbone
 from introspect.vision.features import features, outline
-from tests.distillation.made import Colours
+from tests.distillation.made import STUDENT, Colours, data, trainer
 
-STUDENT = Backbone("cifar_resnet8", 3, width=4)
 TEACHER = Backbone("cifar_resnet14", 3, width=6)
 HOW = Training(epochs=1, lr=0.01)
 METHODS = {
@@ -35,15 +34,6 @@ METHODS = {
     "crd": lambda **options: ContrastiveDistillation(layer="layer3", size=8, negatives=16, **options),
     "sskd": lambda **options: SelfSupervisedDistillation(layer="layer3", head=HOW, **options),
 }
-
-
-def data(**options):
-    return ImageDataModule(images=Colours(), batch_size=32, **options)
-
-
-def trainer(folder, epochs=1, **options):
-    quiet = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-    return Trainer(default_root_dir=folder, max_epochs=epochs, **{"enable_checkpointing": False, **quiet, **options})
 
 
 def distillation(folder, method, seed=0, **options):

@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from lightning.pytorch import Trainer
 
 from introspect.core.errors import InputError
 from introspect.distillation.datamodule import ImageDataModule
@@ -23,20 +23,14 @@ from introspect.distillation.teacher import Teacher
 from introspect.distillation.teacher_logits import TeacherLogits, logits_file, pixel_digests
 from introspect.distillation.training import Training
 from introspect.vision.backbones import Backbone
-from tests.distillation.made import Colours
+from tests.distillation import made
+from tests.distillation.made import STUDENT, Colours
 
-STUDENT = Backbone("cifar_resnet8", 3, width=4)
 TEACHER = Backbone("cifar_resnet14", 3, width=4)
 
 
-def trainer(folder, **options):
-    quiet = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-    rest = {"enable_checkpointing": False, "max_epochs": 2, "default_root_dir": folder}
-    return Trainer(**{**rest, **quiet, **options})
-
-
-def images(**options):
-    return ImageDataModule(**{"images": Colours(), "batch_size": 32, "shift": 0, "mirror": False, **options})
+trainer = partial(made.trainer, epochs=2)
+images = partial(made.data, shift=0, mirror=False)
 
 
 def student(folder, *, cache=True, objective=LogitDistillation, **options):
