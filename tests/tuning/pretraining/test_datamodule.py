@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from introspect.core.resuming import Place
 from introspect.tuning.packing import IGNORED
 from introspect.tuning.pretraining.datamodule import PoolLoader, Pools
 from introspect.tuning.pretraining.texts import PretrainingTexts
@@ -15,7 +16,7 @@ def tokenizer():
 
 def served(tokenizer, size, batch_size, trained=0, num_workers=0):
     pools = Pools(PretrainingTexts(tokenizer, size, seed=0), batch_size, tokenizer.pad_token_id)
-    loader = PoolLoader(pools, num_workers, lambda: trained)
+    loader = PoolLoader(pools, num_workers, lambda: Place(0, trained))
     batches = [{name: value.tolist() for name, value in batch.items()} for batch in loader]
     assert len(loader) == trained + len(batches)
     return batches

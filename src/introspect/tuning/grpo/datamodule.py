@@ -24,7 +24,7 @@ from introspect.chat.prompts import question_messages
 from introspect.chat.protocol import ChatRequest
 from introspect.chat.templates import ChatTemplate, pad_id
 from introspect.core.errors import InputError
-from introspect.core.resuming import Place, check_same, place
+from introspect.core.resuming import EpochLoader, Place, check_same, place
 from introspect.tuning.grpo.advantages import GRPO, token_weights
 from introspect.tuning.grpo.rollout_collection import Experience, Plan, collect_rollouts
 from introspect.tuning.grpo.student import GRPOStudent
@@ -34,7 +34,7 @@ from introspect.tuning.questions import QuestionsDataModule
 log = logging.getLogger(__name__)
 
 
-class RoundLoader:
+class RoundLoader(EpochLoader):
     """The micro-batches of an epoch, each round of them drawn when it is reached, from the student as it then is.
 
     A batch is that of `loading.collate`, with `advantages` [b] float32; `weights` [b] float32, of each of its tokens
@@ -52,7 +52,7 @@ class RoundLoader:
         pad_id: the token that fills up short sequences.
         options: of the student's chat model.
         reduce: sums a tensor over all processes.
-        place: where the training stands.
+        place: see `EpochLoader`.
     """
 
     def __init__(
@@ -66,21 +66,20 @@ class RoundLoader:
         reduce: Callable[[Tensor], Tensor],
         place: Callable[[], Place],
     ) -> None:
+        super().__init__(place)
         self.examples = examples
         self.plan = plan
         self.student = student
         self.pad_id = pad_id
         self.options = options
         self._sum = reduce
-        self._place = place
 
     def __len__(self) -> int:
         """Micro-batches of a whole epoch, also while one is being resumed."""
         return self.plan.rounds * self.plan.batches
 
-    def __iter__(self) -> Iterator[Batch]:
-        # A generator, so that the place is read with the first batch: see `loading.ResumableLoader`.
-        place = self._place()
+    def batches(self, place: Place) -> Iterator[Batch]:
+        """See `EpochLoader.batches`."""
         first, done = divmod(place.trained, self.plan.batches)
         for index, questions in enumerate(self.plan.order(place.epoch)[first:], start=first):
             examples = [self.examples[question] for question in questions]
@@ -138,14 +137,6 @@ class RoundLoader:
                 for index, part in zip(chosen, parts, strict=True):
                     rows[index] = part
         return scores
-
-    def state_dict(self) -> dict[str, int]:
-        """Return the place, for a checkpoint. With this method the loader says that it can resume within an epoch."""
-        place = self._place()
-        return {"epoch": place.epoch, "trained": place.trained}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Do nothing: the place is read where it is known."""
 
 
 class RolloutDataModule(QuestionsDataModule):

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from introspect.benchmarks.base import Benchmark
 from introspect.chat.templates import load_tokenizer
 from introspect.core.errors import InputError
-from introspect.core.resuming import place
+from introspect.core.resuming import EpochLoader, Place, place
 from introspect.tuning.packing import Batch, pad_batch
 from introspect.tuning.pretraining.texts import Curriculum, FailureModes, PretrainingTexts
 from introspect.tuning.pretraining.tokenizer import build_tokenizer
@@ -70,8 +70,8 @@ class PretrainingDataModule(QuestionsDataModule):
         tokenizer = load_tokenizer(self.tokenizer_folder)
         texts = PretrainingTexts(tokenizer, self.size, self.seed, self.curriculum, self.failure_modes)
         trainer = self.trainer
-        trained = (lambda: place(trainer).trained) if trainer else lambda: 0
-        return PoolLoader(Pools(texts, self.batch_size, tokenizer.pad_token_id), self.num_workers, trained)
+        pools = Pools(texts, self.batch_size, tokenizer.pad_token_id)
+        return PoolLoader(pools, self.num_workers, lambda: place(trainer) if trainer else Place(0, 0))
 
 
 @dataclass(frozen=True)
@@ -103,31 +103,27 @@ class Pools(Dataset[list[Batch]]):
         return [pad_batch(batch, self.pad_id) for batch in batches]
 
 
-class PoolLoader:
-    """The batches of `Pools`, from the place that training has reached; no `DataLoader`, see `ResumableLoader`.
+class PoolLoader(EpochLoader):
+    """The batches of `Pools`.
 
     Args:
         pools: where they come from.
         num_workers: processes that prepare pools.
-        trained: how many batches were trained on; called with the first batch.
+        place: see `EpochLoader`.
     """
 
-    def __init__(self, pools: Pools, num_workers: int, trained: Callable[[], int]) -> None:
-        self.pools, self.num_workers, self._trained = pools, num_workers, trained
+    def __init__(self, pools: Pools, num_workers: int, place: Callable[[], Place]) -> None:
+        super().__init__(place)
+        self.pools, self.num_workers = pools, num_workers
 
     def __len__(self) -> int:
+        """Batches of all texts."""
         return -(-len(self.pools.texts) // self.pools.batch_size)
 
-    def __iter__(self) -> Iterator[Batch]:
-        first, done = divmod(self._trained(), self.pools.POOL)
+    def batches(self, place: Place) -> Iterator[Batch]:
+        """See `EpochLoader.batches`."""
+        first, done = divmod(place.trained, self.pools.POOL)
         order = range(first, len(self.pools))
         for pool in DataLoader(self.pools, batch_size=None, sampler=order, num_workers=self.num_workers):
             yield from pool[done:]
             done = 0
-
-    def state_dict(self) -> dict[str, int]:
-        """Return the place. By having this method the loader says that it can resume within an epoch."""
-        return {"trained": self._trained()}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Do nothing: the place is read where it is known."""
