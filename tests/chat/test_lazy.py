@@ -6,17 +6,7 @@ from introspect.chat.usage import Usage, UsageCounter
 from tests.chat.asking import Scripted
 
 
-def test_a_model_is_made_once_when_it_is_asked() -> None:
-    made: list[Scripted] = []
-    lazy = LazyChatModel(lambda: made.append(Scripted([1])) or made[-1])  # type: ignore[func-returns-value]
-    assert made == []
-    assert lazy.identity == {"model": "scripted"}
-    (response,) = lazy.generate([ChatRequest("q1/0", (Message("user", "?"),))])
-    assert response.request_id == "q1/0"
-    assert len(made) == 1
-
-
-def test_a_model_that_is_let_go_is_closed_and_made_anew() -> None:
+def test_a_model_is_created_when_it_is_used_and_again_after_it_was_closed() -> None:
     class Closing(Scripted):
         closed = 0
 
@@ -24,10 +14,13 @@ def test_a_model_that_is_let_go_is_closed_and_made_anew() -> None:
             self.closed += 1
 
     made: list[Closing] = []
-    lazy = LazyChatModel(lambda: made.append(Closing()) or made[-1])  # type: ignore[func-returns-value]
+    lazy = LazyChatModel(lambda: made.append(Closing([1])) or made[-1])  # type: ignore[func-returns-value]
     lazy.close()
     assert made == []
     assert lazy.identity == {"model": "scripted"}
+    (response,) = lazy.generate([ChatRequest("q1/0", (Message("user", "?"),))])
+    assert response.request_id == "q1/0"
+    assert len(made) == 1
     lazy.close()
     lazy.close()
     assert lazy.identity == {"model": "scripted"}
@@ -36,10 +29,12 @@ def test_a_model_that_is_let_go_is_closed_and_made_anew() -> None:
 
 def test_every_setting_is_the_models() -> None:
     model = Scripted()
-    model.concurrency, model.max_failure_rate, model.reads_examples, model.usage = 7, 0.5, True, UsageCounter()
+    model.concurrency, model.max_failure_rate, model.usage = 7, 0.5, UsageCounter()
+    model.reads_examples = model.starts_server = True
     lazy = LazyChatModel(model)
-    assert (lazy.concurrency, lazy.max_failure_rate, lazy.reads_examples) == (7, 0.5, True)
-    assert lazy.usage is model.usage
+    assert (lazy.concurrency, lazy.max_failure_rate, lazy.usage) == (7, 0.5, model.usage)
+    assert lazy.reads_examples
+    assert lazy.starts_server
 
 
 def test_what_is_spent_is_that_of_the_models_that_were_asked() -> None:

@@ -5,7 +5,6 @@ import json
 import pytest
 
 from introspect.chat.prompts import check_style, question_messages
-from introspect.chat.protocol import Message
 from introspect.chat.templates import with_template
 from introspect.core.errors import InputError
 from tests.chat.asking import question
@@ -16,7 +15,9 @@ PHASES = ("Understanding", "Planning", "Execution and monitoring", "Self-correct
 
 def test_the_metacognitive_prompt_adds_a_system_turn_with_the_five_phases() -> None:
     system, user = question_messages(question(1), "metacognitive")
-    assert (user,) == question_messages(question(1))
+    assert (user,) == question_messages(question(1))  # the plain prompt
+    assert user.role == "user"
+    assert user.content.endswith("\n\nQuestion: What is number 1?")
     assert system.role == "system"
     places = [system.content.index(f"{number}. {phase}") for number, phase in enumerate(PHASES, start=1)]
     assert places == sorted(places)
@@ -44,9 +45,3 @@ def test_an_unknown_style_is_refused() -> None:
     assert check_style("plain", "x") == "plain"
     with pytest.raises(InputError, match=r"^recipe.prompt is 'socratic', expected plain or metacognitive$"):
         check_style("socratic", "recipe.prompt")
-
-
-def test_the_plain_prompt_is_one_turn() -> None:
-    (message,) = question_messages(question(1))
-    assert message == Message("user", message.content)
-    assert message.content.endswith("\n\nQuestion: What is number 1?")

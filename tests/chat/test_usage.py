@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from introspect.chat.usage import Price, Usage, UsageCounter, short
 from introspect.core.errors import InputError
@@ -46,14 +44,6 @@ def test_an_unknown_price_is_no_price() -> None:
 def test_a_price_is_not_negative() -> None:
     with pytest.raises(InputError, match="expected 0 or more"):
         Price(prompt=1.0, completion=-0.1)
-
-
-@given(st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 10**6)), max_size=20))
-def test_the_cost_is_that_of_the_sum(usages: list[tuple[int, int]]) -> None:
-    price, counter = Price(prompt=0.15, completion=0.6), UsageCounter(Price(prompt=0.15, completion=0.6))
-    for prompt, completion in usages:
-        counter.attempt(Usage(prompt, completion, 0))
-    assert counter.cost == pytest.approx(sum(price.of(p, c) or 0.0 for p, c in usages))
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,11 @@ SHAPE: dict[str, Any] = {
 }
 
 
+def shape(*names: str) -> dict[str, Any]:
+    """The entries that other configurations have too."""
+    return {name: SHAPE[name] for name in (*names, "vocab_size", "hidden_size", "bos_token_id", "eos_token_id")}
+
+
 def full() -> Any:
     return tiny_model(VOCABULARY, spread=0.3)
 
@@ -74,19 +79,16 @@ def local() -> Any:
 
     layers = [[["global", "local"], 1]]
     sizes: dict[str, Any] = {"num_layers": 2, "num_heads": 4, "window_size": 5, "attention_types": layers}
-    names = ("vocab_size", "hidden_size", "max_position_embeddings", "initializer_range")
-    ends: dict[str, Any] = {"bos_token_id": None, "eos_token_id": None}
-    return GPTNeoForCausalLM(GPTNeoConfig(**{name: SHAPE[name] for name in names}, **sizes, **ends)).eval()
+    config = GPTNeoConfig(**shape("max_position_embeddings", "initializer_range"), **sizes)
+    return GPTNeoForCausalLM(config).eval()
 
 
 def biased() -> Any:
     """Scores that fall with the distance of two columns."""
     from transformers import FalconConfig, FalconForCausalLM
 
-    names = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "initializer_range")
-    ends: dict[str, Any] = {"bos_token_id": None, "eos_token_id": None}
-    config = FalconConfig(**{name: SHAPE[name] for name in names}, **ends, alibi=True, max_position_embeddings=256)
-    return FalconForCausalLM(config).eval()
+    names = ("num_hidden_layers", "num_attention_heads", "initializer_range", "max_position_embeddings")
+    return FalconForCausalLM(FalconConfig(**shape(*names), alibi=True)).eval()
 
 
 def prompts(count: int = 14, **settings_: Any) -> list[Prompt]:

@@ -117,13 +117,9 @@ class App:
     def stats(self) -> dict[str, Any]:
         return {
             "requests": self.seen.total(),
-            "prompts": len(self.seen),
-            "answered_prompts": len(self.answered),
             "answers": self.answered.total(),
             "answered_again": self.answered.total() - len(self.answered),
             "faults": dict(self.faults),
-            "connections": self.connections,
-            "most_in_flight": self.most_in_flight,
         }
 
 
@@ -160,13 +156,9 @@ class Connection(asyncio.Protocol):
         app = self.app
         if path.startswith("/stats"):
             return self.send(200, app.stats())
-        if path == "/health":
-            return self.send(200, {})
         if app.behaviour.key is not None and headers.get("authorization") != f"Bearer {app.behaviour.key}":
             given = headers.get("authorization", "").removeprefix("Bearer ")
             return self.send(401, {"error": {"message": f"Incorrect API key provided: {given}"}})
-        if path == "/v1/models":
-            return self.send(200, {"data": [{"id": "m"}]})
         if path != "/v1/chat/completions" or method != "POST":
             return self.send(404, {"error": {"message": f"no route {path}"}})
         request = json.loads(body)
@@ -341,7 +333,6 @@ class Served:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--latency", type=float, default=0.0, help="seconds to each answer")
     parser.add_argument("--faults", type=float, default=0.0, help="share of the prompts that meet a fault")
     parser.add_argument("--lasting", type=float, default=0.0, help="share of the prompts that are refused for good")
@@ -352,7 +343,7 @@ def main() -> None:
     behaviour = Behaviour(latency_s=options.latency, shares=shares, length_share=options.length)
 
     async def forever() -> None:
-        server = await serve(App(behaviour), options.port)
+        server = await serve(App(behaviour))
         print(server.sockets[0].getsockname()[1], flush=True)
         await server.serve_forever()
 

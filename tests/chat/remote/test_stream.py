@@ -71,10 +71,7 @@ def test_every_item_has_one_result_and_no_more_run_at_once_than_allowed() -> Non
     assert work.most == 16
     assert not work.is_open
     assert not threads()
-
-
-def test_nothing_to_do() -> None:
-    assert list(Stream([], Work().opened, 4)) == []
+    assert list(Stream([], work.opened, 4)) == []
 
 
 def test_items_are_pulled_by_the_consumer_and_not_far_ahead() -> None:

@@ -149,13 +149,6 @@ def test_a_server_that_is_forgotten_ends(tmp_path: Path, monkeypatch: pytest.Mon
     assert is_gone(pid)
 
 
-def test_an_end_while_it_starts_is_told_with_its_last_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    server = fake(tmp_path, monkeypatch, "crash")
-    with pytest.raises(InputError, match=r"status 3 while it started: .*loading.*CUDA out of memory") as caught:
-        server.start()
-    assert "\n" not in str(caught.value)
-
-
 def test_a_port_that_was_taken_meanwhile_is_not_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     server = fake(tmp_path, monkeypatch, "busy")
     assert server.start().base_url
@@ -173,17 +166,21 @@ def test_an_end_in_the_middle_is_noticed_at_once(tmp_path: Path, monkeypatch: py
     assert len(kept) >= 3
 
 
-def test_a_start_that_takes_too_long_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    server = fake(tmp_path, monkeypatch, "hang", start_timeout_s=2.0)
-    with pytest.raises(InputError, match="not ready after start_timeout_s=2: INFO loading weights"):
+@pytest.mark.parametrize(
+    ("mode", "message"),
+    [
+        ("crash", r"status 3 while it started: .*loading.*CUDA out of memory"),
+        ("hang", "not ready after start_timeout_s=2: INFO loading weights"),
+        ("other", r"serves \['something-else'\], not m"),  # another server on the port
+    ],
+)
+def test_a_failed_start_is_one_line_and_leaves_no_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, message: str
+) -> None:
+    server = fake(tmp_path, monkeypatch, mode, **({"start_timeout_s": 2.0} if mode == "hang" else {}))
+    with pytest.raises(InputError, match=message) as caught:
         server.start()
-    assert is_gone(int((tmp_path / "pid").read_text()))
-
-
-def test_a_stranger_on_the_port_is_not_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    server = fake(tmp_path, monkeypatch, "other")
-    with pytest.raises(InputError, match=r"serves \['something-else'\], not m"):
-        server.start()
+    assert "\n" not in str(caught.value)
     assert is_gone(int((tmp_path / "pid").read_text()))
 
 
