@@ -7,7 +7,7 @@ from lightning.pytorch import Callback
 
 from introspect.callbacks.concept_detectors import ConceptDetectors
 from introspect.callbacks.keep_teacher import KeepTeacher
-from introspect.callbacks.metrics_file import MetricsFile
+from introspect.callbacks.records import MetricsFile
 from introspect.core.errors import InputError
 from introspect.dissection import engine
 from introspect.dissection.concepts.shapeworld import ShapeworldConcepts

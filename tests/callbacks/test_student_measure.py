@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 import torch
 
-from introspect.callbacks.metrics_file import MetricsFile
+from introspect.callbacks.records import MetricsFile
 from introspect.callbacks.student_measure import StudentMeasure
 from introspect.core.errors import InputError
 from introspect.dissection.measures.diffroar import DiffRoar

@@ -1,4 +1,4 @@
-"""How right and how long the student answers while it is being trained."""
+"""Accuracy and length of the student's answers during training."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ LOGGED = ("accuracy", "f1", "completion_tokens", "degeneration_rate", "answer_in
 class AnswerAccuracy(Callback):
     """Lets the student answer validation questions at the end of an epoch, always the same ones.
 
-    Logs `val/accuracy` (share of exact matches), `val/f1`, `val/completion_tokens` (mean), `val/degeneration_rate` and
+    Logs `val/accuracy` (exact matches), `val/f1`, `val/completion_tokens` (mean), `val/degeneration_rate` and
     `val/answer_inclusive_error_rate`; a checkpoint can be chosen by any of them. The questions are those of
     `datamodule.examples("validation")`, the student is `module.chat_model()`.
 
     Args:
-        questions: how many; on several devices each answers its share.
-        every_n_epochs: epochs between two looks.
+        questions: how many; several devices divide them.
+        every_n_epochs: epochs between two evaluations.
         batch_size: rollouts that are generated at once; None leaves it to the chat model.
         sampling: how answers are drawn; None takes the paper's settings.
         store: the file that keeps responses, so that none is generated twice; None keeps none.
@@ -54,16 +54,16 @@ class AnswerAccuracy(Callback):
         self.settings = EvaluationSettings(sampling=sampling or Sampling(), store=store)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse before the training what could not be answered in it."""
+        """Refuse sharded weights before the training."""
         check_whole(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Let the student answer and log."""
+        """Generate answers and log their metrics, every few epochs."""
         if (trainer.current_epoch + 1) % self.every_n_epochs:
             return
         examples = cast(Any, trainer).datamodule.examples("validation")[: 2 if trainer.fast_dev_run else self.questions]
         if not examples:
-            rank_zero_warn("there are no validation questions: val/accuracy is not measured")
+            rank_zero_warn("there are no validation questions: val/accuracy is not computed")
             return
         mine = share(examples, *processes(trainer))
         with evaluating(pl_module), torch.no_grad(), trainer.precision_plugin.val_step_context():  # as in the test

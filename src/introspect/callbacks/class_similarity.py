@@ -1,4 +1,4 @@
-"""Which classes a student finds alike in the test, and whether its teacher finds the same."""
+"""Which classes are similar to a student in the test, and whether they are to its teacher."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from introspect.vision.datasets.base import ImageSet
 
 
 class ClassSimilarity(Callback):
-    """Logs `test/class_entropy`, and beside a teacher `test/logit_cka` and `test/similarity_rank_correlation`.
+    """Logs `test/class_entropy`, and with a teacher `test/logit_cka` and `test/similarity_rank_correlation`.
 
     The matrices of similarities go to `class_similarity.json`: `[i][j]` is that of class j to class i. Definitions and
     units: `distillation.similarity.ClassSimilarity`. A student that is only tested has no teacher beside it.
@@ -32,7 +32,7 @@ class ClassSimilarity(Callback):
         self.classes, self.folder = images.classes, Path(folder)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin with nothing."""
+        """Start new sums."""
         place = float64_device(pl_module.device)
         self.found = Similarity(self.groups, self.classes).to(place)
         self.taught = Similarity(self.groups, self.classes).to(place)
@@ -41,7 +41,7 @@ class ClassSimilarity(Callback):
     def on_test_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *others: Any
     ) -> None:
-        """Take in what student and teacher say of a batch."""
+        """Add the logits of student and teacher of a batch."""
         place, taught = self.found.device, cast(Distillation, pl_module).teacher_logits(batch[0])
         logits, targets = cast(Tensor, outputs).to(place), batch[1].to(place)
         self.found.update(logits, None if taught is None else taught.to(place), targets)

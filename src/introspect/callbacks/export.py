@@ -1,4 +1,4 @@
-"""Leave the tuned student behind as a Hugging Face folder."""
+"""Export the tuned student as a Hugging Face folder."""
 
 from __future__ import annotations
 
@@ -47,18 +47,18 @@ class ExportStudent(Callback):
         self.card = ModelCard(title=title, recipe=recipe, data=data)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse at the start what could not be exported at the end.
+        """Refuse before the training what cannot be exported after it.
 
         Raises:
-            InputError: the best weights are wanted and no checkpoint callback says which they are; or weights are
-                spread over devices.
+            InputError: the best weights are wanted and no checkpoint callback monitors a metric, or weights are sharded
+                over devices.
         """
         check_whole(trainer)
         if stage == "fit" and self.weights == "best" and _monitored(trainer) is None:
             raise InputError("export: weights is best, but no checkpoint callback monitors a metric")
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Export, in one process; a `fast_dev_run` leaves nothing behind.
+        """Export, in one process; a `fast_dev_run` exports nothing.
 
         Raises:
             InputError: the best weights are wanted and no checkpoint was saved.

@@ -1,27 +1,26 @@
-"""Python objects between processes, however long they wait for each other.
+"""Exchange Python objects between processes that wait for each other for hours.
 
-What is gathered here is made in minutes or hours, and not at the same pace everywhere. The processes meet in a group of
-their own, because the one of the training gives up after half an hour, and should: there it means that one hangs.
+Rollouts and measures take minutes or hours, and a different time in each process. The processes use a process group of
+their own, because that of the training times out after half an hour, as it should: there, a wait means that one hangs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import torch.distributed
 
 T = TypeVar("T")
 
-PATIENCE = timedelta(days=7)  # a process that dies ends the waiting at once: its connections close
-
-_groups: dict[Any, Any] = {}  # of each process group of a training, ours
+TIMEOUT = timedelta(days=7)  # a process that dies ends the wait at once: its connections close
 
 
 def gather(items: Sequence[T]) -> list[T]:
-    """The items of all ranks, rank by rank; every rank gets all of them and must take part."""
-    if (group := _patient()) is None:
+    """Return the items of all ranks, rank by rank; every rank must call it and gets all of them."""
+    if (group := _group()) is None:
         return list(items)
     parts: list[Sequence[T]] = [()] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(parts, list(items), group=group)
@@ -29,13 +28,13 @@ def gather(items: Sequence[T]) -> list[T]:
 
 
 def by_first(work: Callable[[], T]) -> T:
-    """What the first rank makes, for all; every rank must take part, and waits.
+    """Return the result of the first rank, in all; every rank must call it, and waits.
 
     Raises:
-        Exception: in the first rank, what its work raised; in the others a RuntimeError that says so. None waits for
-            what will not come.
+        Exception: in the first rank, what its work raised; in the others a RuntimeError that names it, so that none
+            waits forever.
     """
-    if (group := _patient()) is None:
+    if (group := _group()) is None:
         return work()
     found: list[Any] = [None, None]
     failure: BaseException | None = None
@@ -53,12 +52,14 @@ def by_first(work: Callable[[], T]) -> T:
     return result
 
 
-def _patient() -> Any:
-    """The group in which processes may wait long; None where there is only one process."""
+def _group() -> Any:
+    """Return the group in which processes may wait long; None if there is only one process."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return None
-    whole = torch.distributed.group.WORLD
-    if whole not in _groups:
-        _groups.clear()
-        _groups[whole] = torch.distributed.new_group(backend="gloo", timeout=PATIENCE)
-    return _groups[whole]
+    return _waiting_group(torch.distributed.group.WORLD)
+
+
+@lru_cache(maxsize=1)
+def _waiting_group(world: Any) -> Any:
+    """Make the group once for each training, which `world` identifies."""
+    return torch.distributed.new_group(backend="gloo", timeout=TIMEOUT)

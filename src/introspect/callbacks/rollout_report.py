@@ -1,4 +1,4 @@
-"""The numbers that say whether tuning helped: base beside tuned, after the test."""
+"""Compare base and tuned model after the test."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class RolloutReport(Callback):
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Gather from all ranks and save, judge, report; the first one writes, and all log its numbers.
 
-        What was answered is saved before the judge is asked, so that `evaluate.py rollouts=…` can judge it again.
+        Rollouts are saved before they are judged, so that `evaluate.py rollouts=…` can judge it again.
         """
         own = cast(TestedStudent, pl_module).test_runs
         runs = Runs.merge(gather([own]))
@@ -78,13 +78,13 @@ class RolloutReport(Callback):
             pl_module.log(f"test/judge/{name}", amount)
 
     def _judged(self, trainer: Trainer, rollouts: Sequence[Rollout], description: str) -> list[Judged]:
-        """What is said about those of all ranks, each once."""
+        """Return the judgments of the rollouts of all ranks, each once."""
         examples = partial(cast(Any, trainer).datamodule.examples, "test") if self.judging.judge else tuple
         judged = gather(self.judging.judged(rollouts, examples, description))
         return list({(item.example_id, item.rollout_id): item for item in judged}.values())
 
 
 def total(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """What all ranks have spent, by name."""
+    """Return the sums over all ranks, by name."""
     names = dict.fromkeys(name for part in parts for name in part)
     return {name: sum(part.get(name, 0) for part in parts) for name in names}

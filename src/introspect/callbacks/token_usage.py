@@ -1,4 +1,4 @@
-"""How many tokens the student has been trained on, and how fast."""
+"""How many tokens the student is trained on, and the throughput."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class TokenUsage(Callback):
 
     `train/tokens_seen`: tokens read since the training began, without padding. `train/supervised_tokens`: those among
     them that the loss was computed on. `perf/tokens_per_second`: tokens read per second of training; validation does
-    not count. `perf/mfu`, on GPUs whose peak is known to Lightning: the share of it that `training_flops` need.
+    not count. `perf/mfu`, on GPUs whose peak is known to Lightning: the fraction of it that `training_flops` need.
     A resumed run goes on counting where it stopped.
 
     Batches are mappings with `attention_mask` [b, s], 1 on tokens, and `labels` [b, s], -100 where not supervised; or
@@ -32,7 +32,7 @@ class TokenUsage(Callback):
         self._flops: tuple[float, float] | None = None  # FLOPs per token, per supervised token; shares of the peak
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look up what the devices could do at most."""
+        """Look up the peak of the devices."""
         peak = _peak_flops(trainer)
         network = getattr(pl_module, "network", None)
         if peak and network is not None:
@@ -44,7 +44,7 @@ class TokenUsage(Callback):
         self._clock = time.monotonic()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock again: validation is no training."""
+        """Start the clock again: validation does not count."""
         self._clock = time.monotonic()
 
     def on_train_batch_end(
@@ -76,7 +76,7 @@ class TokenUsage(Callback):
         return {"tokens_seen": seen, "supervised_tokens": supervised}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
+        """Continue the counts of a checkpoint."""
         self._counts = torch.tensor([state_dict["tokens_seen"], state_dict["supervised_tokens"]])
 
 
@@ -99,7 +99,7 @@ def training_flops(network: Any) -> tuple[float, float]:
 
 
 def _peak_flops(trainer: Trainer) -> float:
-    """What all devices together can do in a second in the training's number format; 0 where that is not known."""
+    """Return the peak FLOPs per second of all devices in the number format of the training; 0 if it is not known."""
     device = trainer.strategy.root_device
     if device.type != "cuda":
         return 0.0
@@ -109,7 +109,7 @@ def _peak_flops(trainer: Trainer) -> float:
 
 
 def _counts(batch: Any) -> Tensor:
-    """[2]: tokens read, tokens supervised."""
+    """Return the tokens that are read and the tokens that are supervised, [2]."""
     names = set(batch.keys()) if hasattr(batch, "keys") else set()
     if {"group", "target"} <= names:
         read = (batch["group"] >= 0).sum()
