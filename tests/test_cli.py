@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -18,29 +17,21 @@ from introspect.core import command
 from introspect.core.errors import InputError
 from tests.composing import ROOT, compose_config
 
-# A person shall wait for less than 2 s. Computing time, because the machine may be busy with other tests; and twice as
-# much, because it may be slow.
-PATIENCE_S = 4.0
 
-
-def call(
-    command: str, *arguments: str, folder: Path, patience: float = PATIENCE_S, **environment: str
-) -> subprocess.CompletedProcess[str]:
-    """Run a command in `folder`; its computing time must be what a person waits for."""
-    path = os.pathsep.join([str(ROOT / "src"), *filter(None, [os.environ.get("PYTHONPATH")])])
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run(
+def call(command: str, *arguments: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a command in `folder`, where it must answer without importing torch, which takes seconds."""
+    (folder / "no_torch").mkdir(exist_ok=True)
+    (folder / "no_torch" / "torch.py").write_text("raise AssertionError('torch was imported')\n")
+    path = os.pathsep.join([str(folder / "no_torch"), str(ROOT / "src"), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return subprocess.run(
         [sys.executable, str(ROOT / f"{command}.py"), *arguments],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": path, **environment},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=600,
         check=False,
     )
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert after.ru_utime - before.ru_utime < patience
-    return done
 
 
 @pytest.mark.parametrize(
@@ -63,8 +54,7 @@ def call(
 )
 def test_a_mistake_is_answered_in_one_line(tmp_path: Path, command: str, arguments: list[str], expected: str) -> None:
     # A sweep composes and checks each of its jobs before the first one starts.
-    patience = PATIENCE_S * (2 if "-m" in arguments else 1)
-    done = call(command, *arguments, folder=tmp_path, patience=patience)
+    done = call(command, *arguments, folder=tmp_path)
     assert done.returncode == 2, done.stderr
     line, *more = done.stderr.splitlines()
     assert all(text.startswith("Error executing job with overrides") for text in more)
@@ -106,7 +96,7 @@ def test_help_is_answered_at_once(tmp_path: Path, command: str) -> None:
     assert "experiment: " in done.stdout
     assert "mbt_r" in done.stdout
     # With anything else beside it, Hydra makes the text.
-    assert done.stdout == call(command, "--help", "extras=default", folder=tmp_path, patience=20).stdout
+    assert done.stdout == call(command, "--help", "extras=default", folder=tmp_path).stdout
 
 
 def test_nothing_heavy_is_imported_before_the_config_is_checked(tmp_path: Path) -> None:
