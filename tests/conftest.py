@@ -26,7 +26,7 @@ os.environ["WANDB_ERROR_REPORTING"] = "false"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
-os.environ.setdefault("OMP_NUM_THREADS", "2")  # torch reads it: tiny models run fastest on few threads
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch reads it: each process has one core
 if not HUB:
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ["HF_DATASETS_OFFLINE"] = "1"
