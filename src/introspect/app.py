@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from introspect.callbacks.resume_point import left_by_requeued
 from introspect.core.errors import InputError, Pruned
 from introspect.core.files import write_text
-from introspect.core.parts import Evaluation, HasInputs, MayTrain, Prepares
+from introspect.core.protocols import Evaluation, HasInputs, MayTrain, Prepares
 from introspect.core.resuming import read_checkpoint
 from introspect.tracking.artifacts import log_artifacts
 from introspect.tracking.config import code_version, config_tree, resolved_config

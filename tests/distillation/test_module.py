@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, Trainer
 from torch import nn
 
 from introspect.core.errors import InputError
-from introspect.distillation.checkpoints import load_student
+from introspect.distillation.checkpoints import load_classifier
 from introspect.distillation.datamodule import ImageDataModule
 from introspect.distillation.module import Distillation
 from introspect.distillation.objectives import AttentionTransfer, CrossEntropy, LogitDistillation
@@ -83,7 +83,7 @@ def test_a_checkpoint_gives_the_student_back(tmp_path):
     run.fit(module, data())
     run.save_checkpoint(tmp_path / "x.ckpt")
     images = Colours().load("test").images
-    student = load_student(tmp_path / "x.ckpt")
+    student = load_classifier(tmp_path / "x.ckpt")
     with torch.no_grad():
         torch.testing.assert_close(student.module(student.preprocess(images)), module.eval()(images))
 
@@ -91,9 +91,9 @@ def test_a_checkpoint_gives_the_student_back(tmp_path):
 def test_a_checkpoint_that_is_none(tmp_path):
     (tmp_path / "x.ckpt").write_text("no")
     with pytest.raises(InputError, match="is not a Lightning checkpoint"):
-        load_student(tmp_path / "x.ckpt")
+        load_classifier(tmp_path / "x.ckpt")
     with pytest.raises(InputError, match="no such file"):
-        load_student(tmp_path / "y.ckpt")
+        load_classifier(tmp_path / "y.ckpt")
 
 
 def test_the_learning_rate_rises_and_falls_at_fractions_of_the_training(tmp_path):

@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch import Callback
 
 from introspect.core.errors import InputError
-from introspect.distillation.checkpoints import load_student
+from introspect.distillation.checkpoints import load_classifier
 from introspect.distillation.datamodule import ImageDataModule
 from introspect.distillation.module import Distillation, make_teacher
 from introspect.distillation.objectives import (
@@ -64,7 +64,7 @@ def test_every_method_trains_saves_and_is_tested(kept, tmp_path, method):
     fresh = distillation(kept, method, seed=5, base=LogitDistillation())
     trainer(tmp_path).test(fresh, data(), ckpt_path=tmp_path / "x.ckpt", weights_only=True, verbose=False)
     images = Colours().load("test").images
-    student = load_student(tmp_path / "x.ckpt")
+    student = load_classifier(tmp_path / "x.ckpt")
     with torch.no_grad():
         torch.testing.assert_close(student.module(student.preprocess(images)), module.eval()(images))
     # As a teacher of others: what its objective has learnt is no weight of the network.

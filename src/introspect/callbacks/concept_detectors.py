@@ -8,8 +8,8 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from introspect.callbacks.classifier_measure import student_network
 from introspect.callbacks.gathering import by_first
-from introspect.callbacks.student_measure import student_network
 from introspect.dissection.concepts.base import ConceptDataset
 from introspect.dissection.measures.detectors import Detectors, detector_metrics
 

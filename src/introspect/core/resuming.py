@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from introspect.core.errors import InputError, first_line
-from introspect.core.parts import Seeded
+from introspect.core.protocols import Seeded
 from introspect.core.seeds import derived_seed
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from introspect.vision.preprocessing import preprocessing
 _STUDENT = "student."  # before the names of its weights
 
 
-def load_student(ckpt_path: str | Path) -> Network:
+def load_classifier(ckpt_path: str | Path) -> Network:
     """Return the student of a checkpoint.
 
     Raises:

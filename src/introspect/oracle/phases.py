@@ -1,7 +1,7 @@
 """The five phases of a trace as its wording shows them, and where it first names the answer: for people who read it.
 
 Needs the question alone, not the annotated solution that `oracle.trace_reading` compares a trace with. A sentence that
-no rule below knows says what was found: it is execution.
+no rule below matches is execution: it states a finding.
 """
 
 from __future__ import annotations

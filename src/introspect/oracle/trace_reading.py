@@ -1,4 +1,4 @@
-"""TraceReading a trace against the annotated solution: which sentences bring it forward, check it, or lead nowhere.
+"""Read a trace against the annotated solution: which sentences bring it forward, check it, or lead nowhere.
 
 The rules follow the definitions in the judges' prompts. A sentence is of a class (`PROGRESS`, `VERIFICATION`,
 `REDUNDANT`) if one of the rules below knows it. Others ("Let me look again.", "Yes.") serve the sentences around them

@@ -1,8 +1,9 @@
-"""Which candidates become traces: every reason for which one is rejected.
+"""Decide which candidates become traces; every reason of a rejection is in this file.
 
-Teachers' texts are rejected by `find_fault`, duplicates by `collect`, rollouts by an `Acceptance`. The paper leaves the
-criterion for rollouts open (the published training sets have a column `evaluation` that no released program writes), so
-it is a setting here, and is recorded with the traces.
+`find_draft_fault` and `find_guide_fault` reject what a teacher would build on, `find_fault` rejects teachers' texts,
+`find_rollout_fault` and an `Acceptance` reject rollouts, `collect` rejects duplicates. The paper leaves the criterion
+for rollouts open (the published training sets have a column `evaluation` that no released program writes), so it is a
+setting here, and is recorded with the traces.
 """
 
 from __future__ import annotations
@@ -44,6 +45,36 @@ _LEAK = re.compile(
 # As `normalize_answer` leaves them.
 _ASSERTS = frozenset("is are was were isnt be answer but instead rather".split())
 _DENIES = frozenset("not never isnt wasnt neither nor".split())
+
+
+def find_draft_fault(reply: ChatResponse | None, *, unfinished: bool = False) -> str | None:
+    """Return why a draft cannot be rewritten, or None if it can.
+
+    Args:
+        reply: the draft, None if the request failed.
+        unfinished: whether drafts that hit the length limit are rewritten too.
+    """
+    if reply is None:
+        return "request_failed"
+    if not reply.finished and not unfinished:
+        return "draft_unfinished"
+    return None if reply.reasoning or reply.content else "draft_empty"
+
+
+def find_guide_fault(reply: ChatResponse | None) -> str | None:
+    """Return why a reply is no guide to a solution, or None if it is one."""
+    if reply is None:
+        return "request_failed"
+    if not reply.finished:
+        return "guide_unfinished"
+    return None if reply.content.strip() else "guide_empty"
+
+
+def find_rollout_fault(reply: ChatResponse) -> str | None:
+    """Return why a rollout has no trace in it, or None if it has one; whether it is correct is an `Acceptance`'s."""
+    if not reply.finished:
+        return "unfinished"
+    return None if reply.reasoning and reply.content else "empty"
 
 
 def find_fault(response: ChatResponse | None, example: MultiHopExample) -> str | None:

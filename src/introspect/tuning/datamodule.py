@@ -62,7 +62,7 @@ class TraceDataModule(QuestionsDataModule):
         validation_examples: how many validation questions `examples("validation")` gives; None gives all.
         test_examples: how many test questions the student answers; None takes all.
         validation_share: fraction of the questions with traces whose traces are held out for the validation loss.
-        chat_template: see `supervision.load_tokenizer`.
+        chat_template: see `chat.templates.load_tokenizer`.
         revision: of a hub tokenizer.
         trust_remote_code: whether code that comes with the tokenizer may run.
         num_workers: processes that prepare batches; 0 prepares them in the training process.

@@ -68,7 +68,7 @@ class ReasoningStudent(LightningModule):
         architecture: None reads the weights of `model`; a mapping with `model_type` and fields of that type's
             configuration begins with random weights, with the vocabulary of the tokenizer; its `induction_ready` is
             the seed of `initialization.induction_ready`, absent for the usual random weights.
-        chat_template: see `supervision.load_tokenizer`.
+        chat_template: see `chat.templates.load_tokenizer`.
         compile: whether torch compiles the blocks of the network, see `network.compile_blocks`.
         liger: whether training uses Liger's kernels, see `network.use_liger`; needs a CUDA GPU.
         testing: how the student answers the questions of `trainer.test`.

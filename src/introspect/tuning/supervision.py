@@ -3,7 +3,7 @@
 The whole conversation is rendered once with the tokenizer's chat template. What the template renders as the prompt of
 a generation must be the beginning of it; the rest (the target, the end-of-turn token and what the template puts after
 it) is supervised. A template that strips or rewrites the think block of a turn would train something else than the
-trace: it is refused, and `training_template` is the remedy.
+trace: it is refused, and `chat.templates.training_template` is the remedy.
 """
 
 from __future__ import annotations

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from introspect.benchmarks.examples import MultiHopExample
-from introspect.chat.protocol import ChatResponse, Sampling, join_reasoning
+from introspect.chat.protocol import Sampling, join_reasoning
 from introspect.evaluation.judging.running import Judging
 from introspect.evaluation.rollouts import Rollout
-from introspect.synthesis.acceptance import Acceptance, collect
+from introspect.synthesis.acceptance import Acceptance, collect, find_rollout_fault
 from introspect.synthesis.recipes.base import Models, Recipe, Role, draft_requests, example_id
 from introspect.synthesis.traces import Kind, Trace, TraceSet
 
@@ -67,7 +67,7 @@ class _Distill(Recipe):
                 messages=request.messages,
                 target=join_reasoning(reply.reasoning, reply.content) if reply else "",
             )
-            if reply is None or (fault := _find_fault(reply)) is not None:
+            if reply is None or (fault := find_rollout_fault(reply)) is not None:
                 candidates.append(("request_failed" if reply is None else fault, trace))
             else:
                 sound.append((Rollout.of(example, request, reply), trace))
@@ -75,12 +75,6 @@ class _Distill(Recipe):
         faults = self._acceptance.faults([rollout for rollout, _ in sound], examples)
         candidates += [(fault, trace) for fault, (_, trace) in zip(faults, sound, strict=True)]
         return collect(candidates)
-
-
-def _find_fault(reply: ChatResponse) -> str | None:
-    if not reply.finished:
-        return "unfinished"
-    return None if reply.reasoning and reply.content else "empty"
 
 
 @dataclass(frozen=True, kw_only=True)

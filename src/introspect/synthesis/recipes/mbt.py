@@ -19,7 +19,7 @@ from typing import ClassVar, Protocol
 from introspect.benchmarks.examples import MultiHopExample
 from introspect.chat.prompts import render
 from introspect.chat.protocol import ChatRequest, ChatResponse, Message, Sampling
-from introspect.synthesis.acceptance import collect, find_fault
+from introspect.synthesis.acceptance import collect, find_draft_fault, find_fault, find_guide_fault
 from introspect.synthesis.recipes.base import Models, Recipe, Role, draft_requests, example_id, trace_of
 from introspect.synthesis.traces import Draft, Kind, Trace, TraceSet
 
@@ -152,14 +152,12 @@ class _Rewriting(Recipe):
         by_id = {example.id: example for example in examples}
         requests = draft_requests(examples, self.rollouts, self._draft_sampling, self.drafter)
         for request, reply in models.generate(self.drafter, requests, f"{self.drafter} drafts"):
-            yield _Drafted(by_id[example_id(request)], request.sample, reply, self._draft_fault(reply))
-
-    def _draft_fault(self, reply: ChatResponse | None) -> str | None:
-        if reply is None:
-            return "request_failed"
-        if not reply.finished and not self.unfinished_drafts:
-            return "draft_unfinished"
-        return None if reply.reasoning or reply.content else "draft_empty"
+            yield _Drafted(
+                by_id[example_id(request)],
+                request.sample,
+                reply,
+                find_draft_fault(reply, unfinished=self.unfinished_drafts),
+            )
 
     def _guide(self, examples: Sequence[MultiHopExample], models: Models) -> dict[str, _Guide]:
         """Return the guide of each example that needs one, by example id."""
@@ -177,7 +175,7 @@ class _Rewriting(Recipe):
         ]
         for request, reply in models.generate("teacher", requests, "teacher writes guides"):
             turns = (*request.messages, Message("assistant", reply.content.strip())) if reply else ()
-            yield example_id(request), _Guide(turns, _guide_fault(reply))
+            yield example_id(request), _Guide(turns, find_guide_fault(reply))
 
     def _request(self, key: str, draft: _Drafted, guide: _Guide, number: int) -> ChatRequest:
         assert draft.reply is not None
@@ -207,14 +205,6 @@ def _found_guide(turns: tuple[Message, ...]) -> _Guide:
     if not turns:
         return _Guide((), "guide_missing")
     return _Guide(turns, None if turns[-1].content.strip() else "guide_empty")
-
-
-def _guide_fault(reply: ChatResponse | None) -> str | None:
-    if reply is None:
-        return "request_failed"
-    if not reply.finished:
-        return "guide_unfinished"
-    return None if reply.content.strip() else "guide_empty"
 
 
 @dataclass(frozen=True, kw_only=True)

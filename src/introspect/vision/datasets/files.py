@@ -1,4 +1,4 @@
-"""Images on disk: CIFAR in its published files, and folders of one folder per class (ImageNet, Places365)."""
+"""Images on disk: CIFAR in its published files, and image folders with a subfolder per class (ImageNet, Places365)."""
 
 from __future__ import annotations
 

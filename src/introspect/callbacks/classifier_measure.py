@@ -17,7 +17,7 @@ from introspect.vision.backbones import full_precision
 from introspect.vision.networks import Network
 
 
-class StudentMeasure(Callback):
+class ClassifierMeasure(Callback):
     """Runs a measure on `module.student` after the test, as `dissect.py measure=…` does, and logs its numbers.
 
     The first of several devices does it, while the others wait, in float32 whatever the student was trained in.

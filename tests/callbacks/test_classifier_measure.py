@@ -6,8 +6,8 @@ from functools import partial
 import pytest
 import torch
 
+from introspect.callbacks.classifier_measure import ClassifierMeasure
 from introspect.callbacks.records import MetricsFile
-from introspect.callbacks.student_measure import StudentMeasure
 from introspect.core.errors import InputError
 from introspect.dissection.measures.diffroar import DiffRoar
 from introspect.dissection.measures.five_band import FiveBand
@@ -23,7 +23,7 @@ PLACE = "dissect/gradients/"
 
 def gradients(folder, **options):
     measure = partial(GradientMaps, limit=8, figure=False)
-    return StudentMeasure(**{"name": "gradients", "measure": measure, "folder": folder / "measures", **options})
+    return ClassifierMeasure(**{"name": "gradients", "measure": measure, "folder": folder / "measures", **options})
 
 
 def test_what_needs_gradients_is_measured_after_a_test_that_has_none(tmp_path):
@@ -65,7 +65,7 @@ def test_probes_are_trained_in_a_test_and_the_student_stays_as_it_was(tmp_path):
         test_limit=8,
         figure=False,
     )
-    callback = StudentMeasure(name="diffroar", measure=measure, folder=tmp_path / "measures")
+    callback = ClassifierMeasure(name="diffroar", measure=measure, folder=tmp_path / "measures")
     trainer = fit(tmp_path, [])
     before = {name: value.clone() for name, value in trainer.lightning_module.student.state_dict().items()}
     trainer.callbacks.append(callback)
