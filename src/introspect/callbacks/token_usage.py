@@ -11,6 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 from introspect.core.errors import InputError
+from introspect.core.protocols import HasNetwork
 from introspect.tuning.packing import IGNORED
 
 
@@ -34,9 +35,8 @@ class TokenUsage(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Look up the peak of the devices."""
         peak = _peak_flops(trainer)
-        network = getattr(pl_module, "network", None)
-        if peak and network is not None:
-            body, head = training_flops(network)
+        if peak and isinstance(pl_module, HasNetwork):
+            body, head = training_flops(pl_module.network)
             self._flops = body / peak, head / peak
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

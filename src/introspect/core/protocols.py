@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 if TYPE_CHECKING:
     from lightning.pytorch import LightningDataModule, Trainer
     from lightning.pytorch.loggers import Logger
+    from torch import nn
 
 
 @runtime_checkable
@@ -47,6 +48,16 @@ class Prepares(Protocol):
 
     def prepare(self, data: LightningDataModule, trainer: Trainer) -> None:
         """Do so, in one process, before Lightning starts others."""
+        ...
+
+
+@runtime_checkable
+class HasNetwork(Protocol):
+    """A module that trains one network."""
+
+    @property
+    def network(self) -> nn.Module:
+        """The network."""
         ...
 
 
