@@ -4,7 +4,6 @@ import json
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader
 
@@ -15,7 +14,7 @@ from introspect.core.errors import InputError
 from introspect.tuning.packing import collate
 from introspect.tuning.student import ReasoningStudent
 from introspect.tuning.supervision import supervise
-from tests.tuning.tiny import tiny_folder, tiny_tokenizer
+from tests.tuning.tiny import quiet_trainer, tiny_folder, tiny_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -28,16 +27,7 @@ def fit(base, path, *callbacks, lora=None, **options):
     items = [supervise(tokenizer, [Message("user", f"Who is {i}?")], "No" * i) for i in range(1, 5)]
     loader = DataLoader(items, batch_size=2, collate_fn=lambda chosen: collate(chosen, 0))
     student = ReasoningStudent(model=str(base), lr=1e-2, lora=lora)
-    trainer = Trainer(
-        accelerator="cpu",
-        devices=1,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=str(path),
-        callbacks=list(callbacks),
-        **{"max_epochs": 2, **options},
-    )
+    trainer = quiet_trainer(path, callbacks=list(callbacks), **{"max_epochs": 2, **options})
     trainer.fit(student, loader, loader)
     return student
 

@@ -20,7 +20,7 @@ from introspect.tuning.datamodule import TraceDataModule
 from introspect.tuning.loading import SupervisedDataset
 from introspect.tuning.student import ReasoningStudent
 from introspect.tuning.supervision import Supervised
-from tests.tuning.tiny import tiny_folder, tiny_tokenizer
+from tests.tuning.tiny import quiet_trainer, tiny_folder, tiny_tokenizer
 
 
 class Questions:
@@ -310,18 +310,8 @@ def base(tmp_path_factory):
 
 
 def fit(base, path, losses, ckpt_path=None, callbacks=(), **options):
-    limits = {"max_epochs": 3, **options}
-    trainer = Trainer(
-        accelerator="cpu",
-        devices=1,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=bool(callbacks),
-        default_root_dir=str(path),
-        callbacks=[losses, *callbacks],
-        **limits,
-    )
+    limits = {"max_epochs": 3, "enable_checkpointing": bool(callbacks), **options}
+    trainer = quiet_trainer(path, callbacks=[losses, *callbacks], **limits)
     student = ReasoningStudent(model=str(base), lr=1e-2)
     trainer.fit(student, build(path, tokenizer=str(base)), ckpt_path=ckpt_path, weights_only=True)
     return student

@@ -17,7 +17,7 @@ from introspect.core.errors import InputError
 from introspect.tuning.packing import collate
 from introspect.tuning.student import ReasoningStudent, load_student
 from introspect.tuning.supervision import supervise
-from tests.tuning.tiny import tiny_folder, tiny_tokenizer
+from tests.tuning.tiny import quiet_trainer, tiny_folder, tiny_tokenizer
 
 LORA = {"r": 2, "alpha": 4}
 
@@ -44,17 +44,7 @@ def batches(items, batch_size=4):
 
 
 def fit(student, loader, path=None, callbacks=(), **options):
-    trainer = Trainer(
-        accelerator="cpu",
-        devices=1,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=bool(callbacks),
-        default_root_dir=path,
-        callbacks=list(callbacks),
-        **{"max_epochs": 1, **options},
-    )
+    trainer = quiet_trainer(path, callbacks=list(callbacks), **{"max_epochs": 1, **options})
     trainer.fit(student, loader)
     return trainer
 

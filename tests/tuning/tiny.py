@@ -69,3 +69,13 @@ def tiny_folder(path: Path, *, context: int = 512, seed: int = 0, tags: bool = F
     tiny_model(len(tokenizer), context=context, seed=seed).save_pretrained(path)
     tokenizer.save_pretrained(path)
     return path
+
+
+def quiet_trainer(path: Path | None = None, **options: Any) -> Any:
+    """A Lightning trainer on one CPU that logs nothing; checkpoints only with callbacks that save them."""
+    from lightning import Trainer
+
+    chosen = {"enable_checkpointing": bool(options.get("callbacks")), "enable_progress_bar": False, **options}
+    return Trainer(
+        accelerator="cpu", devices=1, logger=False, enable_model_summary=False, default_root_dir=path, **chosen
+    )

@@ -22,7 +22,7 @@ from introspect.tuning.grpo.student import GRPOStudent
 from introspect.tuning.packing import collate
 from introspect.tuning.student import ReasoningStudent, load_student
 from introspect.tuning.supervision import Supervised
-from tests.tuning.tiny import tiny_folder, tiny_tokenizer
+from tests.tuning.tiny import quiet_trainer, tiny_folder, tiny_tokenizer
 
 LORA = {"r": 4, "alpha": 8}
 SAMPLING = Sampling(temperature=1.0, top_p=1.0, top_k=0, max_tokens=8, seed=3)
@@ -77,15 +77,8 @@ def fit(
     student: Any, data: LightningDataModule | DataLoader[Any], ckpt_path: Path | None = None, **options: Any
 ) -> tuple[Trainer, Recorder]:
     recorder = Recorder()
-    trainer = Trainer(
-        accelerator="cpu",
-        devices=1,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        **{"max_epochs": 1, "enable_checkpointing": False, "callbacks": [], **options}
-        | {"callbacks": [*options.get("callbacks", []), recorder]},
-    )
+    chosen = {"max_epochs": 1, "enable_checkpointing": False, **options}
+    trainer = quiet_trainer(**{**chosen, "callbacks": [*options.get("callbacks", []), recorder]})
     trainer.fit(student, data, ckpt_path=ckpt_path, weights_only=True)
     return trainer, recorder
 
